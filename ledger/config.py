@@ -1,0 +1,81 @@
+"""Facts: every limit, default and exit code, with its unit in its name.
+
+What two limits owe each other is asserted at the bottom, so that a change that breaks the relation
+does not import. Sizes that records give (a message, a request's events) come from `record.h`; this
+file only repeats those Python needs before the compiled modules load, and `schema.py` proves them
+equal. Nothing here knows what the limits are used for.
+"""
+
+from __future__ import annotations
+
+import enum
+
+# The protocol.
+RELEASE = (0 << 16) | (17 << 8) | 9  # what pongs and evictions announce: 0.17.9
+RELEASE_MIN = (0 << 16) | (17 << 8)  # operations 146 and 147 exist since 0.17.0
+MESSAGE_BYTES_MAX = 1 << 20
+MESSAGE_HEADER_BYTES = 256
+BODY_BYTES_MAX = MESSAGE_BYTES_MAX - MESSAGE_HEADER_BYTES
+EVENTS_MAX = 8_189
+
+# A group: what one durable append holds. The worst event is an imported post: transfer (128),
+# resolution (48), their run headers (2 x 16), outcome (16).
+EVENT_BYTES_WORST = 224
+REQUEST_BYTES_WORST = EVENTS_MAX * EVENT_BYTES_WORST + 131_072 + 256
+GROUP_BYTES_MAX = 2 * 1024 * 1024 - 64 * 1024  # body; header and checks fit in the rest of 2 MiB
+GROUP_VALUE_BYTES_MAX = 2 * 1024 * 1024  # what a replicated log takes as one message
+GROUPS_IN_FLIGHT_MAX = 2  # one open, one being synced
+CHECK_BLOCK_BYTES = 4096
+
+# The journal.
+MAP_BYTES = 1 << 40  # address space, not disk
+DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
+DISK_WARN_PERCENT = (70, 85, 95)
+READ_TRANSACTION_SECONDS_MAX = 5.0
+READER_CHECK_SECONDS = 60.0
+HEAD_SECONDS = 5.0  # how often the head stamp is renewed
+
+# The engine.
+SESSIONS_MAX = 100_000
+REPLY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
+REQUESTS_IN_FLIGHT_MAX = 65_536
+
+# The clock.
+CLOCK_SLEW_MAX = 0.10
+CLOCK_GAP_MAX_NS = 30 * 24 * 3600 * 1_000_000_000
+CLOCK_STEP_ALARM_NS = 1_000_000_000
+
+# The binary door.
+CONNECTIONS_MAX = 16_384
+BACKLOG = 4_096
+RECEIVE_BYTES_MAX = 1 << 30  # frames that are still arriving, all connections together
+SEND_BYTES_MAX = 8 * 1024 * 1024  # replies a peer has not read, each connection
+FRAME_SECONDS_MAX = 10.0  # from the first byte of a frame to its last
+SEND_SECONDS_MAX = 30.0  # a peer that reads nothing for so long is closed
+DRAIN_SECONDS_MAX = 5.0
+
+# Our own client.
+REQUEST_SECONDS_MAX = 30.0
+RESEND_SECONDS = 0.6
+RECONNECT_SECONDS_MAX = 1.0
+CLIENT_SESSIONS = 8
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of the `ledger` commands."""
+
+    OK = 0
+    FAULT_FOUND = 1  # verify found a fault
+    USAGE = 2
+    DATA_REFUSED = 65  # format, digest, cluster, head ahead of journal
+    DIRECTORY = 73  # in use or not writable
+    IO_ERROR = 74
+    FENCED = 75
+
+
+assert REQUEST_BYTES_WORST <= GROUP_BYTES_MAX, "a request with its worst outcomes fits in a group"
+assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROUP_VALUE_BYTES_MAX
+assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
+assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
+assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
+assert RELEASE_MIN <= RELEASE
