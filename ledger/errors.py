@@ -1,0 +1,85 @@
+"""Facts: every error the ledger raises on purpose, with the exit code it ends a command with.
+
+A message says what was found, where, and what can be done; whoever raises writes it. Nothing here
+knows who raises or who catches. Wrong arguments are plain ValueErrors and not listed.
+"""
+
+from __future__ import annotations
+
+from ledger.config import Exit
+
+
+class LedgerError(Exception):
+    """Base of all errors of the ledger."""
+
+    exit_code: Exit = Exit.IO_ERROR
+
+
+class DataRefused(LedgerError):
+    """What is on disk is not what it must be: format, check, digest, cluster, head stamp."""
+
+    exit_code = Exit.DATA_REFUSED
+
+
+class ClockRefused(DataRefused):
+    """The wall clock is further ahead of the journal than any pause explains."""
+
+
+class DirectoryInUse(LedgerError):
+    """Another process has the book open."""
+
+    exit_code = Exit.DIRECTORY
+
+
+class DirectoryNotWritable(LedgerError):
+    """The book's directory, or its parent at creation, cannot be written."""
+
+    exit_code = Exit.DIRECTORY
+
+
+class Fenced(LedgerError):
+    """The log is not where its one writer left it: somebody else appended."""
+
+    exit_code = Exit.FENCED
+
+
+class WrongProcess(LedgerError):
+    """A book is used in a process that did not open it, usually after a fork."""
+
+    exit_code = Exit.USAGE
+
+
+class LedgerStopped(LedgerError):
+    """The engine has stopped for good; what was not acknowledged is unknown until a restart.
+
+    `cause` is the first error, and gives the exit code when it has one.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"the ledger has stopped: {cause or type(cause).__name__}")
+        self.cause = cause
+        if isinstance(cause, LedgerError):
+            self.exit_code = cause.exit_code
+
+
+class DiskFull(LedgerError):
+    """Refused before acceptance: the space that accepted work may need is not there."""
+
+
+class Busy(LedgerError):
+    """Refused before acceptance: as much work as the limits allow is under way."""
+
+
+class OutcomeUnknown(LedgerError):
+    """A client gave up waiting: the request may or may not have been executed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}: outcome unknown, retry with the same ids")
+
+
+class SessionEvicted(LedgerError):
+    """The server ended the client's session; `reason` is the name of its EvictionReason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the server ended the session: {reason}")
+        self.reason = reason
