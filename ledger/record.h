@@ -225,6 +225,25 @@ typedef uint8_t u8;
     A(u8, reserved, 15, "0")                                                                   \
     F(u64, ping_timestamp, "echoed in a pong")
 
+#define REPLY_FIELDS(F, A)                                                                     \
+    F(u128, client, "client id; 0 in a pong")                                                  \
+    F(u128, checksum, "of the request that is answered")                                       \
+    F(u128, context, "of the reply; the parent of the client's next request")                  \
+    F(u64, position, "last position the reply saw; of a register reply the session number")    \
+    F(u64, timestamp, "of the reply, ledger clock; ns")                                        \
+    F(u64, ping_timestamp, "echoed in a pong")                                                 \
+    F(u32, number, "request number")                                                           \
+    F(u32, release, "of the reply the client's, else the server's")                            \
+    F(u32, payload_offset, "where the results begin in the buffer that was parsed")            \
+    F(u32, payload_bytes, "length of the results")                                             \
+    F(u32, batches_offset, "where the u16 count of batch 1 lies; batch b lies 2*(b-1) before") \
+    F(u32, body_bytes_max, "register reply: longest body a request may have; else 0")          \
+    F(u16, batch_count, "batches answered")                                                    \
+    F(u8, operation, "Operation")                                                              \
+    F(u8, verdict, "Verdict of the client's codec")                                            \
+    F(u8, reason, "EvictionReason when the verdict is evict")                                  \
+    A(u8, reserved, 11, "0")
+
 /* R(name, C type, LIST, bytes, doc): the records themselves */
 #define RECORDS(R)                                                                             \
     R(account, account_t, ACCOUNT_FIELDS, 128, "an account and its balances")                  \
@@ -246,7 +265,8 @@ typedef uint8_t u8;
     R(resolution, resolution_t, RESOLUTION_FIELDS, 48, "a hold was posted, voided or expired") \
     R(burned_id, burned_id_t, BURNED_ID_FIELDS, 32, "a transfer id was used up by a failure")  \
     R(arrival, arrival_t, ARRIVAL_FIELDS, 80, "a frame that was read, for the core")           \
-    R(answer, answer_t, ANSWER_FIELDS, 112, "what the core answers, for the codec")
+    R(answer, answer_t, ANSWER_FIELDS, 112, "what the core answers, for the codec")            \
+    R(reply, reply_t, REPLY_FIELDS, 112, "a frame that a client read")
 
 #define AS_MEMBER(type, name, doc) type name;
 #define AS_ARRAY_MEMBER(type, name, count, doc) type name[count];
@@ -372,6 +392,24 @@ enum {
     BATCHES_MAX = 65534,
 };
 _Static_assert(EVENTS_MAX == 8189, "the clients of the protocol count on 8,189 events");
+
+/* What a request may add to a group: the worst event is a post, the rest covers the records of the
+ * request itself, its run headers and padding. */
+enum {
+    EVENT_BYTES_WORST = sizeof(transfer_t) + sizeof(resolution_t) + 2 * sizeof(run_t) +
+                        sizeof(outcome_t),
+    REQUEST_BYTES_FIXED = 256,
+};
+
+/* Events arrive at any address, so their fields are read by offset. */
+enum {
+    EVENT_BYTES = sizeof(transfer_t),
+    EVENT_FLAGS_AT = offsetof(transfer_t, flags),
+    EVENT_DEBIT_ACCOUNT_ID_AT = offsetof(transfer_t, debit_account_id),
+    EVENT_CREDIT_ACCOUNT_ID_AT = offsetof(transfer_t, credit_account_id),
+};
+_Static_assert(sizeof(account_t) == EVENT_BYTES, "accounts and transfers are events of one size");
+_Static_assert(offsetof(account_t, flags) == EVENT_FLAGS_AT, "both keep flags at one place");
 
 #define NS_PER_SECOND 1000000000ull
 #define TIMESTAMP_MAX ((u64)INT64_MAX)

@@ -112,6 +112,13 @@ cdef extern from "record.h" nogil:
         u8 operation, verdict, reason
         u64 ping_timestamp
 
+    ctypedef struct reply_t:
+        u128 client, checksum, context
+        u64 position, timestamp, ping_timestamp
+        u32 number, release, payload_offset, payload_bytes, batches_offset, body_bytes_max
+        u16 batch_count
+        u8 operation, verdict, reason
+
     enum:
         ACCOUNT_LINKED, ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS
         ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS, ACCOUNT_HISTORY, ACCOUNT_IMPORTED
@@ -133,7 +140,8 @@ cdef extern from "record.h" nogil:
         OPERATION_QUERY_ACCOUNTS, OPERATION_QUERY_TRANSFERS, OPERATION_CREATE_ACCOUNTS
         OPERATION_CREATE_TRANSFERS
         JOURNAL_KIND_VERSION, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES, MESSAGE_BODY_BYTES_MAX
-        EVENTS_MAX, EXPIRIES_MAX, BATCHES_MAX
+        EVENTS_MAX, EXPIRIES_MAX, BATCHES_MAX, EVENT_BYTES_WORST, REQUEST_BYTES_FIXED
+        EVENT_BYTES, EVENT_FLAGS_AT, EVENT_DEBIT_ACCOUNT_ID_AT, EVENT_CREDIT_ACCOUNT_ID_AT
     u64 NS_PER_SECOND
     u64 TIMESTAMP_MAX
     u128 U128_MAX

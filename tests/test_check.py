@@ -3,11 +3,11 @@
 import random
 
 import pytest
+import reference_codec
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger import _check
 
-from tests import reference_codec
+from ledger import _check
 
 BLOCK_BYTES = 4096
 
@@ -108,7 +108,9 @@ def test_a_block_in_another_place_is_bad():
     assert _check.first_bad_block(body, checks, 10) == 0
 
 
-@pytest.mark.parametrize(("length", "given_bytes"), [(0, 8), (1, 0), (4096, 16), (4097, 8), (16, 7)])
+@pytest.mark.parametrize(
+    ("length", "given_bytes"), [(0, 8), (1, 0), (4096, 16), (4097, 8), (16, 7)]
+)
 def test_checks_of_another_length_are_refused(length, given_bytes):
     with pytest.raises(ValueError, match=f"{given_bytes} bytes of checks for a body of {length}"):
         _check.first_bad_block(bytes(length), bytes(given_bytes), 1)
