@@ -1,0 +1,375 @@
+# cython: language_level=3
+"""The state machine of the ledger: accounts, transfers, holds, sessions, and the group being written.
+
+Core judges requests in the order it is given them and writes their effects to the open group; it
+replays groups; it answers reads. It knows no frames, no disk, no threads, no clock: time is a
+parameter, and the group's bytes are taken away by whoever makes them durable. The parts below are
+pasted in order of dependency; each opens with what it needs and gives. Everything in them is plain C without
+the interpreter; this file alone touches Python objects, once per run of requests.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.stddef cimport size_t
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from ledger.record cimport *
+
+import hashlib
+
+import numpy
+
+from ledger.errors import DataRefused
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+cdef extern from * nogil:
+    void __builtin_prefetch(const void *)
+
+cdef extern from "u128.h" nogil:
+    bint u128_add_overflows(u128, u128)
+    bint u128_add3_overflows(u128, u128, u128)
+    u128 u128_min(u128, u128)
+    u128 u128_sub_floor(u128, u128)
+    u128 u128_load(const void *)
+    u32 u128_tag(const u64 *, u128)
+
+cdef extern from "slab.h" nogil:
+    ctypedef struct slab_t:
+        u8 **chunks
+        u64 count, capacity, chunk_count
+        u32 record_bytes, shift
+    void slab_init(slab_t *, u32)
+    void slab_free(slab_t *)
+    void *slab_at(const slab_t *, u64)
+    int slab_reserve(slab_t *, u64)
+    void *slab_append(slab_t *)
+
+cdef extern from "table.h" nogil:
+    enum:
+        TABLE_SLOT_MASK
+    ctypedef struct table_part_t:
+        u32 count
+    ctypedef struct table_t:
+        u64 count
+    int table_init(table_t *)
+    void table_free(table_t *)
+    int table_reserve(table_t *, u64)
+    void table_insert(table_t *, u32, u32)
+    void table_remove(table_t *, u32, u32)
+    table_part_t *table_part(const table_t *, u32)
+    u32 table_next(const table_part_t *, u32, u32 *)
+    void table_prefetch(const table_t *, u32)
+
+include "status.pxi"
+include "state.pxi"
+include "history.pxi"
+include "undo.pxi"
+include "create.pxi"
+include "query.pxi"
+include "session.pxi"
+include "request.pxi"
+include "replay.pxi"
+
+DONE = REQUEST_DONE
+GROUP_FULL = REQUEST_GROUP_FULL
+ANSWERS_FULL = REQUEST_ANSWERS_FULL
+NO_MEMORY = REQUEST_NO_MEMORY
+
+cdef enum:
+    KINDS = 16  # room for counts by kind
+
+
+cdef class Core:
+    """One book's state machine. Not safe from several threads at once: its engine serialises.
+
+    group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
+    secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
+    answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
+    uint16, (m,), results of each batch. They are filled by execute() and original_answer().
+    """
+
+    cdef state_t s
+    cdef bint ready
+    cdef object groups
+    cdef Py_buffer answers, payload, counts
+    cdef readonly bint failed
+
+    def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
+                  answers not None, payload not None, counts not None):
+        cdef u64 key[2]
+        if len(hash_key) != 16:
+            raise ValueError("hash_key must be 16 bytes")
+        PyObject_GetBuffer(answers, &self.answers, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        PyObject_GetBuffer(payload, &self.payload, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        PyObject_GetBuffer(counts, &self.counts, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        if <uintptr_t>self.payload.buf % 16 or <uintptr_t>self.answers.buf % 16:
+            raise ValueError("answers and payload must be aligned to 16 bytes")
+        memcpy(key, <const char *>hash_key, 16)
+        if state_init(&self.s, group_bytes_max, sessions_max, key) != 0:
+            raise MemoryError("the ledger's tables")
+        self.ready = True
+        # One group is open while the other is made durable.
+        self.groups = [numpy.zeros(group_bytes_max, numpy.uint8) for _ in range(2)]
+        effect_begin_group(&self.s, self._group_buffer(self.s.group_number))
+
+    def __dealloc__(self):
+        if self.ready:
+            state_free(&self.s)
+        PyBuffer_Release(&self.answers)
+        PyBuffer_Release(&self.payload)
+        PyBuffer_Release(&self.counts)
+
+    cdef u8 *_group_buffer(self, u64 group) except NULL:
+        cdef uintptr_t address = self.groups[group % 2].ctypes.data
+        if address % 16:
+            raise MemoryError("the group buffers are not aligned")
+        return <u8 *>address
+
+    @property
+    def position(self):
+        """Last position taken, that of the newest record; 0 in an empty book."""
+        return self.s.position
+
+    @property
+    def clock_ns(self):
+        """The ledger clock: the highest timestamp given to a request; ns since 1970."""
+        return self.s.clock
+
+    @property
+    def group(self):
+        """Number of the open group."""
+        return self.s.group_number
+
+    @property
+    def group_records(self):
+        """Records in the open group; 0 when nothing waits to be made durable."""
+        return self.s.group_records
+
+    @property
+    def next_expiry_ns(self):
+        """When the next hold runs out, ns since 1970; 0 when none will."""
+        return state_hold(&self.s, self.s.expiries[0]).expires_at if self.s.expiries_count else 0
+
+    @property
+    def counts_by_kind(self):
+        """How much the book holds: a dict of name to count."""
+        return {
+            "accounts": self.s.accounts.count,
+            "transfers": self.s.transfers.count,
+            "open_holds": self.s.hold_count,
+            "burned_ids": self.s.burned.count,
+            "sessions": self.s.session_table.count,
+        }
+
+    def start(self, u64 now_ns, u64 wall_ns, u32 release):
+        """Open a run of the server: a start record at ledger time max(clock + 1, now_ns)."""
+        cdef start_t *record
+        self.s.clock = max(self.s.clock + 1, now_ns)
+        record = <start_t *>effect_append(&self.s, KIND_START, sizeof(start_t))
+        record.timestamp, record.wall, record.release = self.s.clock, wall_ns, release
+
+    def execute(self, buffer not None, arrivals not None, u32 first, u32 count, u64 now_ns,
+                u64 route, bint takes_creates=True):
+        """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
+
+        arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False what
+        would write is dropped unanswered. Returns (arrivals done, answers written from 0 on, why it
+        stopped: DONE, GROUP_FULL, ANSWERS_FULL or NO_MEMORY).
+        """
+        cdef Py_buffer data, asked
+        cdef request_place_t place
+        cdef const arrival_t *arrival
+        cdef answer_t *answer = <answer_t *>self.answers.buf
+        cdef u32 room = <u32>(self.answers.len // sizeof(answer_t)), made = 0, done = first
+        cdef int why = REQUEST_DONE
+        PyObject_GetBuffer(arrivals, &asked, PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE)
+        except BaseException:
+            PyBuffer_Release(&asked)
+            raise
+        invariant(count * sizeof(arrival_t) <= <size_t>asked.len)
+        memset(&place, 0, sizeof(place))
+        place.payload, place.payload_room = <u8 *>self.payload.buf, self.payload.len
+        place.counts, place.counts_room = <u16 *>self.counts.buf, <u32>(self.counts.len // 2)
+        place.takes_creates, place.now, place.route = takes_creates, now_ns, route
+        with nogil:
+            arrival = <const arrival_t *>asked.buf + first
+            while done < count and made < room:
+                why = request_execute(&self.s, <const u8 *>data.buf, arrival, &place,
+                                      &answer[made])
+                if why != REQUEST_DONE:
+                    break
+                answer[made].arrival = done
+                if answer[made].verdict != VERDICT_DROP:
+                    made += 1
+                done += 1
+                arrival += 1
+            else:
+                why = REQUEST_DONE if done == count else REQUEST_ANSWERS_FULL
+        PyBuffer_Release(&data)
+        PyBuffer_Release(&asked)
+        return done, made, why
+
+    def expire(self, u64 now_ns):
+        """Run one step of due expiries. True when more are due but the open group is full."""
+        cdef request_place_t place
+        memset(&place, 0, sizeof(place))
+        place.takes_creates, place.now = True, now_ns
+        return request_expire(&self.s, &place) == REQUEST_GROUP_FULL
+
+    def newest_group(self):
+        """The group that an answer given now must wait for: it is durable or it will be."""
+        return session_newest_group(&self.s)
+
+    def take_group(self):
+        """Close the open group and begin the next.
+
+        Returns a dict of the group's header fields (group, position_first, position_count, run_count,
+        clock_before, clock_after, transfer_timestamp_min, transfer_timestamp_max) and its body as
+        a memoryview, valid until the group after the next is begun.
+        """
+        cdef state_t *s = &self.s
+        effect_end_run(s)
+        fields = {
+            "group": s.group_number,
+            "position_first": s.group_position_first,
+            "position_count": s.group_records,
+            "run_count": s.group_runs,
+            "clock_before": s.group_clock_before,
+            "clock_after": s.clock,
+            "transfer_timestamp_min": s.group_transfer_min,
+            "transfer_timestamp_max": s.group_transfer_max,
+        }
+        body = memoryview(self.groups[s.group_number % 2])[:s.group_bytes]
+        s.group_number += 1
+        effect_begin_group(s, self._group_buffer(s.group_number))
+        return fields, body
+
+    def made_durable(self, u64 group):
+        """Groups up to this one are durable."""
+        self.s.durable_group = group
+
+    def replay(self, body not None, u64 group, u64 position_first, u32 position_count,
+               u64 clock_before, u64 clock_after):
+        """Apply a durable group's body without judging. Returns counts of records by kind, a list.
+
+        Raises DataRefused, naming group and position, when a record does not fit the state; the
+        core must be thrown away then.
+        """
+        cdef Py_buffer data
+        cdef replay_t r
+        cdef u64 counts[KINDS]
+        cdef u16 kind = 0
+        cdef int why
+        if (group != self.s.group_number or position_first != self.s.position + 1
+                or clock_before != self.s.clock or clock_after < clock_before):
+            raise DataRefused(
+                f"group {group} (position {position_first}, clock {clock_before} to {clock_after}) does"
+                f" not follow group {self.s.group_number - 1} (position {self.s.position}, clock"
+                f" {self.s.clock})")
+        memset(counts, 0, sizeof(counts))
+        memset(&r, 0, sizeof(r))
+        PyObject_GetBuffer(body, &data, PyBUF_SIMPLE)
+        if <uintptr_t>data.buf % 16:
+            PyBuffer_Release(&data)
+            aligned = numpy.frombuffer(body, numpy.uint8).copy()
+            PyObject_GetBuffer(aligned, &data, PyBUF_SIMPLE)
+        r.body, r.body_bytes = <const u8 *>data.buf, data.len
+        r.group, r.group_position = group, position_first
+        with nogil:
+            why = replay_body(&self.s, &r, counts, &kind)
+        PyBuffer_Release(&data)
+        if why != 0:
+            raise DataRefused(
+                f"group {group}, position {r.at}: {(<bytes>r.fault).decode()} (kind {kind})")
+        if self.s.position != position_first + position_count - 1:
+            raise DataRefused(
+                f"group {group}: its body ends at position {self.s.position}, its header says"
+                f" {position_first + position_count - 1}")
+        self.s.clock = clock_after
+        self.s.durable_group = group
+        self.s.group_number = group + 1
+        effect_begin_group(&self.s, self._group_buffer(group + 1))
+        return [counts[i] for i in range(KINDS)]
+
+    def original_answer(self, body not None, u64 position_first, u32 record_offset):
+        """Rebuild the answer to the register or request whose record lies there, as answers[0].
+
+        Raises DataRefused when the group holds no such record.
+        """
+        cdef Py_buffer data
+        cdef replay_t r
+        cdef int why
+        memset(&r, 0, sizeof(r))
+        PyObject_GetBuffer(body, &data, PyBUF_SIMPLE)
+        r.body, r.body_bytes, r.group_position = <const u8 *>data.buf, data.len, position_first
+        with nogil:
+            why = replay_answer(&r, record_offset, <answer_t *>self.answers.buf,
+                                <u8 *>self.payload.buf, self.payload.len,
+                                <u16 *>self.counts.buf, <u32>(self.counts.len // 2))
+        PyBuffer_Release(&data)
+        if why != 0:
+            raise DataRefused(f"no request is recorded at offset {record_offset} of its group")
+
+    def accounts(self):
+        """All accounts as stored, in order of creation: bytes of ACCOUNT records."""
+        return self._slab_bytes(0)
+
+    cdef bytes _slab_bytes(self, int which):
+        cdef slab_t *slab = &self.s.accounts if which == 0 else &self.s.burned
+        cdef u64 left = slab.count, here, i
+        cdef u64 chunk_records = <u64>1 << slab.shift
+        pieces = []
+        for i in range(slab.chunk_count):
+            here = min(left, chunk_records)
+            pieces.append((<const char *>slab.chunks[i])[:here * slab.record_bytes])
+            left -= here
+        return b"".join(pieces)
+
+    def open_holds(self):
+        """Open holds in order of creation: array of (position, expires_at ns), shape (n, 2)."""
+        cdef u64 i
+        cdef hold_t *hold
+        holds = []
+        for i in range(self.s.holds.count):
+            hold = state_hold(&self.s, <u32>i)
+            if hold.transfer != NONE:
+                holds.append((state_extra(&self.s, hold.transfer).position, hold.expires_at))
+        return numpy.array(sorted(holds), numpy.uint64).reshape(-1, 2)
+
+    def _sessions(self):
+        """What a session's past is, volatile parts left out, in order of session number."""
+        cdef u64 i
+        cdef session_t *session
+        sessions = []
+        for i in range(self.s.sessions.count):
+            session = session_at(&self.s, <u32>i)
+            if session.session != 0:
+                sessions.append((session.session, session.register_timestamp, session.group,
+                                 session.record_offset, session.number, session.release,
+                                 (<const char *>&session.client)[:16],
+                                 (<const char *>&session.checksum)[:16]))
+        return sorted(sessions)
+
+    def state_hash(self):
+        """SHA-256 over accounts in creation order, open holds, burned ids, sessions, and clocks.
+
+        Two cores that went through the same groups, live or by replay, have the same.
+        """
+        digest = hashlib.sha256()
+        digest.update(self._slab_bytes(0))
+        digest.update(self.open_holds().tobytes())
+        digest.update(self._slab_bytes(1))
+        for session in self._sessions():
+            digest.update(b"".join(part if isinstance(part, bytes) else part.to_bytes(8, "little")
+                                   for part in session))
+        for number in (self.s.clock, self.s.position, self.s.account_timestamp_max,
+                       self.s.transfer_timestamp_max, self.s.transfers.count):
+            digest.update(number.to_bytes(8, "little"))
+        return digest.digest()

@@ -1,0 +1,295 @@
+# State: everything the ledger knows between two requests, and the group that is being written.
+#
+# Needs: record.h, slab.h, table.h. Gives: state_t and the functions state_* (life, reserve),
+# effect_* (the open group) and hold_* (open holds in order of expiry). All of it is plain C memory:
+# records never move and nothing here can fail once state_reserve has said yes. It knows no rules:
+# what may happen is decided in create.pxi.
+
+cdef enum:
+    NONE = 0xFFFFFFFF
+    POSTING_ENTRIES = 14
+    # What `resolution` of a transfer may hold besides the three outcomes of a resolved hold.
+    RESOLUTION_NONE = 0
+    RESOLUTION_OPEN = 4
+    UNDO_ACCOUNT = 1
+    UNDO_HOLD_OPENED = 2
+    UNDO_HOLD_CLOSED = 3
+    # A reference in the transfer table with this bit points to a burned id.
+    BURNED = 0x80000000
+
+cdef struct hold_t:
+    u128 amount
+    u64 expires_at  # ns; 0 for never
+    u32 transfer  # index of the transfer that opened it; NONE when the slot is free
+    u32 place  # in the heap of expiries, or the next free slot
+
+cdef struct transfer_extra_t:
+    u64 position
+    u32 resolution  # RESOLUTION_NONE, a HOLD_* outcome, or RESOLUTION_OPEN + slot of the open hold
+    u32 reserved
+
+cdef struct balances_t:  # one account's, right after a transfer
+    u128 debits_pending, debits_posted, credits_pending, credits_posted
+
+cdef struct transfer_balances_t:  # written only for accounts with history: else never touched
+    balances_t debit, credit
+
+cdef struct account_extra_t:
+    u32 postings_first, postings_last  # blocks; NONE when there are none
+    u32 postings_used  # entries of the last block
+    u32 reserved
+
+cdef struct posting_block_t:
+    u32 previous, next
+    u32 transfers[POSTING_ENTRIES]
+
+cdef struct session_t:
+    u128 client, checksum  # checksum of the register or of the last request that creates
+    u64 session, register_timestamp
+    u64 group  # that holds the last create (or the register)
+    u64 route, route_group  # volatile: who asked last, and which group its answer waits for
+    u32 record_offset, number
+    u32 release, route_number
+    u32 newer, older  # volatile: by last activity
+    u64 reserved[2]
+
+cdef struct undo_t:
+    u32 kind, index
+    u64 reserved
+    account_t account
+    hold_t hold
+
+cdef struct savepoint_t:
+    u64 accounts, transfers, position
+    u64 account_timestamp_max, transfer_timestamp_max
+    u64 group_transfer_min, group_transfer_max
+    u32 group_bytes, group_records, group_runs
+
+cdef struct state_t:
+    u64 key[2]
+    u64 clock, position
+    u64 account_timestamp_max, transfer_timestamp_max
+    slab_t accounts, account_extras, transfers, transfer_extras, transfer_balances
+    slab_t postings, holds, burned, sessions
+    table_t account_table, transfer_table, session_table
+    # open holds
+    u32 hold_free, session_free
+    u64 hold_count, expiries_count, expiries_room
+    u32 *expiries  # 4-ary heap of hold slots by (expires_at, transfer)
+    # sessions
+    u32 session_newest, session_oldest, session_max
+    # the open group
+    u8 *group
+    u64 group_number, group_clock_before, group_position_first
+    u64 group_transfer_min, group_transfer_max, durable_group
+    u32 group_bytes, group_bytes_max, group_records, group_runs, run_offset
+    # the open chain
+    bint chain_open
+    u32 undo_count, undo_room
+    undo_t *undo
+    savepoint_t savepoint
+
+
+cdef inline account_t *state_account(const state_t *s, u32 index) noexcept nogil:
+    return <account_t *>slab_at(&s.accounts, index)
+
+cdef inline transfer_t *state_transfer(const state_t *s, u32 index) noexcept nogil:
+    return <transfer_t *>slab_at(&s.transfers, index)
+
+cdef inline transfer_extra_t *state_extra(const state_t *s, u32 index) noexcept nogil:
+    return <transfer_extra_t *>slab_at(&s.transfer_extras, index)
+
+cdef inline hold_t *state_hold(const state_t *s, u32 index) noexcept nogil:
+    return <hold_t *>slab_at(&s.holds, index)
+
+
+cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
+                    const u64 *key) noexcept nogil:
+    memset(s, 0, sizeof(state_t))
+    s.key[0], s.key[1] = key[0], key[1]
+    s.group_bytes_max, s.session_max = group_bytes_max, session_max
+    s.hold_free = s.session_free = s.session_newest = s.session_oldest = NONE
+    s.run_offset = NONE
+    s.group_number, s.group_position_first = 1, 1
+    slab_init(&s.accounts, sizeof(account_t))
+    slab_init(&s.account_extras, sizeof(account_extra_t))
+    slab_init(&s.transfers, sizeof(transfer_t))
+    slab_init(&s.transfer_extras, sizeof(transfer_extra_t))
+    slab_init(&s.transfer_balances, sizeof(transfer_balances_t))
+    slab_init(&s.postings, sizeof(posting_block_t))
+    slab_init(&s.holds, sizeof(hold_t))
+    slab_init(&s.burned, sizeof(u128))
+    slab_init(&s.sessions, sizeof(session_t))
+    # A chain of one request: each event changes two accounts and opens or closes one hold.
+    s.undo_room = 3 * EVENTS_MAX
+    s.undo = <undo_t *>aligned_alloc(16, s.undo_room * sizeof(undo_t))
+    if s.undo == NULL:
+        return -1
+    return (table_init(&s.account_table) | table_init(&s.transfer_table)
+            | table_init(&s.session_table))
+
+cdef void state_free(state_t *s) noexcept nogil:
+    slab_free(&s.accounts)
+    slab_free(&s.account_extras)
+    slab_free(&s.transfers)
+    slab_free(&s.transfer_extras)
+    slab_free(&s.transfer_balances)
+    slab_free(&s.postings)
+    slab_free(&s.holds)
+    slab_free(&s.burned)
+    slab_free(&s.sessions)
+    table_free(&s.account_table)
+    table_free(&s.transfer_table)
+    table_free(&s.session_table)
+    free(s.expiries)
+    free(s.undo)
+
+cdef int state_reserve(state_t *s, u64 accounts, u64 transfers) noexcept nogil:
+    """0, or -1 when memory for so many further records is not to be had: before anything changed.
+    """
+    cdef u64 room
+    cdef u32 *expiries
+    if s.expiries_room < s.hold_count + transfers:
+        room = 2 * (s.hold_count + transfers)
+        expiries = <u32 *>realloc(s.expiries, room * sizeof(u32))
+        if expiries == NULL:
+            return -1
+        s.expiries, s.expiries_room = expiries, room
+    return (slab_reserve(&s.accounts, accounts) | slab_reserve(&s.account_extras, accounts)
+            | slab_reserve(&s.transfers, transfers) | slab_reserve(&s.transfer_extras, transfers)
+            | slab_reserve(&s.transfer_balances, transfers)
+            | slab_reserve(&s.postings, 2 * transfers) | slab_reserve(&s.holds, transfers)
+            | slab_reserve(&s.burned, transfers)
+            | table_reserve(&s.account_table, accounts)
+            | table_reserve(&s.transfer_table, transfers))
+
+
+# ---- the open group -------------------------------------------------------------------------
+
+cdef inline void *effect_append(state_t *s, u16 kind, u32 record_bytes) noexcept nogil:
+    """A zeroed place for one more record of the group; takes the next position."""
+    cdef run_t *run
+    cdef void *record
+    if s.run_offset == NONE or (<run_t *>(s.group + s.run_offset)).kind != kind:
+        s.group_bytes = (s.group_bytes + 15) & ~<u32>15
+        s.run_offset = s.group_bytes
+        run = <run_t *>(s.group + s.run_offset)
+        memset(run, 0, sizeof(run_t))
+        run.kind, run.version = kind, JOURNAL_KIND_VERSION
+        s.group_bytes += sizeof(run_t)
+        s.group_runs += 1
+    run = <run_t *>(s.group + s.run_offset)
+    record = s.group + s.group_bytes
+    invariant(s.group_bytes + record_bytes + 16 <= s.group_bytes_max)
+    memset(record, 0, (record_bytes + 15) & ~<u32>15)
+    s.group_bytes += record_bytes
+    run.count += 1
+    run.bytes = (run.count * record_bytes + 15) & ~<u32>15
+    s.group_records += 1
+    s.position += 1
+    return record
+
+cdef inline void effect_end_run(state_t *s) noexcept nogil:
+    """What comes next starts a run of its own."""
+    s.group_bytes = (s.group_bytes + 15) & ~<u32>15
+    s.run_offset = NONE
+
+cdef inline void effect_saw_transfer(state_t *s, u64 timestamp) noexcept nogil:
+    if s.group_transfer_min == 0 or timestamp < s.group_transfer_min:
+        s.group_transfer_min = timestamp
+    if timestamp > s.group_transfer_max:
+        s.group_transfer_max = timestamp
+
+cdef void effect_begin_group(state_t *s, u8 *group) noexcept nogil:
+    s.group = group
+    s.group_bytes = s.group_records = s.group_runs = 0
+    s.run_offset = NONE
+    s.group_clock_before = s.clock
+    s.group_position_first = s.position + 1
+    s.group_transfer_min = s.group_transfer_max = 0
+
+
+# ---- open holds -----------------------------------------------------------------------------
+
+cdef inline bint hold_before(const state_t *s, u32 a, u32 b) noexcept nogil:
+    cdef hold_t *first = state_hold(s, a)
+    cdef hold_t *second = state_hold(s, b)
+    if first.expires_at != second.expires_at:
+        return first.expires_at < second.expires_at
+    return first.transfer < second.transfer
+
+cdef void hold_rise(state_t *s, u32 place, u32 slot) noexcept nogil:
+    cdef u32 parent
+    while place > 0:
+        parent = (place - 1) // 4
+        if not hold_before(s, slot, s.expiries[parent]):
+            break
+        s.expiries[place] = s.expiries[parent]
+        state_hold(s, s.expiries[place]).place = place
+        place = parent
+    s.expiries[place] = slot
+    state_hold(s, slot).place = place
+
+cdef void hold_sink(state_t *s, u32 place, u32 slot) noexcept nogil:
+    cdef u64 child, last, least
+    while True:
+        child = 4 * <u64>place + 1
+        if child >= s.expiries_count:
+            break
+        least = child
+        last = min(child + 4, s.expiries_count)
+        for child in range(child + 1, last):
+            if hold_before(s, s.expiries[child], s.expiries[least]):
+                least = child
+        if not hold_before(s, s.expiries[least], slot):
+            break
+        s.expiries[place] = s.expiries[least]
+        state_hold(s, s.expiries[place]).place = place
+        place = <u32>least
+    s.expiries[place] = slot
+    state_hold(s, slot).place = place
+
+cdef void hold_schedule(state_t *s, u32 slot) noexcept nogil:
+    if state_hold(s, slot).expires_at == 0:
+        return
+    invariant(s.expiries_count < s.expiries_room)
+    s.expiries_count += 1
+    hold_rise(s, <u32>(s.expiries_count - 1), slot)
+
+cdef void hold_unschedule(state_t *s, u32 slot) noexcept nogil:
+    cdef u32 place = state_hold(s, slot).place
+    cdef u32 moved
+    if state_hold(s, slot).expires_at == 0:
+        return
+    s.expiries_count -= 1
+    moved = s.expiries[s.expiries_count]
+    if moved == slot:
+        return
+    if place > 0 and hold_before(s, moved, s.expiries[(place - 1) // 4]):
+        hold_rise(s, place, moved)
+    else:
+        hold_sink(s, place, moved)
+
+cdef u32 hold_open(state_t *s, u32 transfer, u128 amount, u64 expires_at) noexcept nogil:
+    cdef u32 slot = s.hold_free
+    cdef hold_t *hold
+    if slot == NONE:
+        slot = <u32>s.holds.count
+        hold = <hold_t *>slab_append(&s.holds)
+    else:
+        hold = state_hold(s, slot)
+        s.hold_free = hold.place
+    hold.amount, hold.expires_at, hold.transfer = amount, expires_at, transfer
+    s.hold_count += 1
+    state_extra(s, transfer).resolution = RESOLUTION_OPEN + slot
+    hold_schedule(s, slot)
+    return slot
+
+cdef void hold_close(state_t *s, u32 slot, u32 outcome) noexcept nogil:
+    cdef hold_t *hold = state_hold(s, slot)
+    hold_unschedule(s, slot)
+    state_extra(s, hold.transfer).resolution = outcome
+    hold.transfer = NONE
+    hold.place = s.hold_free
+    s.hold_free = slot
+    s.hold_count -= 1

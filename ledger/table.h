@@ -1,0 +1,171 @@
+/* Leaf: a hash table from a 32-bit tag to a 32-bit reference, 8 bytes a slot.
+ *
+ * Extendible hashing: a directory of parts of 4,096 slots; a part that fills up is split in two,
+ * so growing never stops the world: a split moves 4,096 neighbouring entries and reads no record,
+ * because the tag holds both the part (its high 20 bits) and the home slot (its low 12). The caller
+ * compares what a reference points to; the tag only says "perhaps". The weak spot: beyond 2^32
+ * slots the tag says too little, and references end at 2^32 - 2.
+ */
+#ifndef LEDGER_TABLE_H
+#define LEDGER_TABLE_H
+
+#include <string.h>
+
+#include "record.h"
+
+enum {
+    TABLE_SLOT_BITS = 12,
+    TABLE_SLOTS = 1 << TABLE_SLOT_BITS,
+    TABLE_SLOT_MASK = TABLE_SLOTS - 1,
+    TABLE_DEPTH_MAX = 32 - TABLE_SLOT_BITS,
+    TABLE_SPLIT_AT = TABLE_SLOTS * 3 / 4,
+    TABLE_SPARE = 64, /* parts kept ready, so that splits during a request do not allocate */
+};
+#define TABLE_NONE 0xFFFFFFFFu
+
+typedef struct {
+    u32 count;
+    u32 depth;
+    u64 slots[TABLE_SLOTS]; /* tag in the low half, reference + 1 in the high half; 0 is empty */
+} table_part_t;
+
+typedef struct {
+    table_part_t **directory;
+    u64 count;
+    u32 depth;
+    u32 spare_count;
+    table_part_t *spare[TABLE_SPARE];
+} table_t;
+
+static inline table_part_t *table_part(const table_t *table, u32 tag) {
+    return table->directory[(u64)tag >> (32 - table->depth)];
+}
+
+static inline int table_init(table_t *table) {
+    memset(table, 0, sizeof *table);
+    table->directory = calloc(1, sizeof *table->directory);
+    if (!table->directory) return -1;
+    table->directory[0] = calloc(1, sizeof(table_part_t));
+    return table->directory[0] ? 0 : -1;
+}
+
+static inline void table_free(table_t *table) {
+    if (!table->directory) return;
+    u64 parts = (u64)1 << table->depth;
+    for (u64 i = 0; i < parts;) {
+        table_part_t *part = table->directory[i];
+        if (!part) break;
+        i += (u64)1 << (table->depth - part->depth);
+        free(part);
+    }
+    while (table->spare_count) free(table->spare[--table->spare_count]);
+    free(table->directory);
+    table->directory = NULL;
+}
+
+/* 0, or -1 when memory for the splits of `more` insertions is not to be had. */
+static inline int table_reserve(table_t *table, u64 more) {
+    u32 wanted = more < TABLE_SPARE ? (u32)more : TABLE_SPARE;
+    while (table->spare_count < wanted) {
+        table_part_t *part = malloc(sizeof *part);
+        if (!part) return -1;
+        table->spare[table->spare_count++] = part;
+    }
+    return 0;
+}
+
+static inline void table_place(table_part_t *part, u64 slot) {
+    u32 at = (u32)slot & TABLE_SLOT_MASK;
+    while (part->slots[at]) at = (at + 1) & TABLE_SLOT_MASK;
+    part->slots[at] = slot;
+    part->count++;
+}
+
+static inline int table_double(table_t *table) {
+    u64 parts = (u64)1 << table->depth;
+    table_part_t **directory = malloc(2 * parts * sizeof *directory);
+    if (!directory) return -1;
+    for (u64 i = 0; i < parts; i++) directory[2 * i] = directory[2 * i + 1] = table->directory[i];
+    free(table->directory);
+    table->directory = directory;
+    table->depth++;
+    return 0;
+}
+
+/* A part that cannot be split for want of memory goes on filling: a quarter of it is still free. */
+static __attribute__((noinline, cold)) void table_split(table_t *table, u32 tag) {
+    table_part_t *part = table_part(table, tag);
+    if (part->depth == TABLE_DEPTH_MAX) return;
+    if (part->depth == table->depth && table_double(table)) return;
+    table_part_t *low = table->spare_count ? table->spare[--table->spare_count]
+                                           : malloc(sizeof *low);
+    table_part_t *high = table->spare_count ? table->spare[--table->spare_count]
+                                            : malloc(sizeof *high);
+    if (!low || !high) {
+        free(low);
+        free(high);
+        return;
+    }
+    memset(low, 0, sizeof *low);
+    memset(high, 0, sizeof *high);
+    low->depth = high->depth = part->depth + 1;
+    u32 bit = (u32)1 << (32 - low->depth);
+    for (u32 at = 0; at < TABLE_SLOTS; at++) {
+        u64 slot = part->slots[at];
+        if (slot) table_place((u32)slot & bit ? high : low, slot);
+    }
+    u64 reach = (u64)1 << (table->depth - part->depth);
+    u64 first = ((u64)tag >> (32 - table->depth)) & ~(reach - 1);
+    for (u64 i = 0; i < reach; i++) table->directory[first + i] = i < reach / 2 ? low : high;
+    free(part);
+}
+
+static inline void table_insert(table_t *table, u32 tag, u32 reference) {
+    table_part_t *part = table_part(table, tag);
+    while (__builtin_expect(part->count >= TABLE_SPLIT_AT, 0)) {
+        table_split(table, tag);
+        if (table_part(table, tag) == part) break;
+        part = table_part(table, tag);
+    }
+    invariant(part->count < TABLE_SLOTS - 1);
+    invariant(reference < TABLE_NONE);
+    table_place(part, (u64)tag | ((u64)reference + 1) << 32);
+    table->count++;
+}
+
+/* Backward shift: what probed past the freed slot moves up, so that no tombstone is needed. */
+static inline void table_remove(table_t *table, u32 tag, u32 reference) {
+    table_part_t *part = table_part(table, tag);
+    u64 wanted = (u64)tag | ((u64)reference + 1) << 32;
+    u32 hole = tag & TABLE_SLOT_MASK;
+    while (part->slots[hole] != wanted) {
+        invariant(part->slots[hole]);
+        hole = (hole + 1) & TABLE_SLOT_MASK;
+    }
+    for (u32 at = (hole + 1) & TABLE_SLOT_MASK; part->slots[at]; at = (at + 1) & TABLE_SLOT_MASK) {
+        u32 home = (u32)part->slots[at] & TABLE_SLOT_MASK;
+        if (((at - home) & TABLE_SLOT_MASK) >= ((at - hole) & TABLE_SLOT_MASK)) {
+            part->slots[hole] = part->slots[at];
+            hole = at;
+        }
+    }
+    part->slots[hole] = 0;
+    part->count--;
+    table->count--;
+}
+
+/* Walk the candidates for a tag: `at` starts at the tag's home slot. TABLE_NONE ends the walk. */
+static inline u32 table_next(const table_part_t *part, u32 tag, u32 *at) {
+    for (;;) {
+        u64 slot = part->slots[*at & TABLE_SLOT_MASK];
+        if (!slot) return TABLE_NONE;
+        (*at)++;
+        if ((u32)slot == tag) return (u32)(slot >> 32) - 1;
+    }
+}
+
+static inline void table_prefetch(const table_t *table, u32 tag) {
+    __builtin_prefetch(&table_part(table, tag)->slots[tag & TABLE_SLOT_MASK]);
+}
+
+#endif
