@@ -51,7 +51,7 @@ cdef struct session_t:
     u32 record_offset, number
     u32 release, route_number
     u32 newer, older  # volatile: by last activity
-    u64 reserved[2]
+    u64 reserved[4]
 
 cdef struct undo_t:
     u32 kind, index

@@ -1,0 +1,98 @@
+"""Drives a bare Core the way the oracle is driven: batches in, results and timestamp out.
+
+What lives here: the shortest honest way to one core, without journal, engine or door: arrivals are
+built by hand, groups are taken away when full and kept, so that a test can replay them into a
+second core. It knows nothing of what results should be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ledger import _core, config, schema
+
+EVENT_BYTES = {140: 16, 141: 16, 142: 128, 143: 128, 144: 64, 145: 64, 146: 128, 147: 128}
+RESULT_BYTES = {140: 128, 141: 128, 142: 128, 143: 128, 144: 128, 145: 128, 146: 16, 147: 16}
+
+
+def new_core(sessions_max: int = 64, payload_bytes: int = 1 << 23) -> _core.Core:
+    answers = np.zeros(64, schema.ANSWER)
+    payload = np.zeros(payload_bytes, np.uint8)
+    counts = np.zeros(1 << 17, np.uint16)
+    core = _core.Core(config.GROUP_BYTES_MAX, sessions_max, b"\x01" * 16, answers, payload, counts)
+    BUFFERS[id(core)] = (answers, payload, counts)
+    return core
+
+
+BUFFERS: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+
+class Driver:
+    """A core and the groups it has written."""
+
+    def __init__(self, sessions_max: int = 64, group_records_max: int = 200) -> None:
+        self.core = new_core(sessions_max)
+        self.answers, self.payload, self.counts = BUFFERS.pop(id(self.core))
+        self.groups: list[tuple[dict[str, int], bytes]] = []
+        self.group_records_max = group_records_max
+
+    def arrival(self, operation: int, batches: list[bytes], **fields) -> tuple[np.ndarray, bytes]:
+        """One arrival record and the buffer its events lie in."""
+        size = EVENT_BYTES.get(operation, 1)
+        events = b"".join(batches)
+        counts = [len(batch) // size for batch in batches]
+        trailer = np.array(counts[::-1], "<u2").tobytes()
+        arrivals = np.zeros(1, schema.ARRIVAL)
+        arrival = arrivals[0]
+        arrival["operation"], arrival["verdict"] = operation, schema.Verdict.REPLY
+        arrival["event_count"], arrival["batch_count"] = sum(counts), len(batches)
+        arrival["batches_offset"] = len(events) + len(trailer) - 2
+        for name, value in fields.items():
+            arrival[name] = value
+        return arrivals, events + trailer
+
+    def answer(self, arrivals: np.ndarray, buffer: bytes, now: int, route: int = 0) -> np.void | None:
+        """Execute one arrival; the answer, or None when it was dropped."""
+        for _ in range(8):
+            done, made, why = self.core.execute(buffer, arrivals, 0, 1, now, route)
+            if why == _core.GROUP_FULL:
+                self.close_group()
+                continue
+            assert (done, why) == (1, _core.DONE)
+            return self.answers[0].copy() if made else None
+        raise AssertionError("the group is full for ever")
+
+    def results(self, answer: np.void) -> list[bytes]:
+        """Results of each batch."""
+        size = RESULT_BYTES[int(answer["operation"])]
+        at, first = int(answer["payload_offset"]), int(answer["counts_offset"])
+        batches = []
+        for count in self.counts[first : first + int(answer["batch_count"])]:
+            batches.append(self.payload[at : at + int(count) * size].tobytes())
+            at += int(count) * size
+        return batches
+
+    def execute(self, operation: int, batches: list[bytes], now: int) -> tuple[int, list[bytes]]:
+        answer = self.answer(*self.arrival(operation, batches), now)
+        assert answer is not None and answer["verdict"] == schema.Verdict.REPLY
+        results = self.results(answer)
+        if self.core.group_records > self.group_records_max:
+            self.close_group()
+        return int(answer["timestamp"]), results
+
+    def close_group(self) -> None:
+        if self.core.group_records:
+            fields, body = self.core.take_group()
+            self.groups.append((fields, bytes(body)))
+            self.core.made_durable(fields["group"])
+
+    def replayed(self) -> Driver:
+        """A second core that went through this one's groups."""
+        self.close_group()
+        other = Driver()
+        for fields, body in self.groups:
+            other.core.replay(
+                body, fields["group"], fields["position_first"], fields["position_count"],
+                fields["clock_before"], fields["clock_after"],
+            )
+        return other
