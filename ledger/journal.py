@@ -1,0 +1,602 @@
+"""Part: the journal: every group in order, durable in LMDB, the only truth of a book.
+
+Here live the durable append, checked reading, the lock that makes one process the writer, the
+creation of a book in one step, and what is refused at open. Strategy: LMDB in its default mode
+(data synced before the meta page, the meta page through O_DSYNC), one group a transaction, and
+nothing retried: the first error of an append stops the journal for good. LMDB has no checksums, so
+a group's own are verified whenever it is read. The weak spot: a damaged LMDB page (not a group's
+bytes) can crash the process instead of naming itself. This file knows neither records nor sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shlex
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import lmdb
+import numpy as np
+
+from ledger.config import (
+    DISK_RESERVE_BYTES,
+    DISK_WARN_PERCENT,
+    GROUP_VALUE_BYTES_MAX,
+    MAP_BYTES,
+    READ_TRANSACTION_SECONDS_MAX,
+)
+from ledger.errors import (
+    DataRefused,
+    DirectoryInUse,
+    DirectoryNotWritable,
+    Fenced,
+    LedgerError,
+    LedgerStopped,
+    WrongProcess,
+)
+from ledger.group import (
+    DIGEST_BYTES,
+    HEADER_BYTES,
+    Group,
+    Header,
+    digest_group,
+    place_after,
+    read_group,
+    write_group,
+)
+
+READ_GROUPS_MAX = 256  # groups read in one transaction
+READERS_MAX = 126  # transactions that read at once, all processes together
+HOLDER_BYTES_MAX = 1024
+META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
+
+_LMDB_DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+
+
+class Room(NamedTuple):
+    """Space for what comes: bytes left, percent used, the highest warning reached (0 for none).
+
+    `refusal` says why no more work may be accepted, or is None.
+    """
+
+    free_bytes: int
+    used_percent: int
+    warn_percent: int
+    refusal: str | None
+
+
+class Journal:
+    """The open journal of one book. `append` belongs to one thread; reading is for any.
+
+    `cluster`, `group` (number of the last), `position` (the last taken), `clock` (ns) and
+    `directory` are for reading. After an error in `append` every call raises LedgerStopped.
+    """
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether `directory` holds a book."""
+        return _data_path(directory).is_file()
+
+    @staticmethod
+    def create(directory: Path, cluster: int, group: Group) -> None:
+        """Make a book whose journal holds `group` as group 1: all of it is there, or nothing.
+
+        DataRefused when `directory` holds anything, DirectoryNotWritable when it or its parent
+        cannot be written, DirectoryInUse when another is creating it, LedgerError otherwise.
+        """
+        if group.position_first != 1:
+            raise ValueError(f"a book begins at position 1, not {group.position_first}")
+        directory = directory.resolve()
+        _check_vacant(directory)
+        prefix = f".{directory.name}.creating-"
+        temporary = directory.with_name(f"{prefix}{os.getpid()}")
+        try:
+            _remove_leftovers(directory.parent, prefix)
+            _create_at(temporary, directory, cluster, group)
+        except OSError as error:
+            _check_vacant(directory)  # another may have been first
+            why = f"cannot create {directory}: {error.strerror} ({error.filename})"
+            if error.errno in _NOT_WRITABLE:
+                raise DirectoryNotWritable(why) from error
+            raise LedgerError(why) from error
+        except lmdb.Error as error:
+            raise LedgerError(f"cannot create {directory}: {error}") from error
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        cluster: int | None = None,
+        *,
+        readonly: bool = False,
+        locked: bool = True,
+        digest_executor: Executor | None = None,
+        map_bytes: int = MAP_BYTES,
+    ) -> Self:
+        """Open a book's journal; what it ends with is on disk, not only in memory, when it returns.
+
+        `cluster` refuses any other book. A writer is always `locked`. `readonly` with the lock is
+        for a book nobody serves; without it a book can be looked at while it is served: what it
+        ended with then may be a moment ahead of the disk. `digest_executor` computes digests while
+        groups are being synced; without one they are computed in `append`.
+        DataRefused, DirectoryInUse, DirectoryNotWritable, or LedgerStopped for an I/O error.
+        """
+        if not (readonly or locked):
+            raise ValueError("a journal is written only under its lock")
+        directory = directory.resolve()
+        if not cls.exists(directory):
+            raise DataRefused(f"{directory} holds no book: {_data_path(directory)} is missing")
+        lock = _Lock(directory) if locked else None
+        try:
+            return cls(directory, cluster, readonly, lock, digest_executor, map_bytes)
+        except BaseException:
+            if lock is not None:
+                lock.release(clean=lock.was_clean)
+            raise
+
+    def __init__(
+        self,
+        directory: Path,
+        cluster: int | None,
+        readonly: bool,
+        lock: _Lock | None,
+        digest_executor: Executor | None,
+        map_bytes: int,
+    ) -> None:
+        self.directory = directory
+        self.readonly = readonly
+        self._lock = lock
+        self._executor = digest_executor
+        self._pid = os.getpid()
+        self._cause: BaseException | None = None
+        self._closed = False
+        if not readonly:
+            _reach_disk(directory, warm=lock is not None and lock.was_clean)
+        self._env = _open_env(directory, readonly, map_bytes)
+        try:
+            self._page_bytes = self._env.stat()["psize"]
+            self._check_size()
+            self._env.reader_check()
+            self._find_ends(cluster)
+        except lmdb.Error as error:
+            self._env.close()
+            raise _lmdb_error(str(directory), error) from error
+        except BaseException:
+            self._env.close()
+            raise
+        if not readonly:
+            # Written to now, so that no append takes the page faults of its first touch.
+            self._value = np.full(GROUP_VALUE_BYTES_MAX, 255, np.uint8)
+
+    def _check_size(self) -> None:
+        """Refuse a file without its end: reading what is missing would kill the process."""
+        pages = self._env.info()["last_pgno"] + 1
+        path = _data_path(self.directory)
+        size = path.stat().st_size
+        if size < pages * self._page_bytes:
+            raise DataRefused(
+                f"{path} has {size} bytes, but its {pages} pages take {pages * self._page_bytes}: "
+                f"its end is missing"
+            )
+
+    def _find_ends(self, cluster: int | None) -> None:
+        """Check the first and the last group, and take cluster, position, clock and digest."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.first():
+                raise DataRefused(f"{self.directory}: the journal holds no group")
+            first, _ = _read_at(cursor, 1)
+            self.cluster = first.cluster
+            if cluster is not None and cluster != self.cluster:
+                raise DataRefused(
+                    f"{self.directory} is the book of cluster {self.cluster}, not of {cluster}"
+                )
+            cursor.last()
+            number = int.from_bytes(cursor.key(), "big")
+            header, body = _read_at(cursor, number, self.cluster)
+            entries = transaction.stat()["entries"]
+            if entries != number:
+                raise DataRefused(
+                    f"{self.directory}: the last group is {number}, but the journal holds {entries}"
+                )
+            self.group = number
+            self.position = header.position_last
+            self.clock = header.clock_after
+            self._digest: bytes | Future[bytes] = digest_group(
+                cursor.value()[:HEADER_BYTES], body
+            )
+
+    # ---- appending ------------------------------------------------------------------------------
+
+    def append(self, expected_position: int, group: Group) -> int:
+        """Make `group` durable as the next one, and return its number.
+
+        `expected_position` is the last position the caller knows of. Any error, of whatever kind,
+        raises LedgerStopped now and at every later call: after a failed sync nobody knows what is
+        on disk, and only a restart finds out.
+        """
+        self._check_usable()
+        try:
+            return self._append(expected_position, group)
+        except BaseException as error:
+            self._cause = error
+            raise LedgerStopped(error) from error
+
+    def _append(self, expected_position: int, group: Group) -> int:
+        if self.readonly:
+            raise ValueError("the journal was opened to be read")
+        if expected_position != self.position:
+            raise Fenced(
+                f"the journal ends at position {self.position}, its writer expected "
+                f"{expected_position}"
+            )
+        if group.position_first != self.position + 1 or group.clock_before != self.clock:
+            raise ValueError(
+                f"a group from position {group.position_first}, clock {group.clock_before}, does "
+                f"not follow position {self.position}, clock {self.clock}"
+            )
+        number = self.group + 1
+        header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
+        # Both views stay as they are until the next header has taken the digest.
+        digest = (
+            digest_group(header, body)
+            if self._executor is None
+            else self._executor.submit(digest_group, header, body)
+        )
+        with self._env.begin(write=True) as transaction:
+            if not transaction.put(_key(number), value, append=True):
+                raise Fenced(f"the journal already holds group {number}")
+        self._digest = digest
+        self.group = number
+        self.position += group.position_count
+        self.clock = group.clock_after
+        return number
+
+    def digest(self) -> bytes:
+        """The digest of the last group, 32 bytes; waits for the worker that computes it."""
+        if isinstance(self._digest, Future):
+            self._digest = self._digest.result()
+        return self._digest
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def read(
+        self, from_group: int = 1, *, chain: bool = False
+    ) -> Iterator[tuple[Header, memoryview]]:
+        """Each group from `from_group` to the last, checked, with `chain` by digest as well.
+
+        A body is mapped memory, already read from disk, and valid until the next step; the
+        transaction under it is renewed between groups. DataRefused names the first wrong group.
+        """
+        if from_group < 1:
+            raise ValueError(f"groups begin at 1, not {from_group}")
+        number = max(1, from_group - 1)  # the one before says what must follow
+        previous: Header | None = None
+        digest = bytes(DIGEST_BYTES) if number == 1 else None
+        while number <= self.group:
+            for header, body, whole in self._read_some(number, previous):
+                if chain:
+                    if digest is not None and header.digest_previous != digest:
+                        raise DataRefused(
+                            f"{header.place}: holds another digest of the group before it"
+                        )
+                    digest = digest_group(whole[:HEADER_BYTES], body)
+                if number >= from_group:
+                    yield header, body
+                previous = header
+                number += 1
+
+    def _read_some(
+        self, number: int, previous: Header | None
+    ) -> Iterator[tuple[Header, memoryview, memoryview]]:
+        """Groups from `number` in one transaction, bounded in count and time: header, body, value.
+
+        A transaction that stays open keeps LMDB from reusing pages, so the file would grow.
+        """
+        self._check_usable()
+        deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
+        last = min(self.group, number + READ_GROUPS_MAX - 1)
+        try:
+            with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+                found = cursor.set_key(_key(number))
+                while found:
+                    header, body = _read_at(cursor, number, self.cluster, previous)
+                    yield header, body, cursor.value()
+                    previous = header
+                    number += 1
+                    if number > last or time.monotonic() > deadline:
+                        return
+                    found = cursor.next()
+        except lmdb.Error as error:
+            raise _lmdb_error(f"group {number}", error) from error
+        raise DataRefused(f"{place_after(number, previous)} is missing")
+
+    def body(self, number: int) -> bytes:
+        """A copy of the body of group `number`, checked. DataRefused when it is damaged."""
+        return bytes(self._read_one(number)[1])
+
+    def end_of(self, number: int) -> tuple[int, bytes]:
+        """The last position of group `number` and its digest, as the next group continues them."""
+        if number == self.group:
+            return self.position, self.digest()
+        following = self._read_one(number + 1)[0]
+        return following.position_first - 1, following.digest_previous
+
+    def _read_one(self, number: int) -> tuple[Header, bytes]:
+        if not 1 <= number <= self.group:
+            raise ValueError(f"group {number} is not among the journal's {self.group}")
+        with contextlib.closing(self._read_some(number, None)) as groups:
+            header, body, _ = next(groups)
+            return header, bytes(body)
+
+    # ---- housekeeping ---------------------------------------------------------------------------
+
+    def room(self) -> Room:
+        """The space left for groups, on the disk and in the map; pages LMDB could reuse count as
+        used. Refuses when less than DISK_RESERVE_BYTES is left."""
+        self._check_usable()
+        disk = os.statvfs(self.directory)
+        disk_free = disk.f_bavail * disk.f_frsize
+        disk_bytes = max(1, disk.f_blocks * disk.f_frsize)
+        info = self._env.info()
+        map_bytes = info["map_size"]
+        map_free = map_bytes - (info["last_pgno"] + 1) * self._page_bytes
+        free = min(disk_free, map_free)
+        used = max(100 - 100 * disk_free // disk_bytes, 100 - 100 * map_free // map_bytes)
+        warn = max((percent for percent in DISK_WARN_PERCENT if used >= percent), default=0)
+        refusal = None
+        if free < DISK_RESERVE_BYTES:
+            what = "disk" if disk_free <= map_free else "journal's map"
+            refusal = (
+                f"{self.directory}: {free} bytes left on the {what}, {DISK_RESERVE_BYTES} are kept "
+                f"for work already accepted"
+            )
+        return Room(free, used, warn, refusal)
+
+    def reader_check(self) -> int:
+        """Free the places of readers whose process is gone; to be called every minute."""
+        self._check_usable()
+        return self._env.reader_check()
+
+    def close(self) -> None:
+        """Close the file and give up the lock. In a process that forked it does nothing."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        self._env.close()
+        if self._lock is not None:
+            self._lock.release(clean=self._cause is None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_usable(self) -> None:
+        if self._pid != os.getpid():
+            raise WrongProcess(
+                f"{self.directory} was opened by process {self._pid} and cannot be used by "
+                f"{os.getpid()}: let several processes use `ledger serve`"
+            )
+        if self._cause is not None:
+            raise LedgerStopped(self._cause)
+        if self._closed:
+            raise ValueError(f"the journal of {self.directory} is closed")
+
+
+class _Lock:
+    """The one lock of a book: a flock on DIR/lock, which says who holds it.
+
+    The text is taken out again by a clean close, so a text without a holder tells of a crash.
+    A process that the holder forked keeps the lock as long as it lives.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "lock"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DirectoryNotWritable(f"cannot lock {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.was_clean = os.fstat(self._fd).st_size == 0
+            holder = f"pid {os.getpid()}: {shlex.join(sys.orig_argv)}".encode()[:HOLDER_BYTES_MAX]
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, holder, 0)
+        except BlockingIOError as error:
+            holder = os.pread(self._fd, HOLDER_BYTES_MAX, 0)
+            os.close(self._fd)
+            who = holder.decode(errors="replace") or "another process"
+            raise DirectoryInUse(f"{directory} is in use by {who}") from error
+        except OSError as error:
+            os.close(self._fd)
+            raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
+
+    def release(self, clean: bool) -> None:
+        with contextlib.suppress(OSError):
+            if clean:
+                os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _read_at(
+    cursor: lmdb.Cursor[memoryview],
+    number: int,
+    cluster: int | None = None,
+    previous: Header | None = None,
+) -> tuple[Header, memoryview]:
+    """The group under the cursor, checked. LMDB reads the value's pages without the GIL."""
+    key = bytes(cursor.key())
+    if key != _key(number):
+        place = place_after(number, previous)
+        raise DataRefused(f"{place} is missing: found key {key.hex()} in its place")
+    return read_group(cursor.value(), number, cluster, previous)
+
+
+def _data_path(directory: Path) -> Path:
+    return directory / "journal" / "data.mdb"
+
+
+def _open_env(
+    directory: Path, readonly: bool, map_bytes: int, create: bool = False
+) -> lmdb.Environment:
+    """LMDB in its default mode, and with the engine named: the environment could change it."""
+    path = _data_path(directory)
+    if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
+        raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
+    try:
+        return lmdb.open(
+            str(path.parent),
+            map_size=map_bytes,
+            subdir=True,
+            readonly=readonly,
+            create=create,
+            mode=0o600,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            readahead=True,
+            max_readers=READERS_MAX,
+            lock=True,
+            lib_version=0,
+        )
+    except lmdb.ReadonlyError as error:
+        raise DirectoryNotWritable(f"cannot write {path.parent}: {error}") from error
+    except lmdb.Error as error:
+        raise _lmdb_error(str(path), error) from error
+
+
+def _lmdb_error(where: str, error: lmdb.Error) -> LedgerError:
+    if isinstance(error, _LMDB_DAMAGE):
+        return DataRefused(f"{where}: damaged outside the groups ({error})")
+    return LedgerStopped(error)
+
+
+def _reach_disk(directory: Path, warm: bool) -> None:
+    """Sync what a killed process left unsynced, before anybody is told of it.
+
+    Unless the book was closed (`warm`), forget what memory holds of it: after a failed sync that
+    may be what the disk never took, and only what is read from the disk may be answered from.
+    """
+    path = _data_path(directory)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
+    try:
+        os.fsync(descriptor)
+        if not warm:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        _sync(path.parent)
+        _sync(directory)
+        with contextlib.suppress(PermissionError):  # it may be there to pass through only
+            _sync(directory.parent)
+    except OSError as error:
+        raise LedgerStopped(error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_vacant(directory: Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise DataRefused(f"{directory} is not a directory")
+    if Journal.exists(directory):
+        raise DataRefused(f"{directory} already holds a book")
+    found = sorted(entry.name for entry in directory.iterdir())
+    if found:
+        names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+        raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
+    if directory.is_mount():
+        raise DirectoryNotWritable(f"{directory} is a mount point: name a directory below it")
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what killed creations left. A live one holds a flock on its directory."""
+    for path in parent.iterdir():
+        if not (path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()):
+            continue
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(path)
+        finally:
+            os.close(descriptor)
+
+
+def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
+    """Build the book in `temporary`, all of it synced, and rename it to `directory`."""
+    try:
+        temporary.mkdir(0o700)
+    except FileExistsError as error:
+        raise DirectoryInUse(f"{directory} is being created by another process") from error
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _write_first(temporary, cluster, group)
+        if directory.exists():
+            temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
+        os.fsync(descriptor)
+        temporary.rename(directory)
+        _sync(directory.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_first(directory: Path, cluster: int, group: Group) -> None:
+    journal, state = directory / "journal", directory / "state"
+    journal.mkdir(0o700)
+    state.mkdir(0o700)
+    value = np.empty(GROUP_VALUE_BYTES_MAX, np.uint8)
+    whole = write_group(value, cluster, 1, bytes(DIGEST_BYTES), group)[2]
+    with (
+        _open_env(directory, readonly=False, map_bytes=MAP_BYTES, create=True) as env,
+        env.begin(write=True) as transaction,
+    ):
+        if not transaction.put(_key(1), whole, append=True):
+            raise LedgerError(f"{directory}: the new journal is not empty")
+    for path in (_data_path(directory), journal, state):
+        _sync(path)
