@@ -101,9 +101,10 @@ class ClientCodec:
         """
 
 def layout() -> dict[str, tuple[int, list[tuple[str, str, int, int, int, str]], str]]:
-    """Every record by name: (bytes, fields, doc); a field is (name, kind, count, offset, bytes, doc).
+    """Every record by name, as (bytes, fields, doc).
 
-    `kind` is u8, u16, u32, u64 or u128; `count` is above 1 for an array; `bytes` is all of it.
+    A field is (name, kind, count, offset, bytes, doc): `kind` is u8, u16, u32, u64 or u128; `count` is
+    above 1 for an array; `bytes` is all of it.
     """
 
 def names() -> dict[str, list[tuple[str, int, str]]]:
@@ -114,3 +115,6 @@ def statuses() -> dict[str, list[tuple[str, int, bool]]]:
 
 def operations() -> list[tuple[str, int, str, str, bool, bool, str]]:
     """(name, number, event record, result record, one filter a batch, creates, doc)."""
+
+def limits() -> dict[str, int]:
+    """The sizes and bounds of the headers that Python repeats or tests, by their C names."""

@@ -12,7 +12,8 @@ from libc.stdint cimport UINT32_MAX, uintptr_t
 from libc.string cimport memcpy, memset
 
 from ledger.record cimport (
-    BATCHES_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEADER_BYTES,
+    BATCHES_MAX, EVENTS_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES,
+    OPERATION_REGISTER,
     answer_t, arrival_t, reply_t, u8, u16, u32, u64, u128,
 )
 
@@ -53,6 +54,7 @@ cdef extern from "frame.h" nogil:
         REGISTER_SIZE
 
 cdef extern from "tables.h":
+    u32 STATUS_CREATED
     ctypedef struct table_field_t:
         const char *name
         const char *kind
@@ -378,3 +380,15 @@ def operations() -> list[tuple[str, int, str, str, bool, bool, str]]:
                      row.single, row.creates, row.doc.decode()))
         row += 1
     return rows
+
+
+def limits() -> dict[str, int]:
+    return {
+        "MESSAGE_BYTES_MAX": MESSAGE_BYTES_MAX,
+        "MESSAGE_HEADER_BYTES": MESSAGE_HEADER_BYTES,
+        "MESSAGE_BODY_BYTES_MAX": MESSAGE_BODY_BYTES_MAX,
+        "EVENTS_MAX": EVENTS_MAX,
+        "BATCHES_MAX": BATCHES_MAX,
+        "OPERATION_REGISTER": OPERATION_REGISTER,
+        "STATUS_CREATED": STATUS_CREATED,
+    }
