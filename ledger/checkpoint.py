@@ -1,12 +1,12 @@
 """Part: the head stamp: how far the journal was known to be durable, kept beside the journal.
 
 DIR/state holds what is derived from the journal, in an LMDB environment of its own; now that is
-one record, the stamp (a group's number, digest and last position). A journal that ends before its stamp has lost
-acknowledged groups, one whose group has another digest is not the journal that was stamped: both
-are refused. The state directory may be deleted: a missing one is made anew, and for that one start
-nothing can be noticed. A stamp that is there but damaged is refused, because a journal that was
-put back from an old backup must not pass for lack of a witness. This file knows neither records
-nor how groups are kept: it asks a journal for its end and for digests.
+one record, the stamp (a group's number, digest and last position). A journal that ends before its
+stamp has lost acknowledged groups, one whose group has another digest is not the journal that was
+stamped: both are refused. The state directory may be deleted: a missing one is made anew, and for
+that one start nothing can be noticed. A stamp that is there but damaged is refused, because a
+journal put back from an old backup must not pass for lack of a witness. This file knows neither
+records nor how groups are kept: it asks a journal for its end and for digests.
 """
 
 from __future__ import annotations

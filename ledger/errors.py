@@ -56,7 +56,7 @@ class LedgerStopped(LedgerError):
     """
 
     def __init__(self, cause: BaseException) -> None:
-        super().__init__(f"the ledger has stopped: {cause or type(cause).__name__}")
+        super().__init__(f"the ledger has stopped: {str(cause) or type(cause).__name__}")
         self.cause = cause
         if isinstance(cause, LedgerError):
             self.exit_code = cause.exit_code

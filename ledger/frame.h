@@ -388,6 +388,7 @@ static inline void frame_read_request(const frame_server_t *server, const u8 *bu
 static inline void frame_read_arrival(const frame_server_t *server, const u8 *buffer, u32 offset,
                                       const frame_header_t *header, arrival_t *arrival) {
     memset(arrival, 0, sizeof *arrival);
+    arrival->frame_offset = offset;
     arrival->verdict = VERDICT_DROP;
     if (!frame_common_valid(&header->common) || header->common.replica != 0) return;
     arrival->release = header->common.release;

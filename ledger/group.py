@@ -9,7 +9,7 @@ memory that the disk has not delivered yet.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ from ledger.config import CHECK_BLOCK_BYTES, GROUP_BYTES_MAX
 from ledger.errors import DataRefused
 from ledger.schema import GROUP_HEADER
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]  # contiguous
 
 FORMAT = 1
 MAGIC = b"LEDGRGRP"
@@ -116,7 +115,7 @@ def write_group(
     ValueError for a group that is none.
     """
     body = np.frombuffer(group.body, np.uint8)
-    if body.nbytes % BODY_ALIGNMENT_BYTES or body.nbytes > GROUP_BYTES_MAX:
+    if body.nbytes % BODY_ALIGNMENT_BYTES or not 0 < body.nbytes <= GROUP_BYTES_MAX:
         raise ValueError(
             f"a body of {body.nbytes} bytes: not a multiple of {BODY_ALIGNMENT_BYTES} up to "
             f"{GROUP_BYTES_MAX}"
@@ -128,7 +127,7 @@ def write_group(
         )
     end = HEADER_BYTES + body.nbytes
     np.copyto(value[HEADER_BYTES:end], body)
-    checks = _check.blocks(body, number)
+    checks = _check.blocks(body.data, number)
     value[end : end + len(checks)] = np.frombuffer(checks, np.uint8)
     value[:HEADER_BYTES] = 0
     header = value[:HEADER_BYTES].view(GROUP_HEADER)
@@ -138,7 +137,7 @@ def write_group(
     header["body_bytes"] = body.nbytes
     for name in _NUMBERS[1:-1]:
         header[name] = getattr(group, name)
-    raw = memoryview(value)
+    raw = value.data
     raw[_BYTES["cluster"]] = cluster.to_bytes(16, "little")
     raw[_BYTES["magic"]] = MAGIC
     raw[_BYTES["digest_previous"]] = digest_previous
@@ -165,11 +164,13 @@ def read_group(
         raise DataRefused(f"{place}: header check failed{says}")
     if found != FORMAT:
         raise DataRefused(f"{place}: {formats}")
-    header = Header(
-        int.from_bytes(value[_BYTES["cluster"]], "little"),
-        *(int(fields[name]) for name in _NUMBERS),
-        digest_previous=bytes(value[_BYTES["digest_previous"]]),
-        state_hash=bytes(value[_BYTES["state_hash"]]),
+    header = Header._make(
+        (
+            int.from_bytes(value[_BYTES["cluster"]], "little"),
+            *(int(fields[name]) for name in _NUMBERS),
+            bytes(value[_BYTES["digest_previous"]]),
+            bytes(value[_BYTES["state_hash"]]),
+        )
     )
     place = header.place
     if header.group != number:
@@ -201,10 +202,11 @@ def _check_follows(place: str, previous: Header, header: Header) -> None:
 
 def place_after(number: int, previous: Header | None) -> str:
     """How messages name a group whose own header cannot be trusted or is not there."""
-    return f"group {number}" + (f" (from position {previous.position_last + 1})" if previous else "")
+    begins = "" if previous is None else f" (from position {previous.position_last + 1})"
+    return f"group {number}{begins}"
 
 
-def digest_group(header: Buffer, body: Buffer) -> bytes:
+def digest_group(header: bytes | memoryview, body: bytes | memoryview) -> bytes:
     """SHA-256 of the header and of the SHA-256 of each 64 KiB stretch of the body, 32 bytes."""
     digest = hashlib.sha256(header)
     stretches = memoryview(body)

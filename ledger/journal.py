@@ -19,7 +19,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import TracebackType
@@ -303,7 +303,7 @@ class Journal:
 
     def _read_some(
         self, number: int, previous: Header | None
-    ) -> Iterator[tuple[Header, memoryview, memoryview]]:
+    ) -> Generator[tuple[Header, memoryview, memoryview], None, None]:
         """Groups from `number` in one transaction, bounded in count and time: header, body, value.
 
         A transaction that stays open keeps LMDB from reusing pages, so the file would grow.

@@ -202,7 +202,8 @@ typedef uint8_t u8;
     F(u8, operation, "Operation")                                                              \
     F(u8, verdict, "Verdict of the codec")                                                     \
     F(u8, reason, "EvictionReason when the verdict is evict")                                  \
-    A(u8, reserved, 7, "0")                                                                    \
+    A(u8, reserved, 3, "0")                                                                    \
+    F(u32, frame_offset, "where the frame begins in the buffer")                               \
     F(u64, ping_timestamp, "the client's own clock in a ping, echoed; ns")
 
 #define ANSWER_FIELDS(F, A)                                                                    \

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from tests.model import (
     NS_PER_S,
+    QUERY_LIMIT_MAX,
     TIMESTAMP_MAX,
     U128_MAX,
     Account,
@@ -402,6 +403,7 @@ class Generator:
     def _read(self) -> tuple[Operation, list[list]]:
         draw = self.random
         operation = draw.choice([o for o in Operation if o < Operation.create_accounts])
+        # A request whose batches could together outgrow one reply is not a valid request.
         count = draw.randint(2, 5) if self._chance("multi_batch") else 1
         makers = {
             Operation.lookup_accounts: lambda: self._ids(self.accounts),
@@ -411,7 +413,12 @@ class Generator:
             Operation.query_accounts: lambda: [self._query_filter(self.accounts)],
             Operation.query_transfers: lambda: [self._query_filter(self.transfers)],
         }
-        return operation, [makers[operation]() for _ in range(count)]
+        batches = [makers[operation]() for _ in range(count)]
+        for n, batch in enumerate(batches):
+            if count > 1 and batch and not isinstance(batch[0], int):
+                limit = min(batch[0].limit, QUERY_LIMIT_MAX // count)
+                batches[n] = [batch[0]._replace(limit=limit)]
+        return operation, batches
 
     def _ids(self, sent: list) -> list[int]:
         draw = self.random
