@@ -97,7 +97,7 @@ cdef class Core:
     cdef bint ready
     cdef object groups
     cdef Py_buffer answers, payload, counts
-    cdef readonly bint failed
+    cdef readonly u32 resends  # answers of the last execute() that the journal must rebuild
 
     def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
                   answers not None, payload not None, counts not None):
@@ -198,6 +198,7 @@ cdef class Core:
         place.payload, place.payload_room = <u8 *>self.payload.buf, self.payload.len
         place.counts, place.counts_room = <u16 *>self.counts.buf, <u32>(self.counts.len // 2)
         place.takes_creates, place.now, place.route = takes_creates, now_ns, route
+        self.resends = 0
         with nogil:
             arrival = <const arrival_t *>asked.buf + first
             while done < count and made < room:
@@ -206,6 +207,7 @@ cdef class Core:
                 if why != REQUEST_DONE:
                     break
                 answer[made].arrival = done
+                self.resends += answer[made].verdict == VERDICT_RESEND
                 if answer[made].verdict != VERDICT_DROP:
                     made += 1
                 done += 1

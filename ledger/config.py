@@ -33,12 +33,18 @@ DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
 READER_CHECK_SECONDS = 60.0
-HEAD_SECONDS = 5.0  # how often the head stamp is renewed
+HEAD_NS = 5_000_000_000  # how often the head stamp is renewed
 
 # The engine.
 SESSIONS_MAX = 100_000
-REPLY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
-REQUESTS_IN_FLIGHT_MAX = 65_536
+REPLY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024  # answers that wait for their group
+HELD_BYTES_EACH = 512  # what holding an answer costs besides its bytes
+ANSWERS_MAX = 1024  # answered in one call of the core
+PAYLOAD_BYTES_MAX = 4 * 1024 * 1024  # results of one call of the core
+COUNTS_MAX = 2 * 65_536
+
+WAKE_NS_MAX = 3600 * 1_000_000_000
+REFUSED_RETRY_NS = 100_000_000  # how often due expiries look for space again
 
 # The clock.
 CLOCK_SLEW_MAX = 0.10
@@ -48,10 +54,13 @@ CLOCK_STEP_ALARM_NS = 1_000_000_000
 # The binary door.
 CONNECTIONS_MAX = 16_384
 BACKLOG = 4_096
+SHARED_BUFFER_BYTES = 1 << 20  # one read of any connection that has no frame half arrived
 RECEIVE_BYTES_MAX = 1 << 30  # frames that are still arriving, all connections together
 SEND_BYTES_MAX = 8 * 1024 * 1024  # replies a peer has not read, each connection
 FRAME_SECONDS_MAX = 10.0  # from the first byte of a frame to its last
 SEND_SECONDS_MAX = 30.0  # a peer that reads nothing for so long is closed
+IDLE_SECONDS_MAX = 120.0  # a peer that says nothing for so long is closed; clients ping at 30 s
+SWEEP_SECONDS = 1.0  # how often deadlines are looked at
 DRAIN_SECONDS_MAX = 5.0
 
 # Our own client.
@@ -78,4 +87,7 @@ assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROU
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
+assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
+assert COUNTS_MAX >= 65_534, "the batches of one request fit"
+assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE

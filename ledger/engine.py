@@ -1,0 +1,366 @@
+"""Order: the engine: requests in, groups out, and nothing leaves before its group is durable.
+
+Arrivals are executed at once into the open group while the group before is being made durable; answers
+wait beside the group they saw. It is built from parts handed to it (core, log, clock, runner), so
+that a simulator can drive it: it starts no thread, reads no clock and knows no socket, frame or event loop.
+One caller at a time: a runner decides in whose thread everything happens.
+
+Backpressure: one group is open and one is being made durable; when both are full, or too many
+answers are held, submit() takes no more and the asker is told later that there is room. The weak
+spot: a long read is executed in order with the payments and holds them up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ledger import _core, config
+from ledger.errors import DataRefused, LedgerStopped
+from ledger.group import Group
+from ledger.schema import ANSWER, Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ledger.group import Header
+    from ledger.journal import Room
+
+RESEND = int(Verdict.RESEND)
+
+
+class Log(Protocol):
+    """What keeps groups: the local journal, later a replicated stream, a simulated one in tests."""
+
+    @property
+    def cluster(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    def append(self, expected_position: int, group: Group) -> int: ...
+    def one(self, number: int) -> tuple[Header, bytes]: ...
+    def room(self) -> Room: ...
+    def digest(self) -> bytes: ...
+
+
+class Stamp(Protocol):
+    """What keeps the head stamp."""
+
+    def write(self, cluster: int, group: int, position: int, digest: bytes) -> None: ...
+
+
+class Time(Protocol):
+    def now_ns(self) -> int: ...
+
+
+class Runner(Protocol):
+    """Where and when things happen: a thread and a loop in production, a chosen moment in a test."""
+
+    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Run a blocking job elsewhere, then `done` with its error in the engine's own place."""
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back once what is at hand has been submitted."""
+
+    def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        """Call back after a time; a new wake replaces the last."""
+
+
+class Asker(Protocol):
+    """Who submits: a connection, or an in-process call."""
+
+    route: int
+
+    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
+        """Make what engine.answers[:made] say into something of its own; and its size in bytes."""
+
+    def deliver(self, taken: Any) -> None:
+        """What was taken may leave now: all it saw is durable."""
+
+    def full(self) -> bool:
+        """Whether no more answers may be held for this asker."""
+
+    def resume(self) -> None:
+        """There is room again after submit() took less than all."""
+
+    def stopped(self, cause: LedgerStopped) -> None:
+        """The engine has stopped; nothing more will be delivered."""
+
+
+class Answers:
+    """The buffers a core writes answers to and an asker takes them from.
+
+    answers: array of ANSWER; payload: results, bytes; counts: uint16, results of each batch.
+    """
+
+    def __init__(self) -> None:
+        self.answers: npt.NDArray[np.void] = np.zeros(config.ANSWERS_MAX, ANSWER)
+        self.payload: npt.NDArray[np.uint8] = np.zeros(config.PAYLOAD_BYTES_MAX, np.uint8)
+        self.counts: npt.NDArray[np.uint16] = np.zeros(config.COUNTS_MAX, np.uint16)
+
+
+class Engine:
+    """The order of one book. See the module for what it is built from.
+
+    failpoint, when given, is called with the name of each stage a group passes: applied, encoded,
+    appended, released. on_stopped is called once, with the cause, when the engine stops for good.
+    """
+
+    def __init__(
+        self,
+        core: _core.Core,
+        buffers: Answers,
+        log: Log,
+        clock: Time,
+        runner: Runner,
+        *,
+        stamp: Stamp | None = None,
+        failpoint: Callable[[str], None] | None = None,
+        on_stopped: Callable[[LedgerStopped], None] | None = None,
+    ) -> None:
+        self.core = core
+        self.answers, self.payload, self.counts = buffers.answers, buffers.payload, buffers.counts
+        self._log = log
+        self._clock = clock
+        self._runner = runner
+        self._stamp = stamp
+        self._failpoint = failpoint
+        self._on_stopped = on_stopped
+        self.cause: LedgerStopped | None = None
+        self.refusal: str | None = None  # why nothing that writes is taken now
+        self._now_ns = 0
+        self._stamped_ns = 0
+        self._appending = False
+        self._flush_asked = False
+        self._wake_ns = 0
+        self._durable = log.group
+        self._held_bytes = 0
+        # What waits for the group being appended, and for the open one: (asker, taken, bytes); an
+        # answer to be rebuilt is (asker, (group, record offset), 0).
+        self._waits_append: list[tuple[Asker, Any, int]] = []
+        self._waits_open: list[tuple[Asker, Any, int]] = []
+        self._refused: deque[Asker] = deque()  # each connection or call at most once
+        self.durable_position = log.position
+
+    # ---- asking ---------------------------------------------------------------------------------
+
+    def submit(
+        self, asker: Asker, buffer: Buffer, arrivals: npt.NDArray[np.void], count: int
+    ) -> int:
+        """Execute arrivals[:count] in order, as far as there is room; how many were.
+
+        When fewer than all, asker.resume() is called once there is room, unless asker.full() said
+        stop: then the asker itself knows when to go on. LedgerStopped when the engine has stopped.
+        """
+        done = 0
+        while True:
+            if self.cause is not None:
+                raise self.cause
+            if asker.full():
+                break
+            if self._held_bytes > config.REPLY_BYTES_IN_FLIGHT_MAX:
+                self._refused.append(asker)
+                break
+            if self.core.group_records == 0:
+                self._open_group()
+            done, made, why = self.core.execute(
+                buffer, arrivals, done, count, self._now_ns, asker.route, self.refusal is None
+            )
+            if made:
+                self._hold(asker, made)
+            if why == _core.DONE:
+                break
+            if why == _core.NO_MEMORY:
+                self._fail(MemoryError("no memory is left for another request"))
+            elif why == _core.GROUP_FULL and not self._next_group():
+                self._refused.append(asker)
+                break
+        self._ask_flush()
+        return done
+
+    def _open_group(self) -> None:
+        """One reading of the clock and one look at the space left for each group."""
+        self._now_ns = self._clock.now_ns()
+        self.refusal = self._log.room().refusal
+
+    def _hold(self, asker: Asker, made: int) -> None:
+        """Keep answers until what they saw is durable; at once when it is."""
+        if self._failpoint is not None:
+            self._failpoint("applied")
+        resends: list[tuple[int, int]] = []
+        if self.core.resends:
+            resends = [
+                (int(answer["group"]), int(answer["record_offset"]))
+                for answer in self.answers[:made]
+                if answer["verdict"] == RESEND
+            ]
+        taken, size = asker.take(self, made)
+        if size:
+            newest = self.core.newest_group()
+            if newest <= self._durable:
+                asker.deliver(taken)
+            else:
+                self._wait(newest, asker, taken, size)
+        for group, offset in resends:
+            if group <= self._durable:
+                self._resend(asker, group, offset)
+            else:
+                self._wait(group, asker, (group, offset), 0)
+
+    def _wait(self, group: int, asker: Asker, taken: Any, size: int) -> None:
+        waits = self._waits_open if group == self.core.group else self._waits_append
+        waits.append((asker, taken, size))
+        self._held_bytes += size + config.HELD_BYTES_EACH
+
+    def _resend(self, asker: Asker, group: int, offset: int) -> None:
+        """The original reply of a durable request, rebuilt from the journal."""
+        try:
+            header, body = self._log.one(group)
+            self.core.original_answer(body, header.position_first, offset)
+        except DataRefused as error:
+            self._fail(error)
+            return
+        taken, size = asker.take(self, 1)
+        if size:
+            asker.deliver(taken)
+
+    # ---- groups ---------------------------------------------------------------------------------
+
+    def _ask_flush(self) -> None:
+        if self.core.group_records and not self._appending and not self._flush_asked:
+            self._flush_asked = True
+            self._runner.soon(self.flush)
+
+    def flush(self) -> None:
+        """Hand the open group over if it holds anything and the log is free."""
+        self._flush_asked = False
+        if self.cause is None and not self._appending and self.core.group_records:
+            self._append()
+
+    def _next_group(self) -> bool:
+        """Make room by handing the open group over; False while the log is busy."""
+        if self._appending:
+            return False
+        self._append()
+        self._open_group()
+        return True
+
+    def _append(self) -> None:
+        fields, body = self.core.take_group()
+        number = fields.pop("group")
+        group = Group(body, **fields)
+        if self._failpoint is not None:
+            self._failpoint("encoded")
+        expected = group.position_first - 1
+        self._appending = True
+        self._waits_append, self._waits_open = self._waits_open, self._waits_append
+        stamps = self._now_ns - self._stamped_ns >= config.HEAD_NS
+        if stamps:
+            self._stamped_ns = self._now_ns
+
+        def job() -> None:
+            if self._log.append(expected, group) != number:
+                raise DataRefused(f"the log gave group {number} another number")
+            if stamps and self._stamp is not None:
+                self.write_stamp()
+
+        def done(error: BaseException | None) -> None:
+            self._appended(number, error)
+
+        self._runner.run(job, done)
+
+    def write_stamp(self) -> None:
+        """Stamp the log's durable end. Only where nothing appends at the same time."""
+        if self._stamp is not None:
+            log = self._log
+            self._stamp.write(log.cluster, log.group, log.position, log.digest())
+
+    def _appended(self, number: int, error: BaseException | None) -> None:
+        """The durable line: what waited for this group may leave."""
+        if error is not None:
+            self._fail(error)
+            return
+        if self.cause is not None:
+            return
+        if self._failpoint is not None:
+            self._failpoint("appended")
+        self._appending = False
+        self._durable = number
+        self.durable_position = self._log.position
+        self.core.made_durable(number)
+        waits = self._waits_append
+        self._waits_append = []
+        # The next group goes to the log before anything is released: it is what others wait for.
+        self.flush()
+        for asker, taken, size in waits:
+            self._held_bytes -= size + config.HELD_BYTES_EACH
+            if size:
+                asker.deliver(taken)
+            else:
+                self._resend(asker, *taken)
+        if self._failpoint is not None:
+            self._failpoint("released")
+        for _ in range(len(self._refused)):
+            self._refused.popleft().resume()
+        self._schedule_expiry()
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def _schedule_expiry(self) -> None:
+        """Ask to be woken when the next hold runs out."""
+        due_ns = self.core.next_expiry_ns
+        if due_ns and due_ns != self._wake_ns:
+            self._wake_ns = due_ns
+            delay_ns = due_ns - self._clock.now_ns()
+            self._runner.wake(min(max(0, delay_ns), config.WAKE_NS_MAX), self.tick)
+
+    def tick(self) -> None:
+        """Run due expiries, in a group of their own when nothing else is open."""
+        self._wake_ns = 0
+        if self.cause is not None:
+            return
+        if self.core.group_records == 0:
+            self._open_group()
+        if self.refusal is not None:
+            self._runner.wake(config.REFUSED_RETRY_NS, self.tick)
+            return
+        if self.core.expire(self._now_ns) and self._next_group():
+            self.core.expire(self._now_ns)
+        if self.core.group_records:
+            self._ask_flush()
+        else:
+            self._schedule_expiry()
+
+    def start(self, wall_ns: int, release: int) -> None:
+        """Open this run of the server; the first group holds its start record."""
+        self._open_group()
+        self.core.start(self._now_ns, wall_ns, release)
+        self._ask_flush()
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was accepted is durable and released."""
+        return not self._appending and self.core.group_records == 0
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop for good: nothing is acknowledged or read any more, and everybody is told."""
+        if self.cause is not None:
+            return
+        self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
+        waiting = [asker for asker, _, _ in self._waits_append + self._waits_open]
+        waiting += self._refused
+        self._waits_append, self._waits_open = [], []
+        self._refused.clear()
+        for asker in waiting:
+            with suppress(Exception):
+                asker.stopped(self.cause)
+        if self._on_stopped is not None:
+            self._on_stopped(self.cause)
