@@ -326,23 +326,20 @@ class Journal:
             raise _lmdb_error(f"group {number}", error) from error
         raise DataRefused(f"{place_after(number, previous)} is missing")
 
-    def body(self, number: int) -> bytes:
-        """A copy of the body of group `number`, checked. DataRefused when it is damaged."""
-        return bytes(self._read_one(number)[1])
-
-    def end_of(self, number: int) -> tuple[int, bytes]:
-        """The last position of group `number` and its digest, as the next group continues them."""
-        if number == self.group:
-            return self.position, self.digest()
-        following = self._read_one(number + 1)[0]
-        return following.position_first - 1, following.digest_previous
-
-    def _read_one(self, number: int) -> tuple[Header, bytes]:
+    def one(self, number: int) -> tuple[Header, bytes]:
+        """Header and a copy of the body of group `number`, checked. DataRefused when damaged."""
         if not 1 <= number <= self.group:
             raise ValueError(f"group {number} is not among the journal's {self.group}")
         with contextlib.closing(self._read_some(number, None)) as groups:
             header, body, _ = next(groups)
             return header, bytes(body)
+
+    def end_of(self, number: int) -> tuple[int, bytes]:
+        """The last position of group `number` and its digest, as the next group continues them."""
+        if number == self.group:
+            return self.position, self.digest()
+        following = self.one(number + 1)[0]
+        return following.position_first - 1, following.digest_previous
 
     # ---- housekeeping ---------------------------------------------------------------------------
 
@@ -423,7 +420,8 @@ class _Lock:
             self.was_clean = os.fstat(self._fd).st_size == 0
             holder = f"pid {os.getpid()}: {shlex.join(sys.orig_argv)}".encode()[:HOLDER_BYTES_MAX]
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, holder, 0)
+            if os.pwrite(self._fd, holder, 0) != len(holder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BlockingIOError as error:
             holder = os.pread(self._fd, HOLDER_BYTES_MAX, 0)
             os.close(self._fd)
@@ -570,20 +568,21 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
         temporary.mkdir(0o700)
     except FileExistsError as error:
         raise DirectoryInUse(f"{directory} is being created by another process") from error
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write_first(temporary, cluster, group)
-        if directory.exists():
-            temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
-        os.fsync(descriptor)
-        temporary.rename(directory)
-        _sync(directory.parent)
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_first(temporary, cluster, group)
+            if directory.exists():
+                temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
+            os.fsync(descriptor)
+            temporary.rename(directory)
+            _sync(directory.parent)
+        finally:
+            os.close(descriptor)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    finally:
-        os.close(descriptor)
 
 
 def _write_first(directory: Path, cluster: int, group: Group) -> None:
