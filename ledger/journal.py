@@ -22,7 +22,6 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import lmdb
@@ -110,8 +109,9 @@ class Journal:
             _remove_leftovers(directory.parent, prefix)
             _create_at(temporary, directory, cluster, group)
         except OSError as error:
-            _check_vacant(directory)  # another may have been first
-            why = f"cannot create {directory}: {error.strerror} ({error.filename})"
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                _check_vacant(directory)  # another was first
+            why = f"cannot create {directory}: {error.strerror}"
             if error.errno in _NOT_WRITABLE:
                 raise DirectoryNotWritable(why) from error
             raise LedgerError(why) from error
@@ -168,17 +168,19 @@ class Journal:
         self._closed = False
         if not readonly:
             _reach_disk(directory, warm=lock is not None and lock.was_clean)
-        self._env = _open_env(directory, readonly, map_bytes)
+        try:
+            self._env = _open_env(directory, readonly, map_bytes)
+        except lmdb.Error as error:
+            raise _lmdb_error(str(_data_path(directory)), error) from error
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._check_size()
             self._env.reader_check()
             self._find_ends(cluster)
-        except lmdb.Error as error:
+        except BaseException as error:
             self._env.close()
-            raise _lmdb_error(str(directory), error) from error
-        except BaseException:
-            self._env.close()
+            if isinstance(error, lmdb.Error):
+                raise _lmdb_error(str(directory), error) from error
             raise
         if not readonly:
             # Written to now, so that no append takes the page faults of its first touch.
@@ -382,12 +384,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _check_usable(self) -> None:
@@ -470,31 +467,28 @@ def _open_env(
     path = _data_path(directory)
     if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
         raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
-    try:
-        return lmdb.open(
-            str(path.parent),
-            map_size=map_bytes,
-            subdir=True,
-            readonly=readonly,
-            create=create,
-            mode=0o600,
-            sync=True,
-            metasync=True,
-            writemap=False,
-            readahead=True,
-            max_readers=READERS_MAX,
-            lock=True,
-            lib_version=0,
-        )
-    except lmdb.ReadonlyError as error:
-        raise DirectoryNotWritable(f"cannot write {path.parent}: {error}") from error
-    except lmdb.Error as error:
-        raise _lmdb_error(str(path), error) from error
+    return lmdb.open(
+        str(path.parent),
+        map_size=map_bytes,
+        subdir=True,
+        readonly=readonly,
+        create=create,
+        mode=0o600,
+        sync=True,
+        metasync=True,
+        writemap=False,
+        readahead=True,
+        max_readers=READERS_MAX,
+        lock=True,
+        lib_version=0,
+    )
 
 
 def _lmdb_error(where: str, error: lmdb.Error) -> LedgerError:
     if isinstance(error, _LMDB_DAMAGE):
         return DataRefused(f"{where}: damaged outside the groups ({error})")
+    if isinstance(error, lmdb.ReadonlyError):
+        return DirectoryNotWritable(f"cannot write {where}: {error}")
     return LedgerStopped(error)
 
 

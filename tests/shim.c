@@ -59,7 +59,6 @@ static int is_watched_path(const char *path) {
 }
 
 static int is_watched(int fd) { return fd >= 0 && fd < FDS && watched[fd]; }
-
 /* Raw system calls, so that the shim's own files are never watched. */
 static void log_line(const char *what, int call, long result) {
     if (log_fd < 0) return;
