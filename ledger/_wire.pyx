@@ -287,9 +287,10 @@ cdef class ClientCodec:
         cdef Buffer source = Buffer(buffer, "buffer", 1)
         cdef Buffer target = Buffer(replies, "replies", sizeof(reply_t), True)
         cdef Py_ssize_t offset = start, stop = end, count = 0
-        cdef reply_t *reply = <reply_t *> target.at
+        cdef reply_t *out = <reply_t *> target.at
         cdef u8 *frames = source.at
         cdef frame_header_t header
+        cdef reply_t reply
         cdef u32 needed = 0, error = 0
         check_stretch(source, offset, stop)
         with nogil:
@@ -302,9 +303,10 @@ cdef class ClientCodec:
                 if error != 0 or needed > stop - offset:
                     break
                 error = frame_read_reply(
-                    self.client.release, frames, offset, &header, reply + count)
+                    self.client.release, frames, offset, &header, &reply)
                 if error != 0:
                     break
+                out[count] = reply
                 count += 1
                 offset += needed
                 needed = 0

@@ -1,0 +1,35 @@
+"""The frames of tests/frames, and short ways to hand buffers to the codec and read its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ledger import schema
+
+FRAMES = {
+    path.stem: bytes.fromhex(path.read_text().replace("\n", ""))
+    for path in sorted((Path(__file__).parent / "frames").glob("*.hex"))
+}
+REQUESTS = {name: frame for name, frame in FRAMES.items() if frame[114] == 5}
+REPLIES = {name: frame for name, frame in FRAMES.items() if frame[114] == 8}
+SESSION = sorted({name.rsplit("_", 1)[0] for name in FRAMES if name[0] in "01"})
+
+RELEASE = 0x1109  # of the clients
+SERVER_RELEASE = 0xFFFF_0000
+
+
+def read(parse: Any, record: Any, buffer: bytes, capacity: int = 64) -> tuple[Any, int, int, str]:
+    """(records, consumed, needed, name of the error or "") of one call over all of `buffer`."""
+    records = np.full(capacity * record.itemsize, 0xA5, np.uint8).view(record)
+    count, consumed, needed, error = parse(buffer, 0, len(buffer), records)
+    assert (records[count:].view(np.uint8) == 0xA5).all(), "records beyond the count are untouched"
+    return records[:count], consumed, needed, schema.WireError(error).name if error else ""
+
+
+def counts_at(buffer: bytes, offset: int, batches: int) -> list[int]:
+    """The element counts that `batches_offset` points at, batch 1 first."""
+    places = range(offset, offset - 2 * batches, -2)
+    return [int.from_bytes(buffer[place : place + 2], "little") for place in places]
