@@ -246,3 +246,40 @@ def unpack_account_balances(rows: NDArray[np.void]) -> list[AccountBalance]:
 def unpack_create_results(rows: NDArray[np.void]) -> list[CreateResult]:
     """A CreateResult for each row of an array of CREATE_RESULT; `status` stays a plain number."""
     return _unpack("create_result", CreateResult, rows)
+
+
+_PACKS = (
+    (ACCOUNT, Account, pack_accounts),
+    (TRANSFER, Transfer, pack_transfers),
+    (ACCOUNT_FILTER, AccountFilter, pack_account_filters),
+    (QUERY_FILTER, QueryFilter, pack_query_filters),
+    (ID, int, pack_ids),
+)
+
+
+def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """`value` as a contiguous array of `dtype`, one of ACCOUNT, TRANSFER, the filters and ID.
+
+    Taken are an array of `dtype` (not copied when contiguous), bytes that hold whole records, one
+    struct of the kind or a sequence of them, and for ID integers or an array of uint64 of shape
+    (n, 2), low limb first. ValueError says what does not fit.
+    """
+    struct, pack = next((struct, pack) for known, struct, pack in _PACKS if known == dtype)
+    if isinstance(value, np.ndarray):
+        if dtype == ID and value.dtype == np.uint64 and value.shape[1:] == (2,):
+            return np.ascontiguousarray(value).view(ID).reshape(-1)
+        if value.dtype != dtype or value.ndim != 1:
+            raise ValueError(f"{value.dtype} of shape {value.shape} is no row of {dtype}")
+        return np.ascontiguousarray(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        size = memoryview(value).nbytes
+        if size % dtype.itemsize:
+            raise ValueError(f"{size} bytes are not whole records of {dtype.itemsize}")
+        return np.frombuffer(value, dtype)
+    values = [value] if isinstance(value, struct) else value
+    if not isinstance(values, Sequence):
+        raise ValueError(f"{type(value).__name__} is no {struct.__name__} nor a sequence of them")
+    for place, item in enumerate(values):
+        if not isinstance(item, struct) and not (struct is int and isinstance(item, np.integer)):
+            raise ValueError(f"[{place}] is a {type(item).__name__}, not a {struct.__name__}")
+    return pack([int(item) for item in values] if struct is int else values)

@@ -323,3 +323,11 @@ def unpack_account_balances(rows: NDArray[np.void]) -> list[AccountBalance]:
 
 def unpack_create_results(rows: NDArray[np.void]) -> list[CreateResult]:
     """A CreateResult for each row of an array of CREATE_RESULT; `status` stays a plain number."""
+
+def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    """`value` as a contiguous array of `dtype`, one of ACCOUNT, TRANSFER, the filters and ID.
+
+    Taken are an array of `dtype` (not copied when contiguous), bytes that hold whole records, one
+    struct of the kind or a sequence of them, and for ID integers or an array of uint64 of shape
+    (n, 2), low limb first. ValueError says what does not fit.
+    """

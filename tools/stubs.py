@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import inspect
 import sys
+import textwrap
 from pathlib import Path
 
 import msgspec
@@ -41,7 +42,9 @@ def _struct(name: str, struct: type[msgspec.Struct]) -> str:
 
 def _function(name: str, function: object) -> str:
     signature = str(inspect.signature(function)).replace("'", "")  # type: ignore[arg-type]
-    return f'def {name}{signature}:\n    """{inspect.getdoc(function)}"""'
+    doc = textwrap.indent(inspect.getdoc(function) or "", "    ")
+    end = "\n    " if "\n" in doc else ""
+    return f'def {name}{signature}:\n    """{doc.lstrip()}{end}"""'
 
 
 def render() -> str:
