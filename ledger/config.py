@@ -62,6 +62,9 @@ SEND_SECONDS_MAX = 30.0  # a peer that reads nothing for so long is closed
 IDLE_SECONDS_MAX = 120.0  # a peer that says nothing for so long is closed; clients ping at 30 s
 SWEEP_SECONDS = 1.0  # how often deadlines are looked at
 DRAIN_SECONDS_MAX = 5.0
+START_SECONDS_MAX = 60.0  # the first group of a run, on a slow disk
+POLL_SECONDS = 0.005
+DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
 
 # Our own client.
 REQUEST_SECONDS_MAX = 30.0

@@ -95,12 +95,15 @@ def recover(
     cluster: the book's id; None takes what is there, or 0 for a new one. DataRefused,
     DirectoryInUse, DirectoryNotWritable, ClockRefused, LedgerStopped as the parts raise them.
     """
-    if not Journal.exists(directory):
+    is_new = not Journal.exists(directory)
+    if is_new:
         create(directory, cluster or 0)
     journal = Journal.open(directory, cluster, digest_executor=digest_executor)
     checkpoint = None
     try:
         checkpoint = Checkpoint(directory)
+        if is_new:
+            checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
         core, buffers = new_core()
         parts = Parts(core, buffers, journal, checkpoint, Clock())
         for warning in (checkpoint.verify_against(journal), room_warning(journal)):

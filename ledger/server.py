@@ -1,0 +1,204 @@
+"""Edge: one book served: recovery, the binary door, and the way down.
+
+The loop belongs to the door and the engine; the journal has a thread of its own. SIGTERM and SIGINT
+drain: no more is read, what was accepted becomes durable and is answered, then the server ends. An
+engine that stops ends the server with the exit code of its cause: nothing is answered after it. This
+file knows no frames and no rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from ledger import config
+from ledger.config import Exit
+from ledger.doors.binary import Door
+from ledger.engine import Engine
+from ledger.errors import LedgerError, LedgerStopped
+from ledger.failpoint import failpoint
+from ledger.recovery import Parts, Progress, recover
+from ledger.runner import LoopRunner
+
+log = logging.getLogger("ledger.server")
+
+
+class PlaintextRefused(LedgerError):
+    """The door would listen beyond this machine without anybody having said so."""
+
+    exit_code = Exit.USAGE
+
+
+def check_address(host: str, allow_plaintext: bool) -> None:
+    """Refuse any host but loopback unless plain text is allowed: the door knows no passwords."""
+    with contextlib.suppress(ValueError):
+        if allow_plaintext or ipaddress.ip_address(host).is_loopback:
+            return
+    if allow_plaintext or host == "localhost":
+        return
+    raise PlaintextRefused(
+        f"{host} is not this machine alone: the binary door has neither encryption nor"
+        " authentication yet; --allow-plaintext says that you accept this"
+    )
+
+
+def serve(
+    directory: Path,
+    host: str,
+    port: int,
+    cluster: int | None = None,
+    *,
+    accept_clock: bool = False,
+    allow_plaintext: bool = False,
+    on_progress: Progress | None = None,
+    on_listening: Callable[[str, int], None],
+    on_warning: Callable[[str], None] = log.warning,
+) -> Exit:
+    """Serve the book in `directory` until SIGTERM or SIGINT; the exit code.
+
+    on_listening is called with host and port once everything is ready, after recovery. Raises what
+    recover() raises, PlaintextRefused, and OSError when the address cannot be had.
+    """
+    check_address(host, allow_plaintext)
+    _raise_descriptor_limit()
+    server = _Server(directory, cluster, accept_clock, on_progress, on_warning)
+    return uvloop.run(server.run(host, port, on_listening))
+
+
+class _Server:
+    def __init__(
+        self,
+        directory: Path,
+        cluster: int | None,
+        accept_clock: bool,
+        on_progress: Progress | None,
+        on_warning: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._cluster = cluster
+        self._accept_clock = accept_clock
+        self._on_progress = on_progress
+        self._on_warning = on_warning
+        self._stop = asyncio.Event()
+        self._cause: LedgerStopped | None = None
+
+    async def run(self, host: str, port: int, on_listening: Callable[[str, int], None]) -> Exit:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        runner = LoopRunner()
+        try:
+            parts = await asyncio.to_thread(
+                recover,
+                self._directory,
+                self._cluster,
+                digest_executor=runner.digests,
+                accept_clock=self._accept_clock,
+                progress=self._on_progress,
+            )
+        except BaseException:
+            runner.stop()
+            raise
+        for warning in parts.warnings:
+            self._on_warning(warning)
+        try:
+            return await self._serve(parts, runner, host, port, on_listening)
+        finally:
+            runner.stop()
+            parts.close()
+
+    async def _serve(
+        self,
+        parts: Parts,
+        runner: LoopRunner,
+        host: str,
+        port: int,
+        on_listening: Callable[[str, int], None],
+    ) -> Exit:
+        loop = asyncio.get_running_loop()
+        engine = Engine(
+            parts.core,
+            parts.buffers,
+            parts.journal,
+            parts.clock,
+            runner,
+            stamp=parts.checkpoint,
+            failpoint=failpoint(),
+            on_stopped=self._stopped,
+        )
+        engine.start(time.time_ns(), config.RELEASE)
+        await self._until(lambda: engine.idle, config.START_SECONDS_MAX)
+        door = Door(engine, parts.journal.cluster)
+        if self._cause is None:
+            listener = await loop.create_server(
+                door.connect, host, port, backlog=config.BACKLOG, reuse_address=True
+            )
+            bound = listener.sockets[0].getsockname()
+            on_listening(bound[0], bound[1])
+            housekeeping = asyncio.create_task(self._keep_house(parts))
+            await self._stop.wait()
+            housekeeping.cancel()
+            listener.close()
+            door.drain()
+            await self._until(lambda: engine.idle and door.written, config.DRAIN_SECONDS_MAX)
+        door.close()
+        if self._cause is not None:
+            log.error("%s", self._cause)
+            self._on_warning(str(self._cause))
+            return self._cause.exit_code
+        runner.run(engine.write_stamp, self._stamped)
+        await self._until(lambda: self._stamp_done, config.DRAIN_SECONDS_MAX)
+        return Exit.OK
+
+    _stamp_done = False
+
+    def _stamped(self, error: BaseException | None) -> None:
+        self._stamp_done = True
+        if error is not None:
+            self._on_warning(f"the head stamp was not written: {error}")
+
+    def _stopped(self, cause: LedgerStopped) -> None:
+        self._cause = cause
+        self._stop.set()
+
+    async def _until(self, condition: Callable[[], bool], seconds_max: float) -> None:
+        """Wait for a condition of this loop, which nothing announces, for so long at most."""
+        deadline = time.monotonic() + seconds_max
+        while not condition() and self._cause is None and time.monotonic() < deadline:
+            await asyncio.sleep(config.POLL_SECONDS)
+
+    async def _keep_house(self, parts: Parts) -> None:
+        """Every minute: free dead readers' places, and say when the disk fills up or time jumps."""
+        warned = parts.journal.room().warn_percent
+        alarmed = False
+        while True:
+            await asyncio.sleep(config.READER_CHECK_SECONDS)
+            parts.journal.reader_check()
+            room = parts.journal.room()
+            if room.warn_percent > warned:
+                self._on_warning(f"{self._directory}: {room.used_percent}% of the disk is used")
+            warned = room.warn_percent
+            if parts.clock.alarm and not alarmed:
+                self._on_warning(
+                    f"the wall clock is {parts.clock.offset_ns / 1e9:.3f} s away from the ledger's"
+                    " clock, which follows it slowly"
+                )
+            alarmed = parts.clock.alarm
+
+
+def _raise_descriptor_limit() -> None:
+    """As many connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.CONNECTIONS_MAX + config.DESCRIPTORS_KEPT
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
