@@ -203,7 +203,7 @@ class Generator:
             # An import needs room between the last timestamp and the clock.
             self.import_clock = max(self.import_clock, draw.choice((0, self.last)))
             self.now = min(self.now + draw.choice((0, 100, 10**5)), TIMESTAMP_MAX - NS_PER_S)
-        good, batch = [], []
+        batch = []
         for _ in range(count):
             event = self._account() if accounts else self._transfer()
             if accounts and self.accounts and draw.random() < 0.3:
@@ -216,19 +216,22 @@ class Generator:
                 event = event._replace(flags=event.flags | flag, timestamp=timestamp)
                 if not accounts and draw.random() < 0.9:
                     event = event._replace(timeout=0)
-            good.append(event)
+            good = event
             if self._chance("sour"):
                 event = self._soured(event)
             elif self._chance("duplicate"):
                 event = self._duplicate(accounts) or event
             batch.append(event)
+            # Noted at once, so that the next event of the batch may repeat or settle this one.
+            if accounts:
+                self.accounts.append(good)
+            else:
+                self.transfers.append(event)
+                if event.flags & F.pending:
+                    self.holds = [*self.holds[-60:], event]
         self._link(batch)
-        if accounts:
-            self.accounts += good
-        else:
-            self.transfers += [event for event in batch if 0 < event.id < U128_MAX]
-            self.holds += [event for event in batch if event.flags & F.pending]
-            self.holds = self.holds[-60:]
+        if batch and not accounts:
+            self.transfers[-len(batch) :] = batch
         return batch
 
     def _import_timestamp(self) -> int:
