@@ -216,7 +216,6 @@ static inline int frame_read_events(const u8 *body, u32 body_bytes,
     if (!frame_read_trailer(body, body_bytes, event_bytes, batches)) return 0;
     u64 results = batches->element_count;
     if (operation->single) {
-        if (batches->element_count != batches->batch_count) return 0;
         results = 0;
         for (u32 batch = 0; batch < batches->batch_count; batch++) {
             if (frame_u16(body + batches->batches_offset - 2 * batch) != 1) return 0;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +35,22 @@ def counts_at(buffer: bytes, offset: int, batches: int) -> list[int]:
     """The element counts that `batches_offset` points at, batch 1 first."""
     places = range(offset, offset - 2 * batches, -2)
     return [int.from_bytes(buffer[place : place + 2], "little") for place in places]
+
+
+def guarded(frame: bytes) -> list[tuple[memoryview, int]]:
+    """(buffer, start) twice: `frame` right after, and right before, memory that must not be read.
+
+    A read outside the frame ends the process there, where elsewhere it would go unnoticed.
+    """
+    guard = 1 << 18  # a whole trailer of the longest kind falls into it
+    room = -(-len(frame) // mmap.PAGESIZE) * mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    placed = []
+    for start in (guard, guard + room - len(frame)):
+        memory = mmap.mmap(-1, guard + room + guard)
+        memory[start : start + len(frame)] = frame
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for wall in (address, address + guard + room):
+            assert libc.mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(guard), 0) == 0
+        placed.append((memoryview(memory), start))
+    return placed

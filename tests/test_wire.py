@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference_codec as reference
-from captured import FRAMES, RELEASE, REQUESTS, SERVER_RELEASE, counts_at, read
+from captured import FRAMES, RELEASE, REQUESTS, SERVER_RELEASE, counts_at, guarded, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -386,6 +386,25 @@ def test_good_body(what, operation, body, counts):
     assert arrival["verdict"] == schema.Verdict.REPLY
     assert arrival["event_count"] == sum(counts)
     assert counts_at(frame, int(arrival["batches_offset"]), len(counts)) == counts
+
+
+CLAIMS = [row[1:3] for row in BAD_BODIES + GOOD_BODIES if len(row[2]) < 4096]
+CLAIMS += [
+    (operation, count.to_bytes(2, "little"))
+    for operation in (140, 144, 147)
+    for count in (1, 7, 8, 63, 64, 65, 4096, 65_534)
+]
+
+
+@pytest.mark.parametrize(("operation", "body"), CLAIMS)
+def test_nothing_outside_the_frame_is_read(operation, body):
+    frame = sealed(body, operation)
+    (expected,), *_ = parse(frame)
+    for buffer, start in guarded(frame):
+        arrivals = np.zeros(1, schema.ARRIVAL)
+        answer = CODEC.parse(buffer, start, start + len(frame), arrivals)
+        assert answer == (1, start + len(frame), 0, 0)
+        assert arrivals["verdict"][0] == expected["verdict"]
 
 
 def sealed(body, operation):
