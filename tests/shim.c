@@ -10,8 +10,8 @@
  * given as SHIM_CALL, SHIM_NTH and SHIM_ACTION, or as one line "calls nth action" in the file
  * SHIM_CONTROL, which is read again at each watched call: a test can switch faults in a running
  * process. A changed line counts from 1 again; an empty or missing file is no fault.
- * SHIM_LOG gets "begin CALL ns 0" and "end CALL ns result" of each watched write, sync and fadvise
- * (CLOCK_MONOTONIC). It knows nothing of what the process does. Linux only.
+ * SHIM_LOG gets "begin CALL ns 0" and "end CALL ns result" of each watched write, sync and fadvise,
+ * and the end of a rename (CLOCK_MONOTONIC). It knows nothing of what the process does. Linux only.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,7 +37,6 @@ enum { WRITES = 1 << WRITE | 1 << PWRITE | 1 << PWRITEV | 1 << WRITEV };
 enum { SYNCS = 1 << FSYNC | 1 << FDATASYNC, FDS = 65536, RULE_BYTES = 256 };
 
 typedef enum { PROCEED, FAIL, SHORT, LIE } verdict_t;
-
 static atomic_uchar watched[FDS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char rule[RULE_BYTES];
@@ -62,12 +61,14 @@ static int is_watched(int fd) { return fd >= 0 && fd < FDS && watched[fd]; }
 /* Raw system calls, so that the shim's own files are never watched. */
 static void log_line(const char *what, int call, long result) {
     if (log_fd < 0) return;
+    int error = errno;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     char line[128];
     int length = snprintf(line, sizeof line, "%s %s %lld %ld\n", what, call_names[call],
                           now.tv_sec * 1000000000ll + now.tv_nsec, result);
     syscall(SYS_write, log_fd, line, (size_t)length);
+    errno = error;
 }
 
 static void read_rule(char *now) {
@@ -179,7 +180,9 @@ int mkdir(const char *path, mode_t mode) {
 
 int rename(const char *from, const char *to) {
     REAL(rename, int, const char *, const char *);
-    return is_watched_path(to) && judge(RENAME) == FAIL ? -1 : real(from, to);
+    int result = is_watched_path(to) && judge(RENAME) == FAIL ? -1 : real(from, to);
+    if (is_watched_path(to)) log_line("end", RENAME, result);
+    return result;
 }
 
 /* ---- writes and syncs ------------------------------------------------------------------------ */
@@ -191,9 +194,7 @@ int rename(const char *from, const char *to) {
     verdict_t verdict = judge(call);                       \
     type result = verdict == FAIL ? -1 : verdict == LIE ? (type)(told) \
                 : verdict == SHORT ? half : whole;         \
-    int error = errno;                                     \
     log_line("end", call, (long)result);                   \
-    errno = error;                                         \
     return result
 
 static size_t bytes_of(const struct iovec *parts, int count) {
@@ -212,7 +213,6 @@ ssize_t pwrite(int fd, const void *from, size_t bytes, off_t at) {
     WATCHED(ssize_t, PWRITE, bytes, real(fd, from, bytes, at), real(fd, from, bytes / 2, at));
 }
 ssize_t pwrite64(int, const void *, size_t, off64_t) SAME_AS("pwrite");
-
 /* Half of several parts is the first half of the parts, or half of the only one. */
 #define HALF(parts, count)                                             \
     struct iovec part = {0};                                           \

@@ -185,29 +185,41 @@ def refuse_unwritable(desk: Desk, action: str) -> None:
     assert desk.attempt(create, f"mkdir 1 {action}") == Exit.DIRECTORY
 
 
+def calls_of(desk: Desk, work: Callable[[Desk], None]) -> list[str]:
+    os.truncate(desk.log, 0)
+    assert desk.attempt(work) == 0
+    return [event.call for event in shim.events(desk.log) if event.what == "end"]
+
+
+def sync_create(desk: Desk) -> None:
+    """A book has its name only when its files and directories are on disk; then the name is."""
+    reset(desk)
+    calls = calls_of(desk, create)
+    renamed = calls.index("rename")
+    # The file and three directories: journal, state, the book. Then the one that holds the book.
+    assert calls[renamed - 4 : renamed] == ["fsync"] * 4
+    assert calls[renamed + 1 :] == ["fsync"]
+
+
 def forget_after_a_crash(desk: Desk) -> None:
     """What memory holds of the file is dropped, after a sync, unless the book was closed."""
     reset(desk)
     create(desk)
 
-    def calls_of_open(desk: Desk) -> list[str]:
-        os.truncate(desk.log, 0)
-        assert desk.attempt(append) == 0
-        return [event.call for event in shim.events(desk.log) if event.what == "end"]
-
-    assert "fadvise" not in calls_of_open(desk)
+    # The lock's text, the file, then the directories: journal, book, the one that holds the book.
+    assert calls_of(desk, append)[:5] == ["pwrite", "fsync", "fsync", "fsync", "fsync"]
     assert desk.attempt(append, "fdatasync 1 eio") == Exit.IO_ERROR
-    calls = calls_of_open(desk)
-    assert calls.index("fsync") < calls.index("fadvise")
-    assert "fadvise" not in calls_of_open(desk)
+    assert calls_of(desk, append)[:3] == ["pwrite", "fsync", "fadvise"]
+    assert "fadvise" not in calls_of(desk, append)
     assert desk.attempt(append, "fdatasync 1 kill") == -signal.SIGKILL
-    assert "fadvise" in calls_of_open(desk)
+    assert "fadvise" in calls_of(desk, append)
 
 
 SCENARIOS: dict[str, Callable[[Desk], None]] = {
     "kill_create": lambda desk: kill_create(desk, empty=False),
     "kill_create_in_an_empty_directory": lambda desk: kill_create(desk, empty=True),
     "kill_append": lambda desk: fail_append(desk, "all", "kill"),
+    "sync_create": sync_create,
     "sync_before_return": sync_before_return,
     "forget_after_a_crash": forget_after_a_crash,
     **{
