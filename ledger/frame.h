@@ -277,13 +277,11 @@ static inline void frame_begin(frame_header_t *header, u128 cluster, u32 size, u
 }
 
 /* Checks of a frame whose body is in place, then its header before it. The context of a reply is
- * taken after the body's check and before the header's. */
+ * taken while it is still 0, after the body's check and before the header's. */
 static inline void frame_seal(u8 *frame, frame_header_t *header) {
     header->common.checksum_body = frame_body_check(frame, header->common.size);
-    if (header->common.command == COMMAND_REPLY) {
-        header->reply.context = 0;
+    if (header->common.command == COMMAND_REPLY)
         header->reply.context = frame_header_check(header);
-    }
     header->common.checksum = frame_header_check(header);
     memcpy(frame, header, sizeof *header);
 }
