@@ -1,0 +1,1 @@
+"""A double-entry payment ledger to embed or to serve."""

@@ -230,6 +230,10 @@ class Engine:
         if size:
             asker.deliver(taken)
 
+    def notify_after_group(self, asker: Asker) -> None:
+        """Have asker.resume() called once the next group is durable."""
+        self._refused.append(asker)
+
     # ---- groups ---------------------------------------------------------------------------------
 
     def _ask_flush(self) -> None:

@@ -1,0 +1,503 @@
+"""Edge: the in-process door: one book, embedded, without a socket.
+
+Book is for threads, AsyncBook for an asyncio loop; both ask the same engine the same things, and
+thousands of callers share a group. One call is one request of at most 8,189 events. A call either
+raises before it was accepted (ValueError, Busy, DiskFull, LedgerStopped) or returns when what it
+did, or saw, is durable. An engine that stops raises LedgerStopped from every call and leaves its
+host alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ledger import config, schema
+from ledger.engine import Engine
+from ledger.errors import Busy, DiskFull, LedgerStopped, WrongProcess
+from ledger.failpoint import failpoint
+from ledger.recovery import Parts, recover
+from ledger.runner import LoopRunner, ThreadRunner
+from ledger.schema import ARRIVAL, Operation, Verdict
+
+Array = npt.NDArray[Any]
+Answered = TypeVar("Answered")  # what a call returns: an array, or an awaitable of one
+
+RESULTS = {
+    Operation.LOOKUP_ACCOUNTS: schema.ACCOUNT,
+    Operation.LOOKUP_TRANSFERS: schema.TRANSFER,
+    Operation.GET_ACCOUNT_TRANSFERS: schema.TRANSFER,
+    Operation.GET_ACCOUNT_BALANCES: schema.ACCOUNT_BALANCE,
+    Operation.QUERY_ACCOUNTS: schema.ACCOUNT,
+    Operation.QUERY_TRANSFERS: schema.TRANSFER,
+    Operation.CREATE_ACCOUNTS: schema.CREATE_RESULT,
+    Operation.CREATE_TRANSFERS: schema.CREATE_RESULT,
+}
+
+
+def chains(records: Array) -> Iterator[slice]:
+    """Stretches of `records` of at most 8,189 that never cut a chain of linked events.
+
+    records: array of ACCOUNT or TRANSFER, (n,). ValueError when one chain is longer than that.
+    """
+    linked = (records["flags"] & int(schema.TransferFlags.LINKED)) != 0
+    start, count = 0, len(records)
+    while start < count:
+        end = min(start + config.EVENTS_MAX, count)
+        if end < count:
+            ends = np.flatnonzero(~linked[start:end])
+            if len(ends) == 0:
+                raise ValueError(
+                    f"records[{start}]: a chain longer than one request, {config.EVENTS_MAX} events"
+                )
+            end = start + int(ends[-1]) + 1
+        yield slice(start, end)
+        start = end
+
+
+class _Call:
+    """One request on its way: an asker of the engine whose caller waits to be woken."""
+
+    route = 0
+
+    def __init__(
+        self, operation: Operation, wake: Callable[[], None], room: Callable[[], None]
+    ) -> None:
+        self._operation = operation
+        self._wake = wake
+        self._room = room
+        self.taken = False
+        self.results: Array | None = None
+        self.cause: LedgerStopped | None = None
+
+    def take(self, engine: Engine, made: int) -> tuple[Array, int]:
+        answer = engine.answers[0]
+        start = int(answer["payload_offset"])
+        end = start + int(answer["payload_bytes"])
+        self.taken = True
+        results = np.frombuffer(engine.payload[start:end].tobytes(), RESULTS[self._operation])
+        return results, results.nbytes + 1
+
+    def deliver(self, taken: Any) -> None:
+        self.results = taken
+        self._wake()
+
+    def full(self) -> bool:
+        return False
+
+    def resume(self) -> None:
+        self._room()
+
+    def stopped(self, cause: LedgerStopped) -> None:
+        self.cause = cause
+        self._wake()
+        self._room()
+
+    def result(self) -> Array:
+        if self.cause is not None:
+            raise self.cause
+        assert self.results is not None
+        return self.results
+
+
+class _Door(ABC, Generic[Answered]):
+    """What both kinds of book can be asked. `timeout` is in seconds and ends only the wait for
+    acceptance, with Busy; None waits for ever. Ids are integers, or uint64 of shape (n, 2) low limb
+    first. Every method raises ValueError for what cannot be a request, DiskFull before acceptance,
+    LedgerStopped when the engine has stopped, WrongProcess after a fork.
+    """
+
+    def __init__(self, parts: Parts, engine: Engine) -> None:
+        self._parts = parts
+        self._engine = engine
+        self._pid = os.getpid()
+        self._closed = False
+
+    @abstractmethod
+    def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Answered: ...
+
+    def create_accounts(self, records: Any, timeout: float | None = None) -> Answered:
+        """Create accounts, each or, where linked, together.
+
+        records: array of ACCOUNT, (n,), n <= 8,189, or `Account` structs, or bytes. Returns an
+        array of CREATE_RESULT, (n,): timestamp (ns) and status (AccountStatus) of each.
+        """
+        return self._ask(
+            Operation.CREATE_ACCOUNTS, schema.records(records, schema.ACCOUNT), timeout
+        )
+
+    def create_transfers(self, records: Any, timeout: float | None = None) -> Answered:
+        """Create transfers, each or, where linked, together. The id is the idempotency key.
+
+        records: array of TRANSFER, (n,), n <= 8,189, or `Transfer` structs, or bytes. Returns an
+        array of CREATE_RESULT, (n,): timestamp (ns) and status (TransferStatus) of each.
+        """
+        return self._ask(
+            Operation.CREATE_TRANSFERS, schema.records(records, schema.TRANSFER), timeout
+        )
+
+    def lookup_accounts(self, ids: Any, timeout: float | None = None) -> Answered:
+        """The accounts that exist, in the order asked: array of ACCOUNT, (m,), m <= len(ids)."""
+        return self._ask(Operation.LOOKUP_ACCOUNTS, schema.records(ids, schema.ID), timeout)
+
+    def lookup_transfers(self, ids: Any, timeout: float | None = None) -> Answered:
+        """The transfers that exist, in the order asked: array of TRANSFER, (m,), m <= len(ids)."""
+        return self._ask(Operation.LOOKUP_TRANSFERS, schema.records(ids, schema.ID), timeout)
+
+    def get_account_transfers(self, filter: Any, timeout: float | None = None) -> Answered:
+        """Transfers of an account by time: array of TRANSFER, (m,), m <= min(limit, 8,189).
+
+        filter: one `AccountFilter`, or array of ACCOUNT_FILTER, (1,).
+        """
+        return self._ask_one(Operation.GET_ACCOUNT_TRANSFERS, filter, schema.ACCOUNT_FILTER, timeout)
+
+    def get_account_balances(self, filter: Any, timeout: float | None = None) -> Answered:
+        """An account's balances right after each transfer: array of ACCOUNT_BALANCE, (m,).
+
+        Empty unless the account has the flag HISTORY. filter: as get_account_transfers.
+        """
+        return self._ask_one(Operation.GET_ACCOUNT_BALANCES, filter, schema.ACCOUNT_FILTER, timeout)
+
+    def query_accounts(self, filter: Any, timeout: float | None = None) -> Answered:
+        """Accounts by their fields and time: array of ACCOUNT, (m,), m <= min(limit, 8,189).
+
+        filter: one `QueryFilter`, or array of QUERY_FILTER, (1,).
+        """
+        return self._ask_one(Operation.QUERY_ACCOUNTS, filter, schema.QUERY_FILTER, timeout)
+
+    def query_transfers(self, filter: Any, timeout: float | None = None) -> Answered:
+        """Transfers by their fields and time: array of TRANSFER, (m,), m <= min(limit, 8,189).
+
+        filter: as query_accounts.
+        """
+        return self._ask_one(Operation.QUERY_TRANSFERS, filter, schema.QUERY_FILTER, timeout)
+
+    def _ask_one(
+        self, operation: Operation, filter: Any, dtype: np.dtype[np.void], timeout: float | None
+    ) -> Answered:
+        records = schema.records(filter, dtype)
+        if len(records) != 1:
+            raise ValueError(f"one filter a request, not {len(records)}")
+        return self._ask(operation, records, timeout)
+
+    @property
+    def cluster(self) -> int:
+        """The book's cluster id."""
+        return self._parts.journal.cluster
+
+    @property
+    def position(self) -> int:
+        """The last durable position."""
+        return self._engine.durable_position
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should know of how the book was opened."""
+        return self._parts.warnings
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise WrongProcess(
+                f"the book was opened by process {self._pid} and cannot be used by {os.getpid()}:"
+                " let several processes use `ledger serve`"
+            )
+        if self._closed:
+            raise ValueError("the book is closed")
+        if self._engine.cause is not None:
+            raise self._engine.cause
+
+    def _submit(self, call: _Call, operation: Operation, records: Array) -> bool:
+        """Whether the engine took the request. DiskFull when there is no space for it."""
+        if len(records) > config.EVENTS_MAX:
+            raise ValueError(
+                f"{len(records)} events are more than one request holds, {config.EVENTS_MAX}:"
+                " create_many splits them"
+            )
+        arrivals = np.zeros(1, ARRIVAL)
+        arrivals["operation"] = operation
+        arrivals["verdict"] = Verdict.REPLY
+        arrivals["event_count"] = len(records)
+        arrivals["batch_count"] = 1
+        if not self._engine.submit(call, records, arrivals, 1):
+            return False
+        if not call.taken and call.cause is None:
+            raise DiskFull(self._engine.refusal or "there is no space for another request")
+        return True
+
+    def _hash(self) -> bytes:
+        """Of a book at rest: what two books that went through the same groups have in common."""
+        return hashlib.sha256(
+            self._engine.core.state_hash() + self._parts.journal.digest()
+        ).digest()
+
+
+class Book(_Door[Array]):
+    """One open book, for threads. Made by `open`; closed by close() or the end of `with`."""
+
+    def __init__(self, parts: Parts, runner: ThreadRunner, lock: threading.Condition) -> None:
+        self._lock = lock
+        self._runner = runner
+        engine = Engine(
+            parts.core,
+            parts.buffers,
+            parts.journal,
+            parts.clock,
+            runner,
+            stamp=parts.checkpoint,
+            failpoint=failpoint(),
+        )
+        super().__init__(parts, engine)
+        with lock:
+            engine.start(time.time_ns(), config.RELEASE)
+        self._wait_idle()
+
+    def create_many(self, records: Any) -> Array:
+        """Create any number of accounts or transfers, several requests under way at once.
+
+        records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
+        Returns an array of CREATE_RESULT, (n,). ValueError for a chain longer than a request.
+        """
+        array, operation = many(records)
+        waiting = [self._begin(operation, array[part], None) for part in chains(array)]
+        parts = [self._end(*one) for one in waiting]
+        return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
+
+    def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Array:
+        return self._end(*self._begin(operation, records, timeout))
+
+    def _begin(
+        self, operation: Operation, records: Array, timeout: float | None
+    ) -> tuple[_Call, threading.Lock]:
+        done = threading.Lock()
+        done.acquire()
+        call = _Call(operation, done.release, self._lock.notify_all)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._check()
+        with self._lock:
+            self._check()
+            while not self._submit(call, operation, records):
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or not self._lock.wait(left):
+                    raise Busy(f"no room for the request within {timeout} s; nothing of it was done")
+                self._check()
+        return call, done
+
+    def _end(self, call: _Call, done: threading.Lock) -> Array:
+        done.acquire()
+        return call.result()
+
+    def _wait_idle(self) -> None:
+        """Until all that was accepted is durable, or the engine has stopped."""
+        with self._lock:
+            while not self._engine.idle and self._engine.cause is None:
+                self._engine.notify_after_group(_Idle(self._lock.notify_all))
+                self._lock.wait()
+
+    def state_hash(self) -> bytes:
+        """SHA-256 of the state, 32 bytes: equal in every book that went through the same groups."""
+        self._check()
+        self._wait_idle()
+        with self._lock:
+            self._check()
+            return self._hash()
+
+    def close(self) -> None:
+        """Make durable what was accepted, and close. A stopped or forked book just closes."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._closed = True
+        self._wait_idle()
+        self._runner.stop()
+        _stamp_and_close(self._engine, self._parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncBook(_Door[Awaitable[Array]]):
+    """One open book, for the asyncio loop it was opened in. Made by `open_async`."""
+
+    def __init__(self, parts: Parts, runner: LoopRunner) -> None:
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._rooms: set[asyncio.Future[None]] = set()  # callers that wait for acceptance
+        engine = Engine(
+            parts.core,
+            parts.buffers,
+            parts.journal,
+            parts.clock,
+            runner,
+            stamp=parts.checkpoint,
+            failpoint=failpoint(),
+        )
+        super().__init__(parts, engine)
+        engine.start(time.time_ns(), config.RELEASE)
+
+    async def create_many(self, records: Any) -> Array:
+        """As Book.create_many."""
+        array, operation = many(records)
+        parts = await asyncio.gather(
+            *[self._ask(operation, array[part], None) for part in chains(array)]
+        )
+        return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
+
+    async def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Array:
+        done: asyncio.Future[None] = self._loop.create_future()
+        call = _Call(operation, lambda: _wake(done), self._room)
+        deadline = None if timeout is None else self._loop.time() + timeout
+        self._check()
+        while not self._submit(call, operation, records):
+            left = None if deadline is None else deadline - self._loop.time()
+            if not await self._wait_for_room(left):
+                raise Busy(f"no room for the request within {timeout} s; nothing of it was done")
+            self._check()
+        await done
+        return call.result()
+
+    def _room(self) -> None:
+        rooms, self._rooms = self._rooms, set()
+        for waiting in rooms:
+            _wake(waiting)
+
+    async def _wait_for_room(self, seconds: float | None) -> bool:
+        waiting: asyncio.Future[None] = self._loop.create_future()
+        self._rooms.add(waiting)
+        try:
+            await asyncio.wait_for(waiting, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._rooms.discard(waiting)
+        return True
+
+    async def _wait_idle(self) -> None:
+        while not self._engine.idle and self._engine.cause is None:
+            self._engine.notify_after_group(_Idle(self._room))
+            await self._wait_for_room(None)
+
+    async def state_hash(self) -> bytes:
+        """As Book.state_hash."""
+        self._check()
+        await self._wait_idle()
+        self._check()
+        return self._hash()
+
+    async def close(self) -> None:
+        """As Book.close."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        await self._wait_idle()
+        self._runner.stop()
+        await asyncio.to_thread(_stamp_and_close, self._engine, self._parts)
+
+
+class _Idle:
+    """An asker that submits nothing and only wants to hear of the next group, or the end."""
+
+    route = 0
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
+
+    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
+        return None, 0
+
+    def deliver(self, taken: Any) -> None:
+        pass
+
+    def full(self) -> bool:
+        return False
+
+    def resume(self) -> None:
+        self._notify()
+
+    def stopped(self, cause: LedgerStopped) -> None:
+        self._notify()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    """A caller that was cancelled is not there to be woken."""
+    if not future.done():
+        future.set_result(None)
+
+
+def _stamp_and_close(engine: Engine, parts: Parts) -> None:
+    try:
+        if engine.cause is None:
+            engine.write_stamp()
+    finally:
+        parts.close()
+
+
+def many(records: Any) -> tuple[Array, Operation]:
+    """The records of a create_many, and the operation their kind asks for."""
+    first = records[0] if isinstance(records, list | tuple) and records else None
+    is_accounts = isinstance(first, schema.Account) or (
+        isinstance(records, np.ndarray) and records.dtype == schema.ACCOUNT
+    )
+    if is_accounts:
+        return schema.records(records, schema.ACCOUNT), Operation.CREATE_ACCOUNTS
+    return schema.records(records, schema.TRANSFER), Operation.CREATE_TRANSFERS
+
+
+def open(
+    path: str | os.PathLike[str], cluster: int = 0, *, accept_clock: bool = False
+) -> Book:
+    """Open the book in the directory `path`, making it when there is none.
+
+    cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
+    there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
+    LedgerStopped (an I/O error).
+    """
+    lock = threading.Condition()
+    runner = ThreadRunner(lock)
+    try:
+        parts = recover(
+            Path(path), cluster, digest_executor=runner.digests, accept_clock=accept_clock
+        )
+    except BaseException:
+        runner.stop()
+        raise
+    return Book(parts, runner, lock)
+
+
+@contextlib.asynccontextmanager
+async def open_async(
+    path: str | os.PathLike[str], cluster: int = 0, *, accept_clock: bool = False
+) -> AsyncIterator[AsyncBook]:
+    """As open, for `async with`: the book lives in the running loop."""
+    runner = LoopRunner()
+    try:
+        parts = await asyncio.to_thread(
+            recover, Path(path), cluster, digest_executor=runner.digests, accept_clock=accept_clock
+        )
+    except BaseException:
+        runner.stop()
+        raise
+    book = AsyncBook(parts, runner)
+    try:
+        yield book
+    finally:
+        await book.close()
