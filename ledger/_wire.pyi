@@ -103,8 +103,8 @@ class ClientCodec:
 def layout() -> dict[str, tuple[int, list[tuple[str, str, int, int, int, str]], str]]:
     """Every record by name, as (bytes, fields, doc).
 
-    A field is (name, kind, count, offset, bytes, doc): `kind` is u8, u16, u32, u64 or u128; `count` is
-    above 1 for an array; `bytes` is all of it.
+    A field is (name, kind, count, offset, bytes, doc): `kind` is u8, u16, u32, u64 or
+    u128; `count` is above 1 for an array; `bytes` is all of it.
     """
 
 def names() -> dict[str, list[tuple[str, int, str]]]:
