@@ -64,6 +64,7 @@ SWEEP_SECONDS = 1.0  # how often deadlines are looked at
 DRAIN_SECONDS_MAX = 5.0
 START_SECONDS_MAX = 60.0  # the first group of a run, on a slow disk
 POLL_SECONDS = 0.005
+SWITCH_SECONDS = 0.0005  # how long a thread may keep the interpreter from another
 DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
 
 # Our own client.

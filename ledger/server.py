@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,8 @@ def serve(
     """
     check_address(host, allow_plaintext)
     _raise_descriptor_limit()
+    # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
+    sys.setswitchinterval(config.SWITCH_SECONDS)
     server = _Server(directory, cluster, accept_clock, on_progress, on_warning)
     return uvloop.run(server.run(host, port, on_listening))
 
