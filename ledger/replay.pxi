@@ -162,6 +162,20 @@ cdef int replay_next_run(replay_t *r, u64 *offset, run_t *run) noexcept nogil:
         return replay_refuse(r, "a run whose length is wrong")
     return 0
 
+cdef inline void replay_fetch(const state_t *s, const u8 *transfers, u32 i,
+                              u32 count) noexcept nogil:
+    """Touch what transfers further on will need: table slots first, then the accounts."""
+    cdef const transfer_t *t
+    if i + PREFETCH_TAGS < count:
+        t = <const transfer_t *>transfers + i + PREFETCH_TAGS
+        table_prefetch(&s.transfer_table, history_tag(s, t.id))
+        table_prefetch(&s.account_table, history_tag(s, t.debit_account_id))
+        table_prefetch(&s.account_table, history_tag(s, t.credit_account_id))
+    if i + PREFETCH_RECORDS < count:
+        t = <const transfer_t *>transfers + i + PREFETCH_RECORDS
+        history_prefetch_account(s, history_tag(s, t.debit_account_id))
+        history_prefetch_account(s, history_tag(s, t.credit_account_id))
+
 cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept nogil:
     """Apply a whole group. `counts[kind]` grows by the records seen; `kind` is the last one's."""
     cdef run_t run
@@ -180,6 +194,8 @@ cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept n
                              0 if run.kind == KIND_ACCOUNT else run.count):
                 return replay_refuse(r, "too much: no memory is left")
         for i in range(run.count):
+            if run.kind == KIND_TRANSFER:
+                replay_fetch(s, r.body + offset, i, run.count)
             if replay_record(s, r, run.kind, r.body + offset + i * <u64>record_bytes) != 0:
                 return -1
             s.position = r.at
