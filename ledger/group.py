@@ -205,7 +205,7 @@ def place_after(number: int, previous: Header | None) -> str:
     return f"group {number}{begins}"
 
 
-def digest_group(header: Buffer, body: Buffer) -> bytes:
+def digest_group(header: bytes | memoryview, body: bytes | memoryview) -> bytes:
     """SHA-256 of the header and the body, 32 bytes; the GIL is taken back once."""
     digest = hashlib.sha256(header)
     digest.update(body)
