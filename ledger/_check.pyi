@@ -1,6 +1,11 @@
 """The AEGIS-128L check. Every function takes any contiguous buffer and runs without the GIL."""
 
-from typing_extensions import Buffer
+from typing import Any
+
+from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview | NDArray[Any]
+
 
 def aegis(buffer: Buffer, /) -> bytes:
     """The 16-byte check of `buffer`, with AES instructions where the machine has them."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+
+Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
 class Codec:
     """The server's end.

@@ -161,14 +161,16 @@ class _Door(ABC, Generic[Answered]):
 
         filter: one `AccountFilter`, or array of ACCOUNT_FILTER, (1,).
         """
-        return self._ask_one(Operation.GET_ACCOUNT_TRANSFERS, filter, schema.ACCOUNT_FILTER, timeout)
+        operation = Operation.GET_ACCOUNT_TRANSFERS
+        return self._ask_one(operation, filter, schema.ACCOUNT_FILTER, timeout)
 
     def get_account_balances(self, filter: Any, timeout: float | None = None) -> Answered:
         """An account's balances right after each transfer: array of ACCOUNT_BALANCE, (m,).
 
         Empty unless the account has the flag HISTORY. filter: as get_account_transfers.
         """
-        return self._ask_one(Operation.GET_ACCOUNT_BALANCES, filter, schema.ACCOUNT_FILTER, timeout)
+        operation = Operation.GET_ACCOUNT_BALANCES
+        return self._ask_one(operation, filter, schema.ACCOUNT_FILTER, timeout)
 
     def query_accounts(self, filter: Any, timeout: float | None = None) -> Answered:
         """Accounts by their fields and time: array of ACCOUNT, (m,), m <= min(limit, 8,189).
@@ -290,7 +292,7 @@ class Book(_Door[Array]):
             while not self._submit(call, operation, records):
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or not self._lock.wait(left):
-                    raise Busy(f"no room for the request within {timeout} s; nothing of it was done")
+                    raise Busy(_busy(timeout))
                 self._check()
         return call, done
 
@@ -370,7 +372,7 @@ class AsyncBook(_Door[Awaitable[Array]]):
         while not self._submit(call, operation, records):
             left = None if deadline is None else deadline - self._loop.time()
             if not await self._wait_for_room(left):
-                raise Busy(f"no room for the request within {timeout} s; nothing of it was done")
+                raise Busy(_busy(timeout))
             self._check()
         await done
         return call.result()
@@ -435,6 +437,10 @@ class _Idle:
 
     def stopped(self, cause: LedgerStopped) -> None:
         self._notify()
+
+
+def _busy(timeout: float | None) -> str:
+    return f"no room for the request within {timeout} s; nothing of it was done"
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -1,9 +1,9 @@
 """Order: the engine: requests in, groups out, and nothing leaves before its group is durable.
 
-Arrivals are executed at once into the open group while the group before is being made durable; answers
-wait beside the group they saw. It is built from parts handed to it (core, log, clock, runner), so
-that a simulator can drive it: it starts no thread, reads no clock and knows no socket, frame or event loop.
-One caller at a time: a runner decides in whose thread everything happens.
+Arrivals are executed at once into the open group while the group before is being made durable;
+answers wait beside the group they saw. It is built from parts handed to it (core, log, clock,
+runner), so that a simulator can drive it: it starts no thread, reads no clock and knows no socket,
+frame or event loop. One caller at a time: a runner decides in whose thread everything happens.
 
 Backpressure: one group is open and one is being made durable; when both are full, or too many
 answers are held, submit() takes no more and the asker is told later that there is room. The weak
@@ -26,8 +26,7 @@ from ledger.group import Group
 from ledger.schema import ANSWER, Verdict
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
+    from ledger._core import Bytes
     from ledger.group import Header
     from ledger.journal import Room
 
@@ -60,7 +59,7 @@ class Time(Protocol):
 
 
 class Runner(Protocol):
-    """Where and when things happen: a thread and a loop in production, a chosen moment in a test."""
+    """Where and when things happen: thread and loop in production, a chosen moment in a test."""
 
     def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Run a blocking job elsewhere, then `done` with its error in the engine's own place."""
@@ -151,7 +150,7 @@ class Engine:
     # ---- asking ---------------------------------------------------------------------------------
 
     def submit(
-        self, asker: Asker, buffer: Buffer, arrivals: npt.NDArray[np.void], count: int
+        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
         """Execute arrivals[:count] in order, as far as there is room; how many were.
 

@@ -2,8 +2,8 @@
 
 The loop belongs to the door and the engine; the journal has a thread of its own. SIGTERM and SIGINT
 drain: no more is read, what was accepted becomes durable and is answered, then the server ends. An
-engine that stops ends the server with the exit code of its cause: nothing is answered after it. This
-file knows no frames and no rules.
+engine that stops ends the server with the exit code of its cause: nothing is answered after it.
+This file knows no frames and no rules.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Edge: the binary door: connections of the client protocol, over plain streams.
 
 A connection reads into one buffer that all share, and gets memory of its own only while a frame is
-half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a frame's length, bytes
-of unfinished frames in all, unread replies and time for each connection. Backpressure is not reading.
-When something about a peer's bytes is wrong, what came before is answered and the connection closed; a
-frame that is not exactly right never leaves, because clients abort on it. This file knows neither
-accounts nor the journal.
+half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a frame's length,
+bytes of unfinished frames in all, unread replies and time for each connection. Backpressure is not
+reading. When something about a peer's bytes is wrong, what came before is answered and the
+connection closed; a frame that is not exactly right never leaves, because clients abort on it. This
+file knows neither accounts nor the journal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from ledger.errors import LedgerStopped
 from ledger.schema import ARRIVAL, WireError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
+    from ledger._core import Bytes
     from ledger.engine import Engine
 
 log = logging.getLogger("ledger.door")
@@ -121,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drop_kept()
         self._door.connections.discard(self)
 
-    def get_buffer(self, sizehint: int) -> Buffer:
+    def get_buffer(self, sizehint: int) -> Any:
         if self._kept is None:
             return self._door.shared
         return self._kept[self._filled :]
@@ -153,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drop_kept()
         self._process(kept, filled)
 
-    def _process(self, buffer: Buffer, end: int) -> None:
+    def _process(self, buffer: Bytes, end: int) -> None:
         """Take all whole frames of buffer[:end]; keep the rest."""
         door = self._door
         start = 0
@@ -178,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._keep(buffer, start, end, needed, stuck=False)
                 return
 
-    def _keep(self, buffer: Buffer, start: int, end: int, needed: int, stuck: bool) -> None:
+    def _keep(self, buffer: Bytes, start: int, end: int, needed: int, stuck: bool) -> None:
         """Memory of its own for what is half arrived (or has no room), and no reading if stuck."""
         kept = np.empty(max(needed, end - start), np.uint8)
         kept[: end - start] = np.frombuffer(buffer, np.uint8, end - start, start)
@@ -256,9 +255,8 @@ class Connection(asyncio.BufferedProtocol):
         if why is not None:
             log.warning("%s: closed: %s", self._peer, why)
             self.close(at_once=True)
-        elif not self._reading and not self._stuck:
-            if self._door.kept_bytes <= config.RECEIVE_BYTES_MAX:
-                self._go_on()
+        elif not self._stuck and self._door.kept_bytes <= config.RECEIVE_BYTES_MAX:
+            self._go_on()
 
     def close(self, at_once: bool = False) -> None:
         """Close; what was written still leaves unless `at_once`."""
