@@ -1,11 +1,11 @@
 # cython: language_level=3
-"""The state machine of the ledger: accounts, transfers, holds, sessions, and the group being written.
+"""The state machine: accounts, transfers, holds, sessions, and the group being written.
 
 Core judges requests in the order it is given them and writes their effects to the open group; it
 replays groups; it answers reads. It knows no frames, no disk, no threads, no clock: time is a
 parameter, and the group's bytes are taken away by whoever makes them durable. The parts below are
-pasted in order of dependency; each opens with what it needs and gives. Everything in them is plain C without
-the interpreter; this file alone touches Python objects, once per run of requests.
+pasted in order of dependency; each opens with what it needs and gives. Everything in them is plain
+C without the interpreter; this file alone touches Python objects, once per run of requests.
 """
 
 from cpython.buffer cimport (
@@ -177,9 +177,9 @@ cdef class Core:
                 u64 route, bint takes_creates=True):
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False what
-        would write is dropped unanswered. Returns (arrivals done, answers written from 0 on, why it
-        stopped: DONE, GROUP_FULL, ANSWERS_FULL or NO_MEMORY).
+        arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False
+        what would write is dropped unanswered. Returns (arrivals done, answers written from 0 on,
+        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL or NO_MEMORY).
         """
         cdef Py_buffer data, asked
         cdef request_place_t place
@@ -232,9 +232,9 @@ cdef class Core:
     def take_group(self):
         """Close the open group and begin the next.
 
-        Returns a dict of the group's header fields (group, position_first, position_count, run_count,
-        clock_before, clock_after, transfer_timestamp_min, transfer_timestamp_max) and its body as
-        a memoryview, valid until the group after the next is begun.
+        Returns a dict of the group's header fields (group, position_first, position_count,
+        run_count, clock_before, clock_after, transfer_timestamp_min, transfer_timestamp_max) and
+        its body as a memoryview, valid until the group after the next is begun.
         """
         cdef state_t *s = &self.s
         effect_end_run(s)
@@ -272,8 +272,8 @@ cdef class Core:
         if (group != self.s.group_number or position_first != self.s.position + 1
                 or clock_before != self.s.clock or clock_after < clock_before):
             raise DataRefused(
-                f"group {group} (position {position_first}, clock {clock_before} to {clock_after}) does"
-                f" not follow group {self.s.group_number - 1} (position {self.s.position}, clock"
+                f"group {group} (position {position_first}, clock {clock_before} to {clock_after})"
+                f" does not follow group {self.s.group_number - 1} (position {self.s.position}, clock"
                 f" {self.s.clock})")
         memset(counts, 0, sizeof(counts))
         memset(&r, 0, sizeof(r))

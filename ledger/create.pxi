@@ -1,8 +1,8 @@
 # Create: what may happen. Accounts and transfers are judged, and when nothing forbids it, made.
 #
 # Needs: state.pxi, history.pxi, undo.pxi, status.h. Gives: create_*. Each decision has one shape:
-# checks in order of precedence, one return each; then the mark "point of no return"; then writes that
-# cannot fail. The order of checks is the order of status.h. Time is a parameter.
+# checks in order of precedence, one return each; then the mark "point of no return"; then writes
+# that cannot fail. The order of checks is the order of status.h. Time is a parameter.
 
 cdef enum:
     PREFETCH_TAGS = 12  # events ahead of which the table slots are fetched
@@ -29,8 +29,7 @@ cdef u32 create_account_exists(const account_t *a, const account_t *e) noexcept 
     return ACCOUNT_EXISTS_STATUS
 
 cdef u32 create_account(state_t *s, account_t *a, u64 *timestamp) noexcept nogil:
-    """Judge one account and make it. `timestamp` comes in as the event's and leaves as the result's.
-    """
+    """Judge an account and make it. `timestamp` is the event's at first and then the result's."""
     cdef u32 tag, index
     if a.reserved != 0:
         return ACCOUNT_RESERVED_FIELD_STATUS
@@ -207,8 +206,7 @@ cdef u32 create_transfer_check_amount(const transfer_t *t, u128 amount, u64 time
 
 cdef u32 create_transfer(state_t *s, transfer_t *t, const tags_t *tags,
                          u64 *timestamp) noexcept nogil:
-    """Judge one transfer and make it. `timestamp` comes in as the event's and leaves as the result's.
-    """
+    """Judge a transfer and make it. `timestamp` is the event's at first and then the result's."""
     cdef u32 status, index, debit, credit
     cdef account_t *dr
     cdef account_t *cr
@@ -526,7 +524,8 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
         tags = &ring[i % PREFETCH_RING]
         if transfers:
             while ahead < count and ahead <= i + PREFETCH_TAGS:
-                create_fetch_tags(s, events + ahead * <size_t>EVENT_BYTES, &ring[ahead % PREFETCH_RING])
+                create_fetch_tags(s, events + ahead * <size_t>EVENT_BYTES,
+                                  &ring[ahead % PREFETCH_RING])
                 ahead += 1
             if i + PREFETCH_RECORDS < count:
                 j = (i + PREFETCH_RECORDS) % PREFETCH_RING

@@ -1,10 +1,10 @@
 # History: the past, filled from memory: accounts, transfers, burned ids, and who they touch.
 #
-# Needs: state.pxi, u128.h, table.h. Gives: history_*. The contract that whatever keeps the past must
-# honour: find (an id), record and resolution (of an index), postings (of an account, in a time range,
-# either way), scan (by time). Accounts and transfers are stored in order of creation, which is
-# the order of their timestamps, so time ranges are found by bisection. Nothing above this file knows where
-# the past is kept.
+# Needs: state.pxi, u128.h, table.h. Gives: history_*. The contract that whatever keeps the past
+# must honour: find (an id), record and resolution (of an index), postings (of an account, in a time
+# range, either way), scan (by time). Accounts and transfers are stored in order of creation, which
+# is the order of their timestamps, so time ranges are found by bisection. Nothing above this file
+# knows where the past is kept.
 
 cdef struct postings_cursor_t:
     u32 block, entry, used

@@ -1,8 +1,8 @@
 # Query: what is asked of the books. Reads change nothing.
 #
 # Needs: state.pxi, history.pxi. Gives: query_*. Each writes whole records to `results`, which has
-# room for what the request may ask (EVENTS_MAX at most), and returns how many. A filter that makes no
-# sense is not an error: it selects nothing.
+# room for what the request may ask (EVENTS_MAX at most), and returns how many. A filter that makes
+# no sense is not an error: it selects nothing.
 
 cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
                                u8 *results) noexcept nogil:

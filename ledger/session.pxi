@@ -1,9 +1,10 @@
 # Session: who may ask, and whether a request was asked before.
 #
 # Needs: state.pxi, history.pxi. Gives: session_*. A session remembers its last request that
-# creates: its number, its checksum and where the journal holds it, so that a resend gets its original
-# reply. An unknown session is never adopted: its eviction is a client's one signal that its server lost
-# history. Order by last activity, and who asked last, are volatile: they are not part of the state.
+# creates: its number, its checksum and where the journal holds it, so that a resend gets its
+# original reply. An unknown session is never adopted: its eviction is a client's one signal that
+# its server lost history. Order by last activity, and who asked last, are volatile: they are not
+# part of the state.
 
 cdef inline session_t *session_at(const state_t *s, u32 index) noexcept nogil:
     return <session_t *>slab_at(&s.sessions, index)
