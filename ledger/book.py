@@ -15,56 +15,21 @@ import hashlib
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from ledger import config, schema
+from ledger.calls import Answered, Calls, Rows, kind, pieces
 from ledger.engine import Engine
 from ledger.errors import Busy, DiskFull, LedgerStopped, WrongProcess
 from ledger.failpoint import failpoint
 from ledger.recovery import Parts, recover
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
-
-Array = npt.NDArray[Any]
-Answered = TypeVar("Answered")  # what a call returns: an array, or an awaitable of one
-
-RESULTS = {
-    Operation.LOOKUP_ACCOUNTS: schema.ACCOUNT,
-    Operation.LOOKUP_TRANSFERS: schema.TRANSFER,
-    Operation.GET_ACCOUNT_TRANSFERS: schema.TRANSFER,
-    Operation.GET_ACCOUNT_BALANCES: schema.ACCOUNT_BALANCE,
-    Operation.QUERY_ACCOUNTS: schema.ACCOUNT,
-    Operation.QUERY_TRANSFERS: schema.TRANSFER,
-    Operation.CREATE_ACCOUNTS: schema.CREATE_RESULT,
-    Operation.CREATE_TRANSFERS: schema.CREATE_RESULT,
-}
-
-
-def chains(records: Array) -> Iterator[slice]:
-    """Stretches of `records` of at most 8,189 that never cut a chain of linked events.
-
-    records: array of ACCOUNT or TRANSFER, (n,). ValueError when one chain is longer than that.
-    """
-    linked = (records["flags"] & int(schema.TransferFlags.LINKED)) != 0
-    start, count = 0, len(records)
-    while start < count:
-        end = min(start + config.EVENTS_MAX, count)
-        if end < count:
-            ends = np.flatnonzero(~linked[start:end])
-            if len(ends) == 0:
-                raise ValueError(
-                    f"records[{start}]: a chain longer than one request, {config.EVENTS_MAX} events"
-                )
-            end = start + int(ends[-1]) + 1
-        yield slice(start, end)
-        start = end
 
 
 class _Call:
@@ -75,19 +40,19 @@ class _Call:
     def __init__(
         self, operation: Operation, wake: Callable[[], None], room: Callable[[], None]
     ) -> None:
-        self._operation = operation
+        self._dtype = schema.SHAPES[operation].result
         self._wake = wake
         self._room = room
         self.taken = False
-        self.results: Array | None = None
+        self.results: Rows | None = None
         self.cause: LedgerStopped | None = None
 
-    def take(self, engine: Engine, made: int) -> tuple[Array, int]:
+    def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
         answer = engine.answers[0]
         start = int(answer["payload_offset"])
         end = start + int(answer["payload_bytes"])
         self.taken = True
-        results = np.frombuffer(engine.payload[start:end].tobytes(), RESULTS[self._operation])
+        results = np.frombuffer(bytearray(engine.payload[start:end]), self._dtype)
         return results, results.nbytes + 1
 
     def deliver(self, taken: Any) -> None:
@@ -105,18 +70,17 @@ class _Call:
         self._wake()
         self._room()
 
-    def result(self) -> Array:
+    def result(self) -> Rows:
         if self.cause is not None:
             raise self.cause
         assert self.results is not None
         return self.results
 
 
-class _Door(ABC, Generic[Answered]):
-    """What both kinds of book can be asked. `timeout` is in seconds and ends only the wait for
-    acceptance, with Busy; None waits for ever. Ids are integers, or uint64 of shape (n, 2) low limb
-    first. Every method raises ValueError for what cannot be a request, DiskFull before acceptance,
-    LedgerStopped when the engine has stopped, WrongProcess after a fork.
+class _Door(Calls[Answered]):
+    """What both kinds of book are. `timeout` ends only the wait for acceptance, with Busy; None
+    waits for ever. Besides ValueError the calls raise DiskFull before acceptance, LedgerStopped
+    when the engine has stopped, WrongProcess after a fork.
     """
 
     def __init__(self, parts: Parts, engine: Engine) -> None:
@@ -124,75 +88,6 @@ class _Door(ABC, Generic[Answered]):
         self._engine = engine
         self._pid = os.getpid()
         self._closed = False
-
-    @abstractmethod
-    def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Answered: ...
-
-    def create_accounts(self, records: Any, timeout: float | None = None) -> Answered:
-        """Create accounts, each or, where linked, together.
-
-        records: array of ACCOUNT, (n,), n <= 8,189, or `Account` structs, or bytes. Returns an
-        array of CREATE_RESULT, (n,): timestamp (ns) and status (AccountStatus) of each.
-        """
-        return self._ask(
-            Operation.CREATE_ACCOUNTS, schema.records(records, schema.ACCOUNT), timeout
-        )
-
-    def create_transfers(self, records: Any, timeout: float | None = None) -> Answered:
-        """Create transfers, each or, where linked, together. The id is the idempotency key.
-
-        records: array of TRANSFER, (n,), n <= 8,189, or `Transfer` structs, or bytes. Returns an
-        array of CREATE_RESULT, (n,): timestamp (ns) and status (TransferStatus) of each.
-        """
-        return self._ask(
-            Operation.CREATE_TRANSFERS, schema.records(records, schema.TRANSFER), timeout
-        )
-
-    def lookup_accounts(self, ids: Any, timeout: float | None = None) -> Answered:
-        """The accounts that exist, in the order asked: array of ACCOUNT, (m,), m <= len(ids)."""
-        return self._ask(Operation.LOOKUP_ACCOUNTS, schema.records(ids, schema.ID), timeout)
-
-    def lookup_transfers(self, ids: Any, timeout: float | None = None) -> Answered:
-        """The transfers that exist, in the order asked: array of TRANSFER, (m,), m <= len(ids)."""
-        return self._ask(Operation.LOOKUP_TRANSFERS, schema.records(ids, schema.ID), timeout)
-
-    def get_account_transfers(self, filter: Any, timeout: float | None = None) -> Answered:
-        """Transfers of an account by time: array of TRANSFER, (m,), m <= min(limit, 8,189).
-
-        filter: one `AccountFilter`, or array of ACCOUNT_FILTER, (1,).
-        """
-        operation = Operation.GET_ACCOUNT_TRANSFERS
-        return self._ask_one(operation, filter, schema.ACCOUNT_FILTER, timeout)
-
-    def get_account_balances(self, filter: Any, timeout: float | None = None) -> Answered:
-        """An account's balances right after each transfer: array of ACCOUNT_BALANCE, (m,).
-
-        Empty unless the account has the flag HISTORY. filter: as get_account_transfers.
-        """
-        operation = Operation.GET_ACCOUNT_BALANCES
-        return self._ask_one(operation, filter, schema.ACCOUNT_FILTER, timeout)
-
-    def query_accounts(self, filter: Any, timeout: float | None = None) -> Answered:
-        """Accounts by their fields and time: array of ACCOUNT, (m,), m <= min(limit, 8,189).
-
-        filter: one `QueryFilter`, or array of QUERY_FILTER, (1,).
-        """
-        return self._ask_one(Operation.QUERY_ACCOUNTS, filter, schema.QUERY_FILTER, timeout)
-
-    def query_transfers(self, filter: Any, timeout: float | None = None) -> Answered:
-        """Transfers by their fields and time: array of TRANSFER, (m,), m <= min(limit, 8,189).
-
-        filter: as query_accounts.
-        """
-        return self._ask_one(Operation.QUERY_TRANSFERS, filter, schema.QUERY_FILTER, timeout)
-
-    def _ask_one(
-        self, operation: Operation, filter: Any, dtype: np.dtype[np.void], timeout: float | None
-    ) -> Answered:
-        records = schema.records(filter, dtype)
-        if len(records) != 1:
-            raise ValueError(f"one filter a request, not {len(records)}")
-        return self._ask(operation, records, timeout)
 
     @property
     def cluster(self) -> int:
@@ -220,13 +115,8 @@ class _Door(ABC, Generic[Answered]):
         if self._engine.cause is not None:
             raise self._engine.cause
 
-    def _submit(self, call: _Call, operation: Operation, records: Array) -> bool:
+    def _submit(self, call: _Call, operation: Operation, records: Rows) -> bool:
         """Whether the engine took the request. DiskFull when there is no space for it."""
-        if len(records) > config.EVENTS_MAX:
-            raise ValueError(
-                f"{len(records)} events are more than one request holds, {config.EVENTS_MAX}:"
-                " create_many splits them"
-            )
         arrivals = np.zeros(1, ARRIVAL)
         arrivals["operation"] = operation
         arrivals["verdict"] = Verdict.REPLY
@@ -245,7 +135,7 @@ class _Door(ABC, Generic[Answered]):
         ).digest()
 
 
-class Book(_Door[Array]):
+class Book(_Door[Rows]):
     """One open book, for threads. Made by `open`; closed by close() or the end of `with`."""
 
     def __init__(self, parts: Parts, runner: ThreadRunner, lock: threading.Condition) -> None:
@@ -265,22 +155,22 @@ class Book(_Door[Array]):
             engine.start(time.time_ns(), config.RELEASE)
         self._wait_idle()
 
-    def create_many(self, records: Any) -> Array:
+    def create_many(self, records: Any) -> Rows:
         """Create any number of accounts or transfers, several requests under way at once.
 
         records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
         Returns an array of CREATE_RESULT, (n,). ValueError for a chain longer than a request.
         """
-        array, operation = many(records)
-        waiting = [self._begin(operation, array[part], None) for part in chains(array)]
+        operation, rows = kind(records)
+        waiting = [self._begin(operation, piece, None) for piece in pieces(rows)]
         parts = [self._end(*one) for one in waiting]
         return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
 
-    def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Array:
+    def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
         return self._end(*self._begin(operation, records, timeout))
 
     def _begin(
-        self, operation: Operation, records: Array, timeout: float | None
+        self, operation: Operation, records: Rows, timeout: float | None
     ) -> tuple[_Call, threading.Lock]:
         done = threading.Lock()
         done.acquire()
@@ -296,7 +186,7 @@ class Book(_Door[Array]):
                 self._check()
         return call, done
 
-    def _end(self, call: _Call, done: threading.Lock) -> Array:
+    def _end(self, call: _Call, done: threading.Lock) -> Rows:
         done.acquire()
         return call.result()
 
@@ -337,7 +227,7 @@ class Book(_Door[Array]):
         self.close()
 
 
-class AsyncBook(_Door[Awaitable[Array]]):
+class AsyncBook(_Door[Awaitable[Rows]]):
     """One open book, for the asyncio loop it was opened in. Made by `open_async`."""
 
     def __init__(self, parts: Parts, runner: LoopRunner) -> None:
@@ -356,15 +246,13 @@ class AsyncBook(_Door[Awaitable[Array]]):
         super().__init__(parts, engine)
         engine.start(time.time_ns(), config.RELEASE)
 
-    async def create_many(self, records: Any) -> Array:
+    async def create_many(self, records: Any) -> Rows:
         """As Book.create_many."""
-        array, operation = many(records)
-        parts = await asyncio.gather(
-            *[self._ask(operation, array[part], None) for part in chains(array)]
-        )
+        operation, rows = kind(records)
+        parts = await asyncio.gather(*[self._ask(operation, piece, None) for piece in pieces(rows)])
         return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
 
-    async def _ask(self, operation: Operation, records: Array, timeout: float | None) -> Array:
+    async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
         done: asyncio.Future[None] = self._loop.create_future()
         call = _Call(operation, lambda: _wake(done), self._room)
         deadline = None if timeout is None else self._loop.time() + timeout
@@ -455,17 +343,6 @@ def _stamp_and_close(engine: Engine, parts: Parts) -> None:
             engine.write_stamp()
     finally:
         parts.close()
-
-
-def many(records: Any) -> tuple[Array, Operation]:
-    """The records of a create_many, and the operation their kind asks for."""
-    first = records[0] if isinstance(records, list | tuple) and records else None
-    is_accounts = isinstance(first, schema.Account) or (
-        isinstance(records, np.ndarray) and records.dtype == schema.ACCOUNT
-    )
-    if is_accounts:
-        return schema.records(records, schema.ACCOUNT), Operation.CREATE_ACCOUNTS
-    return schema.records(records, schema.TRANSFER), Operation.CREATE_TRANSFERS
 
 
 def open(

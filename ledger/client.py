@@ -1,8 +1,8 @@
 """Edge: our own client of the binary door, for asyncio (`AsyncClient`) and for threads (`Client`).
 
-Here live the calls: what they take and return, how a long array is cut into requests, and the
-thread that serves programs without an event loop. How requests travel is link.py's. This file knows
-records through the schema; it knows nothing of frames, engines, books or directories.
+Here live many requests at once and the thread that serves programs without an event loop. The calls
+are those of calls.py, how requests travel is link.py's. This file knows nothing of frames, engines,
+books or directories.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from ledger import config, schema
+from ledger.calls import Calls, Rows, kind, pieces
 from ledger.errors import LedgerError, WrongProcess
-from ledger.link import Link, Rows
+from ledger.link import Link
 from ledger.schema import Operation
 
 T = TypeVar("T")
@@ -32,32 +33,12 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _pieces(rows: Rows) -> Iterator[Rows]:
-    """`rows` in requests of at most EVENTS_MAX that end where a chain ends."""
-    linked = (rows["flags"] & schema.TransferFlags.LINKED) != 0
-    ends = np.flatnonzero(~linked) + 1
-    if len(rows) and linked[-1]:
-        ends = np.append(ends, len(rows))
-    start = 0
-    cuts = []
-    while start < len(rows):
-        index = np.searchsorted(ends, start + config.EVENTS_MAX, side="right") - 1
-        end = int(ends[index]) if index >= 0 else 0
-        if end <= start:
-            raise ValueError(
-                f"records[{start}]: a chain of more than {config.EVENTS_MAX} events begins here"
-            )
-        cuts.append((start, end))
-        start = end
-    return (rows[start:end] for start, end in cuts)
-
-
-class AsyncClient:
+class AsyncClient(Calls[Awaitable[Rows]]):
     """A client for asyncio. All calls come from one event loop; they may overlap.
 
     `address` is "HOST:PORT"; `sessions` is how many requests may be under way at once; `timeout`
-    is how long a call may take, in seconds. The connection is made by the first call and made
-    again whenever it is lost.
+    is how long a call may take, in seconds, unless the call says otherwise. The connection is made
+    by the first call and made again whenever it is lost.
 
     Every call raises, besides ValueError for wrong arguments:
     ConnectionError -- the server was never reached; nothing was executed.
@@ -88,22 +69,6 @@ class AsyncClient:
 
     # ---- calls ----------------------------------------------------------------------------------
 
-    async def create_accounts(self, accounts: object) -> Rows:
-        """Create `accounts` (array of ACCOUNT, bytes, or Account structs; at most 8,189).
-
-        Returns an array of CREATE_RESULT, one result an account in order: `status` is an
-        AccountStatus, `timestamp` ns since 1970.
-        """
-        return await self._call(Operation.CREATE_ACCOUNTS, accounts)
-
-    async def create_transfers(self, transfers: object) -> Rows:
-        """Create `transfers` (array of TRANSFER, bytes, or Transfer structs; at most 8,189).
-
-        Returns an array of CREATE_RESULT, one result a transfer in order: `status` is a
-        TransferStatus, `timestamp` ns since 1970. A chain never spans two calls.
-        """
-        return await self._call(Operation.CREATE_TRANSFERS, transfers)
-
     async def create_many(self, records: object) -> Rows:
         """Create any number of accounts or of transfers, several requests at a time.
 
@@ -113,48 +78,18 @@ class AsyncClient:
         `records`. When a call fails, all of it may be repeated with the same ids. ValueError, with
         nothing sent, for a chain longer than a request.
         """
-        operation, rows = _kind(records)
-        pieces = enumerate(_pieces(rows))
+        operation, rows = kind(records)
+        numbered = enumerate(pieces(rows))
         results: dict[int, Rows] = {}
 
         async def work() -> None:
-            for index, piece in pieces:
-                results[index] = await self._call(operation, piece)
+            for index, piece in numbered:
+                results[index] = await self._ask(operation, piece, None)
 
         workers = min(self._sessions_max, -(-len(rows) // config.EVENTS_MAX) + 1)
         await _all([work() for _ in range(workers)])
         empty = np.zeros(0, schema.CREATE_RESULT)
         return np.concatenate([empty, *(results[index] for index in range(len(results)))])
-
-    async def lookup_accounts(self, ids: object) -> Rows:
-        """Accounts by id (integers, (n, 2) uint64, array of ID, or bytes; at most 8,189).
-
-        Returns an array of ACCOUNT in the order asked; ids that are not there are left out.
-        """
-        return await self._call(Operation.LOOKUP_ACCOUNTS, ids)
-
-    async def lookup_transfers(self, ids: object) -> Rows:
-        """Transfers by id, as lookup_accounts. Returns an array of TRANSFER."""
-        return await self._call(Operation.LOOKUP_TRANSFERS, ids)
-
-    async def get_account_transfers(self, filter: object) -> Rows:
-        """Transfers of one account, by an AccountFilter. Returns an array of TRANSFER."""
-        return await self._call(Operation.GET_ACCOUNT_TRANSFERS, filter)
-
-    async def get_account_balances(self, filter: object) -> Rows:
-        """Balances of one account after each transfer that an AccountFilter selects.
-
-        Returns an array of ACCOUNT_BALANCE; empty unless the account has the flag history.
-        """
-        return await self._call(Operation.GET_ACCOUNT_BALANCES, filter)
-
-    async def query_accounts(self, filter: object) -> Rows:
-        """Accounts by a QueryFilter. Returns an array of ACCOUNT."""
-        return await self._call(Operation.QUERY_ACCOUNTS, filter)
-
-    async def query_transfers(self, filter: object) -> Rows:
-        """Transfers by a QueryFilter. Returns an array of TRANSFER."""
-        return await self._call(Operation.QUERY_TRANSFERS, filter)
 
     async def close(self) -> None:
         """End the connection. Calls still under way raise OutcomeUnknown or ConnectionError."""
@@ -166,27 +101,8 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _call(self, operation: Operation, value: object) -> Rows:
-        shape = schema.SHAPES[operation]
-        events = schema.records(value, shape.event)
-        if shape.single and len(events) != 1:
-            raise ValueError(f"filter: exactly one, not {len(events)}")
-        if len(events) > config.EVENTS_MAX:
-            raise ValueError(f"{len(events)} events are more than {config.EVENTS_MAX} in a call")
-        return await self._link.request(operation, events)
-
-
-def _kind(records: object) -> tuple[Operation, Rows]:
-    """Whether `records` are accounts or transfers, and as an array."""
-    first = records
-    if isinstance(records, list | tuple) and records:
-        first = records[0]
-    dtype = records.dtype if isinstance(records, np.ndarray) else None
-    if isinstance(first, schema.Account) or dtype == schema.ACCOUNT:
-        return Operation.CREATE_ACCOUNTS, schema.records(records, schema.ACCOUNT)
-    if isinstance(first, schema.Transfer) or dtype == schema.TRANSFER or first == []:
-        return Operation.CREATE_TRANSFERS, schema.records(records, schema.TRANSFER)
-    raise ValueError("records: neither accounts nor transfers (bytes do not say which they are)")
+    async def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Rows:
+        return await self._link.request(operation, events, timeout)
 
 
 async def _all(works: list[Coroutine[Any, Any, None]]) -> None:
@@ -200,7 +116,7 @@ async def _all(works: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Client:
+class Client(Calls[Rows]):
     """A client for programs without an event loop. May be used from several threads at once.
 
     The arguments, methods and errors are AsyncClient's. It runs an event loop in a thread of its
@@ -242,41 +158,12 @@ class Client:
             future.cancel()
             raise
 
-    def create_accounts(self, accounts: object) -> Rows:
-        """See AsyncClient.create_accounts."""
-        return self._run(lambda: self._client.create_accounts(accounts))
-
-    def create_transfers(self, transfers: object) -> Rows:
-        """See AsyncClient.create_transfers."""
-        return self._run(lambda: self._client.create_transfers(transfers))
+    def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Rows:
+        return self._run(lambda: self._client._ask(operation, events, timeout))
 
     def create_many(self, records: object) -> Rows:
         """See AsyncClient.create_many."""
         return self._run(lambda: self._client.create_many(records))
-
-    def lookup_accounts(self, ids: object) -> Rows:
-        """See AsyncClient.lookup_accounts."""
-        return self._run(lambda: self._client.lookup_accounts(ids))
-
-    def lookup_transfers(self, ids: object) -> Rows:
-        """See AsyncClient.lookup_transfers."""
-        return self._run(lambda: self._client.lookup_transfers(ids))
-
-    def get_account_transfers(self, filter: object) -> Rows:
-        """See AsyncClient.get_account_transfers."""
-        return self._run(lambda: self._client.get_account_transfers(filter))
-
-    def get_account_balances(self, filter: object) -> Rows:
-        """See AsyncClient.get_account_balances."""
-        return self._run(lambda: self._client.get_account_balances(filter))
-
-    def query_accounts(self, filter: object) -> Rows:
-        """See AsyncClient.query_accounts."""
-        return self._run(lambda: self._client.query_accounts(filter))
-
-    def query_transfers(self, filter: object) -> Rows:
-        """See AsyncClient.query_transfers."""
-        return self._run(lambda: self._client.query_transfers(filter))
 
     def close(self) -> None:
         """End the connection and the thread. Calls under way in other threads raise."""

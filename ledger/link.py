@@ -178,13 +178,16 @@ class Link:
 
     # ---- one request ----------------------------------------------------------------------------
 
-    async def request(self, operation: Operation, events: Rows) -> Rows:
+    async def request(
+        self, operation: Operation, events: Rows, timeout: float | None = None
+    ) -> Rows:
         """The results of one request, an array of the operation's result; writable, not shared."""
         shape = schema.SHAPES[operation]
+        seconds = self._timeout if timeout is None else timeout
         expected = len(events) if shape.creates else -1
         sent = False
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 session = await self._acquire()
                 try:
                     if not session.session:
@@ -195,11 +198,11 @@ class Link:
                 finally:
                     self._release(session)
         except TimeoutError:
-            why = f"{self.address}: no answer within {self._timeout:g} s"
+            why = f"{self.address}: no answer within {seconds:g} s"
             if sent:
                 raise OutcomeUnknown(why) from None
             if self._connection is not None and self._known:
-                raise Busy(f"{self.address}: no session free within {self._timeout:g} s") from None
+                raise Busy(f"{self.address}: no session free within {seconds:g} s") from None
             raise ConnectionError(f"{why} ({self._why}); nothing was executed") from None
 
     async def close(self) -> None:
