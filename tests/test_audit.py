@@ -1,0 +1,249 @@
+"""The audit: agrees with the core on whatever the core writes, and names the record that lies."""
+
+import numpy as np
+import pytest
+
+from ledger.audit import Audit
+from ledger.group import Header
+from ledger.runs import DTYPES, Wrong, read_runs
+from ledger.schema import AccountFlags, HoldOutcome, JournalKind, TransferFlags
+from tests import books
+
+K = JournalKind
+A, F = AccountFlags, TransferFlags
+BOTH = int(A.DEBITS_MUST_NOT_EXCEED_CREDITS | A.CREDITS_MUST_NOT_EXCEED_DEBITS)
+ZERO, MAX = (0, 0), (2**64 - 1, 2**64 - 1)
+
+
+def audited(groups: books.Groups, together: bool = True) -> Audit:
+    audit = Audit()
+    found = list(books.headers(groups))
+    if together:
+        audit.take([header for header, _ in found], np.concatenate([body for _, body in found]))
+        return audit
+    for header, body in found:
+        if not audit.take([header], body):
+            break
+    return audit
+
+
+def replayed(groups: books.Groups):
+    driver = books.Driver()
+    for header, body in books.headers(groups):
+        driver.core.replay(body, *header[1:4], *header[5:7])
+    return driver.core
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("together", [True, False])
+def test_it_agrees_with_the_core(seed, together):
+    groups = books.generated(seed, 120, 50)
+    audit, core = audited(groups, together), replayed(groups)
+    assert audit.wrong is None
+    assert audit.accounts().tobytes() == core.accounts()
+    assert np.array_equal(audit.open_holds(), core.open_holds())
+    counts = core.counts_by_kind
+    assert audit.counts[K.TRANSFER] == counts["transfers"]
+    assert audit.counts[K.BURNED_ID] == counts["burned_ids"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_ledger_balances(seed):
+    for total in audited(books.generated(seed, 120)).totals():
+        assert total.debits_posted == total.credits_posted
+        assert total.debits_pending == total.credits_pending == total.open
+        assert total.captured + total.released + total.open == total.held
+
+
+def test_totals_are_the_sums_of_what_was_paid():
+    first, second = audited(books.paid(4)).totals()
+    assert (first.ledger, first.accounts, second.ledger, second.accounts) == (1, 3, 2, 1)
+    # Four payments of 100, four of 2^64 + 0..3, and 20 of the one hold that was posted.
+    assert first.debits_posted == 4 * 100 + 4 * 2**64 + 6 + 20
+    assert (first.held, first.captured, first.released, first.open) == (200, 20, 130, 50)
+    assert second == (2, 1, *[0] * 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "which", "changes", "why"),
+    [
+        (K.ACCOUNT, 1, {"id": ZERO}, "an account with an id that is 0 or 2^128-1"),
+        (K.ACCOUNT, 1, {"id": MAX}, "an account with an id that is 0 or 2^128-1"),
+        (K.ACCOUNT, 1, {"id": (1, 0)}, "an account whose id is used already"),
+        (K.ACCOUNT, 1, {"reserved": 1}, "account: reserved bytes are not zero"),
+        (K.ACCOUNT, 0, {"flags": 64}, "an account with unknown flags"),
+        (K.ACCOUNT, 0, {"flags": BOTH}, "an account with both limits"),
+        (K.ACCOUNT, 0, {"ledger": 0}, "an account with ledger 0"),
+        (K.ACCOUNT, 0, {"code": 0}, "an account with code 0"),
+        (K.ACCOUNT, 0, {"debits_pending": (1, 0)}, "an account with debits_pending that is not 0"),
+        (K.ACCOUNT, 0, {"credits_posted": (0, 1)}, "an account with credits_posted that is not 0"),
+        (K.ACCOUNT, 1, {"timestamp": 5}, "an account not later than the account before it"),
+        (K.TRANSFER, 5, {"id": MAX}, "a transfer with an id that is 0 or 2^128-1"),
+        (K.TRANSFER, 5, {"flags": 512}, "a transfer with unknown flags"),
+        (K.TRANSFER, 0, {"flags": 12}, "a transfer with both post and void"),
+        (K.TRANSFER, 3, {"flags": int(F.VOID_PENDING_TRANSFER | F.PENDING)}, "flags no post"),
+        (K.TRANSFER, 0, {"flags": int(F.CLOSING_DEBIT)}, "a closing flag, but no hold"),
+        (K.TRANSFER, 0, {"timeout": 1}, "a transfer with a timeout, but no hold"),
+        (K.TRANSFER, 0, {"pending_id": (9, 0)}, "a transfer with a wrong pending_id"),
+        (K.TRANSFER, 3, {"pending_id": ZERO}, "a transfer with a wrong pending_id"),
+        (K.TRANSFER, 3, {"pending_id": (9, 0)}, "a post or void that differs from its hold"),
+        (K.TRANSFER, 3, {"code": 9}, "a post or void that differs from its hold"),
+        (K.TRANSFER, 3, {"amount": (49, 0)}, "a post or void of more than its hold, or a void"),
+        (K.TRANSFER, 7, {"amount": (51, 0)}, "a post or void of more than its hold, or a void"),
+        (K.TRANSFER, 0, {"ledger": 0}, "a transfer with ledger 0"),
+        (K.TRANSFER, 0, {"ledger": 2}, "a transfer whose debit account is of another ledger"),
+        (K.TRANSFER, 0, {"code": 0}, "a transfer with code 0"),
+        (K.TRANSFER, 1, {"timestamp": 5}, "a transfer not later than"),
+        (K.TRANSFER, 0, {"debit_account_id": (5, 0)}, "a transfer of an account that does not exi"),
+        (K.TRANSFER, 0, {"debit_account_id": (2, 0)}, "a transfer between an account and itself"),
+        (K.TRANSFER, 0, {"credit_account_id": (4, 0)}, "credit account is of another ledger"),
+        # Account 2 may not owe: it has 100 and no more.
+        (K.TRANSFER, 1, {"debit_account_id": (2, 0)}, "a transfer beyond the limit of an account"),
+        (K.RESOLUTION, 1, {"position": 3}, "the end of a hold that was never opened"),
+        (K.RESOLUTION, 1, {"position": 10**6}, "the end of a hold that was never opened"),
+        (K.RESOLUTION, 1, {"amount": (51, 0)}, "the end of a hold that differs from the hold"),
+        (K.RESOLUTION, 1, {"flags": 3}, "the end of a hold that differs from the hold"),
+        (K.RESOLUTION, 1, {"outcome": 4}, "the end of a hold with an unknown outcome"),
+        (K.RESOLUTION, 1, {"outcome": HoldOutcome.EXPIRED}, "on the wrong side of its expiry"),
+        (K.RESOLUTION, 1, {"reserved": [1] * 12}, "resolution: reserved bytes are not zero"),
+        (K.BURNED_ID, 0, {"id": ZERO}, "a burned id that is 0 or 2^128-1"),
+        (K.BURNED_ID, 0, {"status": 55}, "burned_id with another status than its event's"),
+        (K.BURNED_ID, 0, {"timestamp": 5}, "burned_id with another timestamp than its event's"),
+        (K.START, 0, {"timestamp": 2**62}, "a clock that does not increase"),
+        (K.REQUEST, 0, {"operation": 140}, "a request with an operation that creates nothing"),
+        (K.REQUEST, 0, {"identity": 1}, "a request with an identity"),
+        (K.REQUEST, 0, {"event_count": 8190}, "a request of more than 8189 events"),
+        (K.REQUEST, 0, {"batch_count": 0}, "a request without a batch"),
+        (K.REQUEST, 0, {"batch_count": 2}, "a request without all its batch counts"),
+        (K.REQUEST, 1, {"event_count": 1}, "more or fewer transfer records than its outcomes say"),
+        (K.REQUEST, 2, {"outcome_count": 0}, "a request without all its outcomes"),
+        (K.OUTCOME, 0, {"event": 2}, "an outcome of an event that was not asked"),
+        (K.OUTCOME, 0, {"status": 99}, "an outcome with an unknown status"),
+        (K.OUTCOME, 0, {"status": 2**32 - 1}, "an outcome that says nothing new"),
+    ],
+)
+def test_a_record_that_lies_is_named(kind, which, changes, why):
+    groups, position = books.alter(books.paid(4), kind, which, changes)
+    wrong = audited(groups).wrong
+    assert wrong is not None and why in wrong.why
+    # What follows from a request's record, or contradicts the next one, is found a little later.
+    assert position <= wrong.position <= position + 2
+
+
+def test_a_hold_ends_once():
+    groups = books.paid(4)
+    first = books.places(groups, K.TRANSFER)[2][2]
+    groups, position = books.alter(groups, K.RESOLUTION, 1, {"position": first})
+    assert audited(groups).wrong == Wrong(position, "the end of a hold that has ended already")
+
+
+def closing_book() -> books.Writer:
+    writer = books.Writer()
+    writer.accounts(*(books.account(id) for id in (1, 2, 3)))
+    writer.transfers(books.transfer(10, 1, 2, 5, flags=int(F.PENDING | F.CLOSING_DEBIT)))
+    assert writer.transfers(books.transfer(11, 1, 3)) == ["DEBIT_ACCOUNT_ALREADY_CLOSED"]
+    return writer
+
+
+def test_a_closed_account_takes_no_transfer():
+    writer = closing_book()
+    writer.transfers(books.transfer(12, 3, 2))
+    groups = writer.groups()
+    assert audited(groups).accounts()["flags"].tolist() == [A.CLOSED, 0, 0]
+    altered, position = books.alter(groups, K.TRANSFER, 1, {"debit_account_id": (1, 0)})
+    assert audited(altered).wrong == Wrong(position, "a transfer of an account that is closed")
+
+
+def test_a_void_opens_the_account_again():
+    writer = closing_book()
+    void = {"pending_id": 10, "flags": int(F.VOID_PENDING_TRANSFER)}
+    writer.transfers(books.schema.Transfer(id=12, **void))
+    assert writer.transfers(books.transfer(13, 1, 3)) == ["CREATED"]
+    groups = writer.groups()
+    for together in (True, False):
+        assert audited(groups, together).wrong is None
+    assert audited(groups).accounts()["flags"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["transfer_timestamp_min", "transfer_timestamp_max"])
+def test_the_header_tells_the_stretch_of_transfer_timestamps(name):
+    fields, body = books.paid(4)[0]
+    wrong = audited([({**fields, name: fields[name] + 1}, body)]).wrong
+    assert wrong == Wrong(1, f"a group whose header is wrong about {name}")
+
+
+def test_a_balance_beyond_128_bits_is_told():
+    groups = books.paid(4)
+    for which in (1, 5):  # of two halves of 2^129
+        groups, _ = books.alter(groups, K.TRANSFER, which, {"amount": MAX})
+    audit = audited(groups)
+    assert audit.wrong is None
+    with pytest.raises(ValueError, match=r"account 1: debits_posted is \d{39}$"):
+        audit.accounts()
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def one_group() -> tuple[Header, np.ndarray]:
+    header, body = next(books.headers(books.paid(4)))
+    return header, body.copy()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("kind", 11, "kind 11, version 1: this software does not know it"),
+        ("version", 2, "kind 1, version 2: this software does not know it"),
+        ("count", 2, "a run of 2 records of kind 1 in 32 bytes"),
+        ("count", 0, "a run of 0 records of kind 1 in 32 bytes"),
+        ("bytes", 48, "a run of 1 records of kind 1 in 48 bytes"),
+        ("reserved", 1, "a run whose reserved bytes are not zero"),
+    ],
+)
+def test_a_run_that_is_none(field, value, why):
+    header, body = one_group()
+    body[:16].view(books.schema.RUN)[field] = value
+    wrong = read_runs(body, [header]).wrong
+    assert wrong is not None and wrong.position == 1 and why in wrong.why
+
+
+def test_a_run_that_ends_behind_the_body():
+    header, body = one_group()
+    cut = body[: len(body) - 16]
+    wrong = read_runs(cut, [header._replace(body_bytes=len(cut))]).wrong
+    assert wrong is not None and wrong.position == header.position_last
+
+
+@pytest.mark.parametrize("name", ["position_count", "run_count"])
+def test_a_header_that_counts_wrong(name):
+    header, body = one_group()
+    runs = read_runs(body, [header._replace(**{name: getattr(header, name) + 1})])
+    assert runs.wrong is not None
+
+
+def test_padding_must_be_zero():
+    writer = books.Writer()
+    rows = books.schema.pack_accounts([books.account(id) for id in (1, 2, 3)]).tobytes()
+    writer.driver.execute(146, [rows[:128], rows[128:]], writer.now + 1000)
+    [(fields, body)] = writer.groups()
+    assert audited([(fields, body)]).wrong is None
+    _, offset, position = books.places([(fields, body)], K.BATCH)[0]
+    changed = bytearray(body)
+    changed[offset + 15] = 1
+    wrong = audited([(fields, bytes(changed))]).wrong
+    assert wrong == Wrong(position, "a run whose padding is not zero")
+
+
+def test_rows_are_the_records_in_order():
+    groups = books.paid(4, 30)
+    found = list(books.headers(groups))
+    runs = read_runs(
+        np.concatenate([body for _, body in found]), [header for header, _ in found]
+    )
+    for kind in K:
+        expected = books.places(groups, kind)
+        rows = runs.rows(kind)
+        assert rows.positions.tolist() == [position for _, _, position in expected]
+        for record, (group, offset, _) in zip(rows.records, expected, strict=True):
+            assert record.tobytes() == groups[group][1][offset : offset + DTYPES[kind].itemsize]

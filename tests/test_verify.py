@@ -1,0 +1,227 @@
+"""Verify: a clean book is clean, and whatever is done to one is found, with its first place."""
+
+import os
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from ledger import errors
+from ledger import verify as module
+from ledger.checkpoint import Checkpoint, rebuild
+from ledger.group import Group, write_group
+from ledger.journal import Journal
+from ledger.schema import JournalKind as K
+from ledger.verify import Fault, Reading, verify
+from tests import books
+
+
+@pytest.fixture
+def groups() -> books.Groups:
+    return books.paid(12, 30)
+
+
+def data(book: Path) -> Path:
+    return book / "journal" / "data.mdb"
+
+
+def flip(book: Path, number: int, offset: int) -> None:
+    """Flip a bit of a group's value, where LMDB keeps it."""
+    path = str(book / "journal")
+    with lmdb.open(path, readonly=True, lock=False, lib_version=0) as env, env.begin() as read:
+        value = read.get(number.to_bytes(8, "big"))
+    assert value is not None
+    whole = bytearray(data(book).read_bytes())
+    place = bytes(whole).index(value[:256]) + offset
+    whole[place] ^= 1
+    data(book).write_bytes(whole)
+
+
+def test_a_clean_book(tmp_path, groups):
+    book = books.write(tmp_path / "book", groups)
+    report = verify(book)
+    with Journal.open(book) as journal:
+        assert (report.cluster, report.groups) == (books.CLUSTER, journal.group)
+        assert (report.position, report.clock_ns) == (journal.position, journal.clock)
+        assert report.digest == journal.digest().hex()
+    assert report.faults == []
+    assert [total.ledger for total in report.ledgers] == [1, 2]
+    assert report.records["transfer"] == len(books.places(groups, K.TRANSFER))
+    driver = books.Driver()
+    for header, body in books.headers(groups):
+        driver.core.replay(body, *header[1:4], *header[5:7])
+    assert report.state_hash == driver.core.state_hash().hex()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_generated_books_are_clean(tmp_path, seed):
+    book = books.write(tmp_path / "book", books.generated(seed, 200, 60))
+    assert verify(book).faults == []
+
+
+def test_a_cluster_of_128_bits_comes_back(tmp_path, groups):
+    report = verify(books.write(tmp_path / "book", groups, 2**128 - 1))
+    assert (report.cluster, report.faults) == (2**128 - 1, [])
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("offset", [250, 300])
+def test_a_flipped_bit_is_found_in_its_group(tmp_path, groups, number, offset):
+    book = books.write(tmp_path / "book", groups)
+    flip(book, number, offset)
+    [fault] = verify(book).faults
+    assert fault.group == number
+    assert fault.position == groups[number - 1][0]["position_first"]
+    assert "check failed" in fault.why
+
+
+@pytest.mark.parametrize("number", [1, -1])
+def test_a_flipped_bit_at_either_end_is_found(tmp_path, groups, number):
+    book = books.write(tmp_path / "book", groups)
+    flip(book, number % (len(groups) + 1), 300)
+    [fault] = verify(book).faults
+    assert f"group {number % (len(groups) + 1)} " in fault.why
+
+
+def test_a_record_that_lies_under_good_checks(tmp_path, groups):
+    altered, position = books.alter(groups, K.TRANSFER, 20, {"code": 0})
+    book = books.write(tmp_path / "book", altered)
+    [fault] = verify(book).faults
+    assert fault.position == position
+    first = groups[fault.group - 1][0]["position_first"]
+    assert first <= position < first + groups[fault.group - 1][0]["position_count"]
+
+
+def test_what_only_replay_knows(tmp_path, groups):
+    """An id used twice: the audit keeps no ids of transfers, the core does."""
+    index, offset, _ = books.places(groups, K.TRANSFER)[0]
+    id = np.frombuffer(groups[index][1], "<u8", 2, offset)
+    altered, position = books.alter(groups, K.TRANSFER, 17, {"id": id})
+    [fault] = verify(books.write(tmp_path / "book", altered)).faults
+    assert fault.position == position
+    assert "id is used already" in fault.why
+
+
+def test_the_first_of_two_faults_is_named(tmp_path, groups):
+    altered, first = books.alter(groups, K.TRANSFER, 10, {"code": 0})
+    index, offset, _ = books.places(groups, K.TRANSFER)[0]
+    id = np.frombuffer(groups[index][1], "<u8", 2, offset)
+    altered, second = books.alter(altered, K.TRANSFER, 30, {"id": id})
+    assert first < second
+    [fault] = verify(books.write(tmp_path / "book", altered)).faults
+    assert fault.position == first
+
+
+def test_a_broken_digest_chain(tmp_path, groups):
+    book = books.write(tmp_path / "book", groups)
+    fields, body = groups[3]
+    named = {name: value for name, value in fields.items() if name != "group"}
+    value = np.zeros(1 << 21, np.uint8)
+    whole = write_group(value, books.CLUSTER, 4, bytes(32), Group(body, **named))[2]
+    path = str(book / "journal")
+    with lmdb.open(path, map_size=1 << 30, lib_version=0) as env, env.begin(write=True) as put:
+        put.put((4).to_bytes(8, "big"), bytes(whole))
+    [fault] = verify(book).faults
+    assert (fault.group, fault.position) == (4, fields["position_first"])
+    assert "digest" in fault.why
+
+
+def test_a_journal_behind_its_stamp(tmp_path, groups):
+    book = books.write(tmp_path / "book", groups[:-1])
+    last = groups[-1][0]
+    with Checkpoint(book) as checkpoint:
+        checkpoint.write(
+            books.CLUSTER, last["group"], last["position_first"] + last["position_count"], bytes(32)
+        )
+    [fault] = verify(book).faults
+    assert "the journal has lost acknowledged groups" in fault.why
+    with Journal.open(book) as journal:
+        rebuild(journal)
+    assert verify(book).faults == []
+
+
+def test_no_stamp_is_a_warning(tmp_path, groups):
+    report = verify(books.write(tmp_path / "book", groups))
+    assert report.faults == []
+    assert "no head stamp" in report.warnings[0]
+
+
+def test_damage_below_the_groups_is_a_fault_and_not_a_crash(tmp_path, groups):
+    """Whatever a page of LMDB is overwritten with, verify answers, and never says clean."""
+    whole = data(books.write(tmp_path / "book", groups)).read_bytes()
+    found = 0
+    for page in range(2, len(whole) // 4096):
+        book = tmp_path / f"book{page}"
+        (book / "journal").mkdir(parents=True)
+        damaged = bytearray(whole)
+        damaged[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+        data(book).write_bytes(damaged)
+        before = data(book).read_bytes()
+        report = verify(book)
+        assert data(book).read_bytes() == before
+        found += bool(report.faults)
+        if not report.faults:  # then it was a page of the past, which nothing refers to
+            assert report.groups == len(groups)
+    assert found >= len(groups), "each group begins on a page of its own"
+
+
+def test_a_reader_that_dies_is_a_fault_with_a_place(tmp_path, groups, monkeypatch):
+    """The child is killed as a bad page would kill it, in the middle of the book."""
+    book = books.write(tmp_path / "book", groups)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "from ledger import journal\n"
+        "read = journal.Journal.read\n"
+        "def dying(self, *arguments, **named):\n"
+        "    for header, body in read(self, *arguments, **named):\n"
+        "        if header.group == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGBUS)\n"
+        "        yield header, body\n"
+        "journal.Journal.read = dying\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    report = verify(book)
+    assert report.faults == [
+        Fault(
+            3,
+            groups[2][0]["position_first"],
+            "the reader died with SIGBUS while reading group 3",
+        )
+    ]
+
+
+def test_a_directory_without_a_book(tmp_path):
+    for missing in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(errors.DataRefused, match="holds no book"):
+            verify(missing)
+
+
+def test_a_book_in_use(tmp_path, groups):
+    book = books.write(tmp_path / "book", groups)
+    holder = f"pid {os.getpid()}"
+    with Journal.open(book), pytest.raises(errors.DirectoryInUse, match=holder):
+        verify(book)
+
+
+def test_progress_is_told(tmp_path, groups, monkeypatch):
+    book = books.write(tmp_path / "book", groups)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+    seen: list[Reading] = []
+    verify(book, seen.append)
+    assert seen and seen[-1].group <= len(groups)
+    assert seen == sorted(seen)
+
+
+def test_an_interrupted_verify_leaves_no_reader(tmp_path, groups, monkeypatch):
+    book = books.write(tmp_path / "book", groups)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+
+    def interrupt(_: Reading) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(book, interrupt)
+    with Journal.open(book):
+        pass
+
