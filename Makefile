@@ -1,0 +1,36 @@
+# One word for each act, the same by hand and in CI. Needs Python 3.11 or later, a C compiler, make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
+
+.PHONY: demo test lint bench docs clean
+
+# The package is installed in place: what is tested and served is this tree.
+.venv/built: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the books verified
+	$(BIN)/python tools/demo.py
+
+test: .venv/built  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: .venv/built  ## types, style, layers
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint ledger/*.pyx ledger/*.pxi ledger/*.pxd
+	$(BIN)/python tools/tidy.py
+
+bench: .venv/built  ## core, journal, codec and socket path; about a minute
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+
+docs: .venv/built  ## write what is generated from the C lists
+	$(BIN)/python tools/docs.py
+	$(BIN)/python tools/stubs.py
+
+clean:
+	rm -rf .venv build dist *.egg-info ledger/*.so ledger/_*.c demo
