@@ -12,7 +12,6 @@ spot: a long read is executed in order with the payments and holds them up.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -144,7 +143,7 @@ class Engine:
         # answer to be rebuilt is (asker, (group, record offset), 0).
         self._waits_append: list[tuple[Asker, Any, int]] = []
         self._waits_open: list[tuple[Asker, Any, int]] = []
-        self._refused: deque[Asker] = deque()  # each connection or call at most once
+        self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
 
     # ---- asking ---------------------------------------------------------------------------------
@@ -156,15 +155,28 @@ class Engine:
 
         When fewer than all, asker.resume() is called once there is room, unless asker.full() said
         stop: then the asker itself knows when to go on. LedgerStopped when the engine has stopped.
+        Whatever else is raised stops it: what was executed might never be answered.
         """
+        self.check()
+        try:
+            return self._submit(asker, buffer, arrivals, count)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def check(self) -> None:
+        """LedgerStopped, a new one each time, when the engine has stopped."""
+        if self.cause is not None:
+            # An exception that is raised again and again drags an ever longer traceback along.
+            raise LedgerStopped(self.cause.cause)
+
+    def _submit(
+        self, asker: Asker, buffer: Buffer, arrivals: npt.NDArray[np.void], count: int
+    ) -> int:
         done = 0
-        while True:
-            if self.cause is not None:
-                raise self.cause
-            if asker.full():
-                break
+        while not asker.full():
             if self._held_bytes > config.REPLY_BYTES_IN_FLIGHT_MAX:
-                self._refused.append(asker)
+                self._refused[asker] = None
                 break
             if self.core.group_records == 0:
                 self._open_group()
@@ -176,9 +188,9 @@ class Engine:
             if why == _core.DONE:
                 break
             if why == _core.NO_MEMORY:
-                self._fail(MemoryError("no memory is left for another request"))
-            elif why == _core.GROUP_FULL and not self._next_group():
-                self._refused.append(asker)
+                raise LedgerStopped(MemoryError("no memory is left for another request"))
+            if why == _core.GROUP_FULL and not self._next_group():
+                self._refused[asker] = None
                 break
         self._ask_flush()
         return done
@@ -219,19 +231,19 @@ class Engine:
 
     def _resend(self, asker: Asker, group: int, offset: int) -> None:
         """The original reply of a durable request, rebuilt from the journal."""
-        try:
-            header, body = self._log.one(group)
-            self.core.original_answer(body, header.position_first, offset)
-        except DataRefused as error:
-            self._fail(error)
-            return
+        header, body = self._log.one(group)
+        self.core.original_answer(body, header.position_first, offset)
         taken, size = asker.take(self, 1)
         if size:
             asker.deliver(taken)
 
     def notify_after_group(self, asker: Asker) -> None:
         """Have asker.resume() called once the next group is durable."""
-        self._refused.append(asker)
+        self._refused[asker] = None
+
+    def forget(self, asker: Asker) -> None:
+        """The asker does not want to be resumed any more."""
+        self._refused.pop(asker, None)
 
     # ---- groups ---------------------------------------------------------------------------------
 
@@ -309,9 +321,18 @@ class Engine:
                 self._resend(asker, *taken)
         if self._failpoint is not None:
             self._failpoint("released")
-        for _ in range(len(self._refused)):
-            self._refused.popleft().resume()
+        self._resume_refused()
         self._schedule_expiry()
+
+    def _resume_refused(self) -> None:
+        """Let those go on who found no room, in their order, until there is none again."""
+        for _ in range(len(self._refused)):
+            asker = self._refused.popleft()
+            others = len(self._refused)
+            asker.resume()
+            if len(self._refused) > others:
+                self._refused.rotate(1)
+                break
 
     # ---- time -----------------------------------------------------------------------------------
 
