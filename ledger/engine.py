@@ -143,6 +143,7 @@ class Engine:
         # answer to be rebuilt is (asker, (group, record offset), 0).
         self._waits_append: list[tuple[Asker, Any, int]] = []
         self._waits_open: list[tuple[Asker, Any, int]] = []
+        self._releasing: list[tuple[Asker, Any, int]] = []  # durable, last one first
         self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
 
@@ -162,6 +163,8 @@ class Engine:
             return self._submit(asker, buffer, arrivals, count)
         except BaseException as error:
             self._fail(error)
+            if isinstance(error, Exception):
+                self.check()
             raise
 
     def check(self) -> None:
@@ -171,7 +174,7 @@ class Engine:
             raise LedgerStopped(self.cause.cause)
 
     def _submit(
-        self, asker: Asker, buffer: Buffer, arrivals: npt.NDArray[np.void], count: int
+        self, asker: Asker, buffer: _core.Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
         done = 0
         while not asker.full():
@@ -188,7 +191,7 @@ class Engine:
             if why == _core.DONE:
                 break
             if why == _core.NO_MEMORY:
-                raise LedgerStopped(MemoryError("no memory is left for another request"))
+                raise MemoryError("no memory is left for another request")
             if why == _core.GROUP_FULL and not self._next_group():
                 self._refused[asker] = None
                 break
@@ -256,7 +259,14 @@ class Engine:
         """Hand the open group over if it holds anything and the log is free."""
         self._flush_asked = False
         if self.cause is None and not self._appending and self.core.group_records:
-            self._append()
+            self._or_stop(self._append)
+
+    def _or_stop(self, step: Callable[[], None]) -> None:
+        """A step that a runner calls: what it raises stops the engine and goes no further."""
+        try:
+            step()
+        except Exception as error:
+            self._fail(error)
 
     def _next_group(self) -> bool:
         """Make room by handing the open group over; False while the log is busy."""
@@ -286,7 +296,10 @@ class Engine:
                 self.write_stamp()
 
         def done(error: BaseException | None) -> None:
-            self._appended(number, error)
+            if error is not None:
+                self._fail(error)
+            elif self.cause is None:
+                self._or_stop(lambda: self._appended(number))
 
         self._runner.run(job, done)
 
@@ -296,42 +309,45 @@ class Engine:
             log = self._log
             self._stamp.write(log.cluster, log.group, log.position, log.digest())
 
-    def _appended(self, number: int, error: BaseException | None) -> None:
+    def _appended(self, number: int) -> None:
         """The durable line: what waited for this group may leave."""
-        if error is not None:
-            self._fail(error)
-            return
-        if self.cause is not None:
-            return
         if self._failpoint is not None:
             self._failpoint("appended")
         self._appending = False
         self._durable = number
         self.durable_position = self._log.position
         self.core.made_durable(number)
-        waits = self._waits_append
+        self._releasing = self._waits_append[::-1]
         self._waits_append = []
         # The next group goes to the log before anything is released: it is what others wait for.
         self.flush()
-        for asker, taken, size in waits:
-            self._held_bytes -= size + config.HELD_BYTES_EACH
-            if size:
-                asker.deliver(taken)
-            else:
-                self._resend(asker, *taken)
+        self._release()
         if self._failpoint is not None:
             self._failpoint("released")
         self._resume_refused()
         self._schedule_expiry()
 
+    def _release(self) -> None:
+        """Deliver what waited. Should that fail, whoever is left is among those to be told."""
+        while self._releasing:
+            asker, taken, size = self._releasing[-1]
+            if size:
+                asker.deliver(taken)
+            else:
+                self._resend(asker, *taken)
+            if self._releasing:
+                self._releasing.pop()
+                self._held_bytes -= size + config.HELD_BYTES_EACH
+
     def _resume_refused(self) -> None:
         """Let those go on who found no room, in their order, until there is none again."""
-        for _ in range(len(self._refused)):
-            asker = self._refused.popleft()
+        for asker in list(self._refused):
+            if self._refused.pop(asker, asker) is asker:
+                continue
             others = len(self._refused)
             asker.resume()
             if len(self._refused) > others:
-                self._refused.rotate(1)
+                self._refused = {asker: None} | self._refused
                 break
 
     # ---- time -----------------------------------------------------------------------------------
@@ -347,8 +363,10 @@ class Engine:
     def tick(self) -> None:
         """Run due expiries, in a group of their own when nothing else is open."""
         self._wake_ns = 0
-        if self.cause is not None:
-            return
+        if self.cause is None:
+            self._or_stop(self._expire)
+
+    def _expire(self) -> None:
         if self.core.group_records == 0:
             self._open_group()
         if self.refusal is not None:
@@ -379,9 +397,9 @@ class Engine:
         if self.cause is not None:
             return
         self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
-        waiting = [asker for asker, _, _ in self._waits_append + self._waits_open]
-        waiting += self._refused
-        self._waits_append, self._waits_open = [], []
+        waits = self._releasing[::-1] + self._waits_append + self._waits_open
+        waiting = [asker for asker, _, _ in waits] + list(self._refused)
+        self._releasing, self._waits_append, self._waits_open = [], [], []
         self._refused.clear()
         for asker in waiting:
             with suppress(Exception):
