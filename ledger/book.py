@@ -72,7 +72,7 @@ class _Call:
 
     def result(self) -> Rows:
         if self.cause is not None:
-            raise self.cause
+            raise LedgerStopped(self.cause.cause)
         assert self.results is not None
         return self.results
 
@@ -112,8 +112,7 @@ class _Door(Calls[Answered]):
             )
         if self._closed:
             raise ValueError("the book is closed")
-        if self._engine.cause is not None:
-            raise self._engine.cause
+        self._engine.check()
 
     def _submit(self, call: _Call, operation: Operation, records: Rows) -> bool:
         """Whether the engine took the request. DiskFull when there is no space for it."""
@@ -179,11 +178,14 @@ class Book(_Door[Rows]):
         self._check()
         with self._lock:
             self._check()
-            while not self._submit(call, operation, records):
-                left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not self._lock.wait(left):
-                    raise Busy(_busy(timeout))
-                self._check()
+            try:
+                while not self._submit(call, operation, records):
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if (left is not None and left <= 0) or not self._lock.wait(left):
+                        raise Busy(_busy(timeout))
+                    self._check()
+            finally:
+                self._engine.forget(call)
         return call, done
 
     def _end(self, call: _Call, done: threading.Lock) -> Rows:
@@ -200,18 +202,20 @@ class Book(_Door[Rows]):
     def state_hash(self) -> bytes:
         """SHA-256 of the state, 32 bytes: equal in every book that went through the same groups."""
         self._check()
-        self._wait_idle()
         with self._lock:
+            self._wait_idle()
             self._check()
             return self._hash()
 
     def close(self) -> None:
         """Make durable what was accepted, and close. A stopped or forked book just closes."""
-        if self._closed or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
-        self._wait_idle()
+            self._wait_idle()
         self._runner.stop()
         _stamp_and_close(self._engine, self._parts)
 
@@ -257,11 +261,14 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         call = _Call(operation, lambda: _wake(done), self._room)
         deadline = None if timeout is None else self._loop.time() + timeout
         self._check()
-        while not self._submit(call, operation, records):
-            left = None if deadline is None else deadline - self._loop.time()
-            if not await self._wait_for_room(left):
-                raise Busy(_busy(timeout))
-            self._check()
+        try:
+            while not self._submit(call, operation, records):
+                left = None if deadline is None else deadline - self._loop.time()
+                if not await self._wait_for_room(left):
+                    raise Busy(_busy(timeout))
+                self._check()
+        finally:
+            self._engine.forget(call)
         await done
         return call.result()
 
@@ -363,7 +370,13 @@ def open(
     except BaseException:
         runner.stop()
         raise
-    return Book(parts, runner, lock)
+    book = Book(parts, runner, lock)
+    try:
+        book._check()
+    except BaseException:
+        book.close()
+        raise
+    return book
 
 
 @contextlib.asynccontextmanager
@@ -381,6 +394,8 @@ async def open_async(
         raise
     book = AsyncBook(parts, runner)
     try:
+        await book._wait_idle()
+        book._check()
         yield book
     finally:
         await book.close()

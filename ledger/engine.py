@@ -174,7 +174,7 @@ class Engine:
             raise LedgerStopped(self.cause.cause)
 
     def _submit(
-        self, asker: Asker, buffer: _core.Bytes, arrivals: npt.NDArray[np.void], count: int
+        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
         done = 0
         while not asker.full():
