@@ -57,10 +57,13 @@ BACKLOG = 4_096
 SHARED_BUFFER_BYTES = 1 << 20  # one read of any connection that has no frame half arrived
 RECEIVE_BYTES_MAX = 1 << 30  # frames that are still arriving, all connections together
 SEND_BYTES_MAX = 8 * 1024 * 1024  # replies a peer has not read, each connection
+BEHIND_BYTES = 64 * 1024  # a peer with more unread replies is behind: its bytes are counted
+UNREAD_BYTES_MAX = 512 * 1024 * 1024  # unread replies of all who are behind
 FRAME_SECONDS_MAX = 10.0  # from the first byte of a frame to its last
 SEND_SECONDS_MAX = 30.0  # a peer that reads nothing for so long is closed
 IDLE_SECONDS_MAX = 120.0  # a peer that says nothing for so long is closed; clients ping at 30 s
 SWEEP_SECONDS = 1.0  # how often deadlines are looked at
+LOG_LINES_MAX = 20  # about peers that do wrong, from one look to the next
 DRAIN_SECONDS_MAX = 5.0
 START_SECONDS_MAX = 60.0  # the first group of a run, on a slow disk
 POLL_SECONDS = 0.005
@@ -91,6 +94,7 @@ assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROU
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
+assert UNREAD_BYTES_MAX >= 16 * (SEND_BYTES_MAX + PAYLOAD_BYTES_MAX), "one peer is not too many"
 assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
 assert COUNTS_MAX >= 65_534, "the batches of one request fit"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX

@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ledger import config
 from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
-from ledger.errors import LedgerError, LedgerStopped
+from ledger.errors import DiskFull, LedgerError, LedgerStopped
 from ledger.failpoint import failpoint
 from ledger.recovery import Parts, Progress, recover
 from ledger.runner import LoopRunner
@@ -70,11 +71,32 @@ def serve(
     recover() raises, PlaintextRefused, and OSError when the address cannot be had.
     """
     check_address(host, allow_plaintext)
-    _raise_descriptor_limit()
+    descriptors = _raise_descriptor_limit()
     # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
     sys.setswitchinterval(config.SWITCH_SECONDS)
     server = _Server(directory, cluster, accept_clock, on_progress, on_warning)
-    return uvloop.run(server.run(host, port, on_listening))
+    server.connections_max = min(config.CONNECTIONS_MAX, descriptors - config.DESCRIPTORS_KEPT)
+    with _bound(host, port) as listener:
+        return uvloop.run(server.run(listener, on_listening))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The address is taken before recovery, which may take long; nobody is let in until after."""
+    family, kind, number, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, number)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+class _Interrupted(Exception):
+    """Asked to end before there was anything to drain."""
 
 
 class _Server:
@@ -91,10 +113,13 @@ class _Server:
         self._accept_clock = accept_clock
         self._on_progress = on_progress
         self._on_warning = on_warning
+        self.connections_max = config.CONNECTIONS_MAX
         self._stop = asyncio.Event()
         self._cause: LedgerStopped | None = None
 
-    async def run(self, host: str, port: int, on_listening: Callable[[str, int], None]) -> Exit:
+    async def run(
+        self, listener: socket.socket, on_listening: Callable[[str, int], None]
+    ) -> Exit:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -106,25 +131,37 @@ class _Server:
                 self._cluster,
                 digest_executor=runner.digests,
                 accept_clock=self._accept_clock,
-                progress=self._on_progress,
+                progress=self._replayed,
             )
+        except _Interrupted:
+            runner.stop()
+            return Exit.OK
         except BaseException:
             runner.stop()
             raise
         for warning in parts.warnings:
             self._on_warning(warning)
         try:
-            return await self._serve(parts, runner, host, port, on_listening)
+            refusal = parts.journal.room().refusal
+            if refusal is not None:
+                raise DiskFull(refusal)
+            return await self._serve(parts, runner, listener, on_listening)
         finally:
             runner.stop()
             parts.close()
+
+    def _replayed(self, done: int, total: int) -> None:
+        """Called in recovery's own thread."""
+        if self._stop.is_set():
+            raise _Interrupted
+        if self._on_progress is not None:
+            self._on_progress(done, total)
 
     async def _serve(
         self,
         parts: Parts,
         runner: LoopRunner,
-        host: str,
-        port: int,
+        listener: socket.socket,
         on_listening: Callable[[str, int], None],
     ) -> Exit:
         loop = asyncio.get_running_loop()
@@ -140,17 +177,14 @@ class _Server:
         )
         engine.start(time.time_ns(), config.RELEASE)
         await self._until(lambda: engine.idle, config.START_SECONDS_MAX)
-        door = Door(engine, parts.journal.cluster)
+        door = Door(engine, parts.journal.cluster, self.connections_max)
         if self._cause is None:
-            listener = await loop.create_server(
-                door.connect, host, port, backlog=config.BACKLOG, reuse_address=True
-            )
-            bound = listener.sockets[0].getsockname()
-            on_listening(bound[0], bound[1])
+            server = await loop.create_server(door.connect, sock=listener, backlog=config.BACKLOG)
+            on_listening(*listener.getsockname()[:2])
             housekeeping = asyncio.create_task(self._keep_house(parts))
             await self._stop.wait()
             housekeeping.cancel()
-            listener.close()
+            server.close()
             door.drain()
             await self._until(lambda: engine.idle and door.written, config.DRAIN_SECONDS_MAX)
         door.close()
@@ -198,10 +232,11 @@ class _Server:
             alarmed = parts.clock.alarm
 
 
-def _raise_descriptor_limit() -> None:
-    """As many connections as the system lets this process have."""
+def _raise_descriptor_limit() -> int:
+    """As many descriptors as the system lets this process have; how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = config.CONNECTIONS_MAX + config.DESCRIPTORS_KEPT
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(soft, limit)

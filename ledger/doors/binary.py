@@ -2,10 +2,10 @@
 
 A connection reads into one buffer that all share, and gets memory of its own only while a frame is
 half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a frame's length,
-bytes of unfinished frames in all, unread replies and time for each connection. Backpressure is not
-reading. When something about a peer's bytes is wrong, what came before is answered and the
-connection closed; a frame that is not exactly right never leaves, because clients abort on it. This
-file knows neither accounts nor the journal.
+bytes of unfinished frames in all, unread replies of each peer and of all, time for each, lines of
+the log. Backpressure is not reading. When something about a peer's bytes is wrong, what came before
+is answered and the connection closed; a frame that is not exactly right never leaves, because
+clients abort on it. This file knows neither accounts nor the journal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ledger import _wire, config
 from ledger.errors import LedgerStopped
-from ledger.schema import ARRIVAL, WireError
+from ledger.schema import ARRIVAL, EvictionReason, Verdict, int_of
 
 if TYPE_CHECKING:
     from ledger._core import Bytes
@@ -29,38 +29,79 @@ if TYPE_CHECKING:
 log = logging.getLogger("ledger.door")
 
 ARRIVALS_MAX = 1024  # frames read in one call of the codec
+COMMAND_AT = 114  # of a frame's header
+DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
+WIRE_ERRORS = {value: doc for _, value, doc in _wire.names()["wire_errors"]}
+
+
+class Verdicts:
+    """Which of the first records of an array the codec or the core had something against."""
+
+    def __init__(self, records: npt.NDArray[np.void]) -> None:
+        assert records.dtype.fields is not None
+        self._at = int(records.dtype.fields["verdict"][1])
+        self._all = records["verdict"]
+        self._bytes = records.view(np.uint8).data
+
+    def first(self, verdict: int, count: int) -> int:
+        """Index of the first of `count` records with this verdict, or -1."""
+        if count == 1:  # by far the most common, and numpy takes long to begin
+            return 0 if self._bytes[self._at] == verdict else -1
+        found = self._all[:count] == verdict
+        return int(found.argmax()) if found.any() else -1
 
 
 class Door:
     """All connections of one book's binary door, and what they share. Lives in one loop."""
 
-    def __init__(self, engine: Engine, cluster: int) -> None:
+    def __init__(
+        self, engine: Engine, cluster: int, connections_max: int = config.CONNECTIONS_MAX
+    ) -> None:
         self.engine = engine
         self.codec = _wire.Codec(cluster, config.RELEASE, config.RELEASE_MIN)
         self.shared = bytearray(config.SHARED_BUFFER_BYTES)
         self.arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
+        self.arrived, self.answered = Verdicts(self.arrivals), Verdicts(engine.answers)
         self.connections: set[Connection] = set()
+        self.connections_max = connections_max
         self.kept_bytes = 0  # memory of connections whose frames are half arrived
+        self.unread_bytes = 0  # replies in memory for those who are behind
+        self.behind: dict[Connection, None] = {}  # peers that read too little, the oldest first
         self.draining = False
         self._route = 0
         self._sweep: asyncio.TimerHandle | None = None
+        self._lines = 0  # logged since the last sweep
 
     def connect(self) -> Connection:
         """The protocol of a new connection."""
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(
-                config.SWEEP_SECONDS, self._look_at_deadlines
-            )
+            self._schedule_sweep()
         self._route += 1
         return Connection(self, self._route)
 
-    def _look_at_deadlines(self) -> None:
+    def _schedule_sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(config.SWEEP_SECONDS, self._look_around)
+
+    def _look_around(self) -> None:
+        self._schedule_sweep()
+        if self._lines > config.LOG_LINES_MAX:
+            log.warning("%d more lines like these", self._lines - config.LOG_LINES_MAX)
+        self._lines = 0
         now = time.monotonic()
         for connection in list(self.connections):
             connection.look_at_deadlines(now)
-        self._sweep = asyncio.get_running_loop().call_later(
-            config.SWEEP_SECONDS, self._look_at_deadlines
-        )
+
+    def tell(self, peer: str, what: str) -> None:
+        """Log what was wrong with a peer; no peer can fill the disk by being wrong."""
+        self._lines += 1
+        if self._lines <= config.LOG_LINES_MAX:
+            log.warning("%s: %s", peer, what)
+
+    def bound_unread(self) -> None:
+        """Close whoever has been behind longest while too much waits to be read."""
+        while self.unread_bytes > config.UNREAD_BYTES_MAX:
+            next(iter(self.behind)).cut("it reads too little, and so do others")
 
     def drain(self) -> None:
         """Read no more from anybody."""
@@ -84,8 +125,9 @@ class Connection(asyncio.BufferedProtocol):
     """One peer. An asker of the engine."""
 
     __slots__ = (
-        "_door", "_filled", "_frame_since", "_heard", "_held_bytes", "_kept", "_needed", "_peer",
-        "_reading", "_stuck", "_transport", "_unread_since", "route",
+        "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_heard", "_held_bytes",
+        "_kept", "_needed", "_peer", "_progress", "_progress_at", "_reading", "_stuck", "_told",
+        "_transport", "_was_full", "_written_bytes", "route",
     )  # fmt: skip
 
     def __init__(self, door: Door, route: int) -> None:
@@ -97,20 +139,26 @@ class Connection(asyncio.BufferedProtocol):
         self._filled = 0
         self._needed = 0
         self._stuck = False  # whole frames are kept that the engine had no room for
+        self._was_full = False  # they are kept because of this peer's own unread replies
         self._reading = True
-        self._held_bytes = 0
+        self._ending = False  # it will be closed once what came before is answered
+        self._told = False  # the log knows that this peer breaks rules
+        self._held_bytes = 0  # replies that are not durable yet
+        self._written_bytes = 0  # ever
+        self._counted_bytes = 0  # this peer's share of the door's unread bytes
         self._heard = time.monotonic()
         self._frame_since: float | None = None
-        self._unread_since: float | None = None  # since when the peer reads too little
+        self._progress = 0  # bytes that had left at the last look
+        self._progress_at = 0.0
 
     # ---- the transport's calls ------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._peer = str(transport.get_extra_info("peername"))
-        self._transport.set_write_buffer_limits(high=config.SEND_BYTES_MAX)
-        if len(self._door.connections) >= config.CONNECTIONS_MAX or self._door.draining:
-            log.warning("%s: refused, %d connections", self._peer, len(self._door.connections))
+        self._transport.set_write_buffer_limits(high=config.BEHIND_BYTES, low=0)
+        if len(self._door.connections) >= self._door.connections_max or self._door.draining:
+            self._door.tell(self._peer, f"refused: {len(self._door.connections)} connections")
             self._transport.abort()
             return
         self._door.connections.add(self)
@@ -118,7 +166,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._drop_kept()
+        self._catch_up()
         self._door.connections.discard(self)
+        self._door.engine.forget(self)
 
     def get_buffer(self, sizehint: int) -> Any:
         if self._kept is None:
@@ -128,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         self._heard = time.monotonic()
         if self._kept is None:
-            self._process(self._door.shared, count)
+            self._process(self._door.shared, count, None)
             return
         self._filled += count
         if self._filled >= self._needed:
@@ -138,55 +188,73 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        self._unread_since = time.monotonic()
+        self._progress, self._progress_at = 0, time.monotonic()
+        self._door.behind[self] = None
+        self._count_unread()
 
     def resume_writing(self) -> None:
-        self._unread_since = None
+        self._catch_up()
         self._go_on()
 
     # ---- frames ---------------------------------------------------------------------------------
 
     def _process_kept(self) -> None:
-        kept, filled = self._kept, self._filled
+        kept, filled, since = self._kept, self._filled, self._frame_since
         assert kept is not None
         self._drop_kept()
-        self._process(kept, filled)
+        self._process(kept, filled, since)
 
-    def _process(self, buffer: Bytes, end: int) -> None:
-        """Take all whole frames of buffer[:end]; keep the rest."""
+    def _process(self, buffer: Bytes, end: int, since: float | None) -> None:
+        """Take all whole frames of buffer[:end], the first of which began at `since` (None for
+        now); keep the rest."""
         door = self._door
         start = 0
-        while self._transport is not None:
+        while self._transport is not None and not self._ending:
             count, start, needed, error = door.codec.parse(buffer, start, end, door.arrivals)
             if count:
+                since = None
+                if not self._told:
+                    self._tell_dropped(buffer, count)
                 try:
                     done = door.engine.submit(self, buffer, door.arrivals, count)
                 except LedgerStopped:
                     return
                 if done < count:
                     start = int(door.arrivals["frame_offset"][done])
-                    self._keep(buffer, start, end, end - start, stuck=True)
+                    self._keep(buffer, start, end, end - start, since)
+                    self._stuck, self._was_full = True, self.full()
+                    self.hold_reading()
                     return
             if error:
-                log.warning("%s: closed: %s", self._peer, WireError(error).name.lower())
-                self.close()
+                door.tell(self._peer, f"closed: {WIRE_ERRORS[error]}")
+                self._end()
                 return
             if needed == 0:
                 return
             if needed > end - start:
-                self._keep(buffer, start, end, needed, stuck=False)
+                self._keep(buffer, start, end, needed, since)
+                if door.kept_bytes > config.RECEIVE_BYTES_MAX:
+                    self.hold_reading()
                 return
 
-    def _keep(self, buffer: Bytes, start: int, end: int, needed: int, stuck: bool) -> None:
-        """Memory of its own for what is half arrived (or has no room), and no reading if stuck."""
+    def _tell_dropped(self, buffer: Bytes, count: int) -> None:
+        """Say once that a peer sends what the protocol does not have."""
+        index = self._door.arrived.first(DROP, count)
+        if index >= 0:
+            at = int(self._door.arrivals["frame_offset"][index]) + COMMAND_AT
+            command = np.frombuffer(buffer, np.uint8, 1, at)[0]
+            self._door.tell(
+                self._peer, f"ignored: a frame of command {command} that breaks the protocol"
+            )
+            self._told = True
+
+    def _keep(self, buffer: Bytes, start: int, end: int, needed: int, since: float | None) -> None:
+        """Memory of its own for what is half arrived, or has no room."""
         kept = np.empty(max(needed, end - start), np.uint8)
         kept[: end - start] = np.frombuffer(buffer, np.uint8, end - start, start)
         self._kept, self._filled, self._needed = kept, end - start, needed
         self._door.kept_bytes += kept.nbytes
-        self._frame_since = self._frame_since or time.monotonic()
-        self._stuck = stuck
-        if stuck or self._door.kept_bytes > config.RECEIVE_BYTES_MAX:
-            self.hold_reading()
+        self._frame_since = time.monotonic() if since is None else since
 
     def _drop_kept(self) -> None:
         if self._kept is not None:
@@ -194,35 +262,54 @@ class Connection(asyncio.BufferedProtocol):
         self._kept, self._filled, self._needed = None, 0, 0
         self._frame_since, self._stuck = None, False
 
+    def _open(self) -> asyncio.Transport | None:
+        """The transport while it can be used: one that is closing refuses to be told anything."""
+        if self._transport is None or self._transport.is_closing():
+            return None
+        return self._transport
+
     def hold_reading(self) -> None:
-        if self._reading and self._transport is not None:
+        transport = self._open()
+        if self._reading and transport is not None:
             self._reading = False
-            self._transport.pause_reading()
+            transport.pause_reading()
 
     def _go_on(self) -> None:
         """Try again what found no room, and read on."""
-        if self._transport is None or self._door.draining:
+        if self._open() is None or self._ending or self._door.draining:
             return
         if self._stuck:
             self._process_kept()
-        if self._stuck or self._reading or self._transport is None:
+        transport = self._open()
+        if transport is None or self._stuck or self._reading or self._ending:
             return
         self._reading = True
-        self._transport.resume_reading()
+        transport.resume_reading()
 
     # ---- an asker of the engine -----------------------------------------------------------------
 
     def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
+        index = self._door.answered.first(EVICT, made)
+        if index >= 0:
+            answer = engine.answers[index]
+            reason = EvictionReason(int(answer["reason"])).name.lower()
+            self._door.tell(self._peer, f"evicted: client {int_of(answer['client'])}: {reason}")
         frames = self._door.codec.encode(engine.answers, made, engine.payload, engine.counts)
         self._held_bytes += len(frames)
         return frames, len(frames)
 
     def deliver(self, taken: Any) -> None:
         self._held_bytes -= len(taken)
-        if self._transport is None:
+        transport = self._open()
+        if transport is None:
             return
-        self._transport.write(taken)
-        if self._stuck and not self.full():
+        transport.write(taken)
+        self._written_bytes += len(taken)
+        if self in self._door.behind:
+            self._count_unread()
+        if self._ending and self._held_bytes == 0:
+            self.close()
+        elif self._stuck and self._was_full and not self.full():
             self._go_on()
 
     def full(self) -> bool:
@@ -234,9 +321,32 @@ class Connection(asyncio.BufferedProtocol):
     def stopped(self, cause: LedgerStopped) -> None:
         self.close(at_once=True)
 
+    # ---- replies that wait to be read -----------------------------------------------------------
+
     @property
     def unwritten_bytes(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _count_unread(self) -> None:
+        unwritten = self.unwritten_bytes
+        self._door.unread_bytes += unwritten - self._counted_bytes
+        self._counted_bytes = unwritten
+        self._door.bound_unread()
+
+    def _catch_up(self) -> None:
+        self._door.behind.pop(self, None)
+        self._door.unread_bytes -= self._counted_bytes
+        self._counted_bytes = 0
+
+    def _reads(self, now: float) -> bool:
+        """Whether this peer took anything of what waits for it in the last SEND_SECONDS_MAX."""
+        if self not in self._door.behind:
+            return True
+        self._count_unread()
+        left = self._written_bytes - self.unwritten_bytes
+        if left != self._progress:
+            self._progress, self._progress_at = left, now
+        return now - self._progress_at <= config.SEND_SECONDS_MAX
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -244,25 +354,34 @@ class Connection(asyncio.BufferedProtocol):
         """Close a peer that sends a frame too slowly, reads nothing, or says nothing."""
         if self._transport is None:
             return
-        why = None
-        waits_for_peer = self._frame_since is not None and not self._stuck
-        if waits_for_peer and now - (self._frame_since or now) > config.FRAME_SECONDS_MAX:
-            why = "a frame took too long"
-        elif self._unread_since is not None and now - self._unread_since > config.SEND_SECONDS_MAX:
-            why = "it reads nothing"
+        frame_since = now if self._stuck or self._frame_since is None else self._frame_since
+        if now - frame_since > config.FRAME_SECONDS_MAX:
+            self.cut("a frame took too long")
+        elif not self._reads(now):
+            self.cut("it reads nothing")
         elif now - self._heard > config.IDLE_SECONDS_MAX and not self._stuck:
-            why = "it says nothing"
-        if why is not None:
-            log.warning("%s: closed: %s", self._peer, why)
-            self.close(at_once=True)
+            self.cut("it says nothing")
         elif not self._stuck and self._door.kept_bytes <= config.RECEIVE_BYTES_MAX:
             self._go_on()
+
+    def cut(self, why: str) -> None:
+        """Close at once, and say why."""
+        self._door.tell(self._peer, f"closed: {why}")
+        self.close(at_once=True)
+
+    def _end(self) -> None:
+        """Read no more, and close once what came before is answered."""
+        self._ending = True
+        self.hold_reading()
+        if self._held_bytes == 0:
+            self.close()
 
     def close(self, at_once: bool = False) -> None:
         """Close; what was written still leaves unless `at_once`."""
         if self._transport is None:
             return
         if at_once:
+            self._catch_up()
             self._transport.abort()
         else:
             self._transport.close()
