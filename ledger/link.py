@@ -91,7 +91,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        _prepare(transport.get_extra_info("socket"))
+        prepare(transport.get_extra_info("socket"))
         self.owner._connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -124,7 +124,8 @@ class _Connection(asyncio.BufferedProtocol):
             self.start, self.end = 0, rest
 
 
-def _prepare(sock: socket.socket | None) -> None:
+def prepare(sock: socket.socket | None) -> None:
+    """Small frames leave at once, and a network that swallows bytes is noticed."""
     if sock is None:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
