@@ -1,35 +1,564 @@
-"""The rules of this tree that a machine can hold: layers, sizes, openings and names.
+"""The rules of this tree that a machine can hold: layers, owners, sizes, openings, names, numbers.
 
-Each check is a function of a tree's root that yields violations, "file:line: what". A check knows
-nothing of the other checks and changes nothing.
+Each check is a function of a tree's root that yields violations, "file:line: what". The tables at
+the top are the rules; a check knows nothing of the other checks, and none changes anything.
+
+    python tools/tidy.py            print the violations and end with 1, or one line and 0
+    python tools/tidy.py --layers   print each layer's files and what each imports
 """
 
+from __future__ import annotations
+
+import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# A file of ledger/ imports from the layers above its own. A .pyi belongs to the file it describes.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
+    "leaves": (
+        "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
+        "failpoint.py", "limbs.py",
+    ),
+    "kernels": (
+        "_core.pyx", "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi",
+        "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
+        "_wire.pyx", "_check.pyx", "_load.pyx",
+    ),
+    "view": ("schema.py", "group.py", "calls.py", "runs.py"),
+    "parts": ("journal.py", "checkpoint.py", "clock.py"),
+    "order": ("engine.py", "recovery.py", "audit.py", "audit_requests.py"),
+    "edge": (
+        "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "server.py",
+        "link.py", "client.py", "load.py", "load_report.py", "ids.py",
+    ),
+    "commands": ("verify.py", "inspect.py", "cli.py", "__init__.py", "__main__.py"),
+}  # fmt: skip
+
+# What may be imported from the same layer. The parts are not here: they do not know each other.
+INSIDE: dict[str, tuple[str, ...]] = {
+    "errors.py": ("config.py",),
+    "record.pxd": ("record.h",),
+    "frame.h": ("aegis.h",),
+    "tables.h": ("frame.h",),
+    "_core.pyx": (
+        "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi", "query.pxi",
+        "session.pxi", "request.pxi", "replay.pxi",
+    ),
+    "group.py": ("schema.py",),
+    "calls.py": ("schema.py",),
+    "runs.py": ("group.py", "schema.py"),
+    "recovery.py": ("engine.py",),
+    "audit.py": ("audit_requests.py",),
+    "book.py": ("runner.py",),
+    "server.py": ("runner.py", "doors/binary.py"),
+    "client.py": ("link.py",),
+    "load.py": ("client.py", "link.py", "load_report.py"),
+    "load_report.py": ("link.py",),
+    "cli.py": ("verify.py", "inspect.py"),
+    "__main__.py": ("cli.py",),
+}  # fmt: skip
+
+# What few may import, and who.
+LOOPS = {"asyncio", "threading", "socket", "socketserver", "selectors", "select", "uvloop"}
+LOOPS_IN = set(LAYERS["edge"])
+STORE = {"lmdb"}
+STORE_IN = {"journal.py", "checkpoint.py"}
+# Time and chance are handed to whoever decides, so that a run can be repeated.
+TIME = {"time", "datetime", "libc.time", "posix.time", "<time.h>", "<sys/time.h>"}
+CHANCE = {"random", "secrets", "os.urandom", "numpy.random"}
+GIVEN_TO = {name for layer in ("kernels", "view", "parts", "order") for name in LAYERS[layer]}
+TIME_IN = {
+    "clock.py",  # it is the clock
+    "journal.py",  # how long a read may hold LMDB's pages
+    "recovery.py",  # the wall clock that a start is compared with
+}
+CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no result
+
 COLUMNS_MAX = 100
-SUFFIXES = {".py", ".pyx", ".pxi", ".pxd", ".h", ".pyi"}
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 600
+LEDGER_FILES_MAX = 60
+OPENING_CHARACTERS_MIN = 40
+# Functions that are longer, and how long they may be. The list only shrinks: a function that
+# became shorter must be lowered here or taken off.
+LONG_FUNCTIONS: dict[str, int] = {
+    "tests/model.py:_create_transfer": 91,  # the rules in order of precedence, read as one list
+}
+LONG_FILES: dict[str, int] = {}
+
+# Tests of what has no test file of its own name, under tests/.
+COVERED: dict[str, str] = {
+    "_core.pyx": "test_model.py",
+    "status.pxi": "test_model.py",
+    "state.pxi": "test_model.py",
+    "history.pxi": "test_model.py",
+    "undo.pxi": "test_model.py",
+    "create.pxi": "test_model.py",
+    "query.pxi": "test_model.py",
+    "replay.pxi": "test_model.py",
+    "record.h": "test_schema.py",
+    "record.pxd": "test_model.py",
+    "status.h": "test_schema.py",
+    "tables.h": "test_schema.py",
+    "config.py": "test_schema.py",
+    "aegis.h": "test_check.py",
+    "u128.h": "test_model.py",
+    "audit_requests.py": "test_audit.py",
+    "recovery.py": "test_book.py",
+    "link.py": "test_client.py",
+    "load_report.py": "test_load.py",
+    "doors/__init__.py": "test_server.py",
+    "doors/binary.py": "test_server.py",
+    "__init__.py": "test_book.py",
+    "__main__.py": "test_cli.py",
+}
+
+# Sizes of the protocol, which have names.
+NUMBERS = re.compile(r"(?<![\w.])(8_?189|1_?048_?320|1_?048_?576)(?![\w.])")
+NUMBERS_IN = {"record.h", "config.py", "frame.h"}
+UNFINISHED = re.compile(r"\b(FIXM[E]|TOD[O]|XX[X])\b")
+ELSEWHERE = re.compile(
+    r"/wor[k]/|/tmp/p[v]\b|/hom[e]/|/roo[t]/|index-ur[l]|pypi[.]|artifactor[y]"
+)
+
+SOURCES = {".py", ".pyx", ".pxi", ".pxd", ".pyi", ".h", ".c"}
+TEXTS = SOURCES | {".md", ".toml", ".yml", ".yaml", ".txt", ".cfg", ".sh", ""}
+SKIPPED = {"build", "dist", "demo", "__pycache__"}
+SEEN_ANYWAY = {".ci", ".github"}
 
 
-def sources(root: Path, *folders: str) -> Iterator[Path]:
-    """The source files below the folders of a tree, in order of name."""
-    for folder in folders:
-        yield from sorted(p for p in (root / folder).rglob("*") if p.suffix in SUFFIXES)
+# ---- reading the tree ---------------------------------------------------------------------------
 
 
-def line_lengths(root: Path) -> Iterator[str]:
-    """Lines are at most COLUMNS_MAX columns."""
-    for path in sources(root, "ledger", "tests", "bench", "tools"):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+def files(root: Path, *folders: str, kinds: set[str] = SOURCES) -> list[Path]:
+    """The files of some kinds below the folders of a tree (all when none), by name.
+
+    What builds and tools leave behind is not of the tree.
+    """
+
+    def below(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir():
+                hidden = path.name.startswith(".") and path.name not in SEEN_ANYWAY
+                if not (hidden or path.name in SKIPPED or path.suffix == ".egg-info"):
+                    yield from below(path)
+            elif path.suffix in kinds and not _generated(path):
+                yield path
+
+    return [path for folder in folders or ("",) for path in below(root / folder)]
+
+
+def _generated(path: Path) -> bool:
+    return path.suffix == ".c" and path.with_suffix(".pyx").exists()
+
+
+def ledger(root: Path) -> dict[str, Path]:
+    """The sources of ledger/ by their name inside it."""
+    return {path.relative_to(root / "ledger").as_posix(): path for path in files(root, "ledger")}
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def at(root: Path, path: Path, line: int, what: str) -> str:
+    return f"{path.relative_to(root).as_posix()}:{line}: {what}"
+
+
+def layer_of(name: str) -> str | None:
+    return next((layer for layer, members in LAYERS.items() if name in members), None)
+
+
+CYTHON_FUNCTION = re.compile(
+    r"^(\s*)(?:async )?(?:cdef|cpdef|def)\s+(?!enum|struct|extern|class)[^=(]*?(\w+)\("
+)
+
+# ---- what a file imports ------------------------------------------------------------------------
+
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<base>[\w.]+)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n#]+)"
+    r"|c?import[ \t]+(?P<plain>[\w., \t]+)"
+    r"|#[ \t]*include[ \t]+(?P<header>[<\"][^>\"]+[>\"])"
+    r"|cdef extern from[ \t]+(?P<extern>[\"<][^\">]+[\">])"
+    r"|include[ \t]+(?P<part>\"[^\"]+\"))",
+    re.MULTILINE,
+)
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(line, name) of what a file imports: "a.b.c" of Python, "x.h" of ours, "<x.h>" of C.
+
+    What only a type checker imports is left out.
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".py", ".pyi"):
+        return list(_python_imports(ast.parse(text)))
+    found = []
+    for match in IMPORT.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        base, names, plain = match["base"], match["names"], match["plain"]
+        if base:
+            words = re.sub(r"#.*", "", names).strip("() \t").split(",")
+            found += [(line, f"{base}.{word.split()[0]}") for word in words if word.strip()]
+        elif plain:
+            found += [(line, word.split()[0]) for word in plain.split(",") if word.strip()]
+        else:
+            name = match["header"] or match["extern"] or match["part"]
+            found.append((line, name if name.startswith("<") else name.strip('"')))
+    return found
+
+
+def _python_imports(node: ast.AST) -> Iterator[tuple[int, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield from _python_imports(ast.Module([other], []))
+        elif isinstance(child, ast.Import):
+            yield from ((child.lineno, alias.name) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = "." * child.level + (child.module or "")
+            yield from ((child.lineno, f"{base}.{alias.name}") for alias in child.names)
+        else:
+            if isinstance(child, ast.Attribute) and ast.unparse(child) == "os.urandom":
+                yield child.lineno, "os.urandom"
+            yield from _python_imports(child)
+
+
+def resolve(root: Path, name: str) -> str | None:
+    """The file of ledger/ that an imported name means; None for what is not ours."""
+    if name.endswith((".h", ".pxi")):
+        return name if (root / "ledger" / name).exists() else None
+    words = name.split(".")
+    if words[0] != "ledger":
+        return None
+    for count in range(len(words), 1, -1):
+        base = "/".join(words[1:count])
+        for ending in (".py", ".pyx", ".pxd", "/__init__.py"):
+            if (root / "ledger" / f"{base}{ending}").exists():
+                return base + ending
+    return "__init__.py"
+
+
+def known_imports(root: Path, path: Path) -> list[tuple[int, str]]:
+    """(line, file of ledger/) of what a file imports of ours."""
+    found = [(line, resolve(root, name)) for line, name in imports(path)]
+    return [(line, file) for line, file in found if file is not None]
+
+
+# ---- layers and owners --------------------------------------------------------------------------
+
+
+def layers(root: Path) -> Iterator[str]:
+    """Every file has a layer, and imports from the layers above it or where INSIDE says so."""
+    order = list(LAYERS)
+    for name, path in ledger(root).items():
+        if path.suffix == ".pyi":
+            continue
+        layer = layer_of(name)
+        if layer is None:
+            yield at(root, path, 1, "is in no layer")
+            continue
+        for line, other in known_imports(root, path):
+            above = layer_of(other)
+            if above is None or order.index(above) < order.index(layer):
+                continue
+            if above == layer and other in INSIDE.get(name, ()):
+                continue
+            yield at(root, path, line, f"{layer} must not import {other} ({above})")
+        if any(word.startswith(".") for _, word in imports(path)):
+            yield at(root, path, 1, "imports are absolute")
+    if (root / "ledger").is_dir():
+        gone = {name for members in LAYERS.values() for name in members} - set(ledger(root))
+        for name in sorted(gone):
+            yield f"tools/tidy.py:1: {name} has a layer and does not exist"
+
+
+def pictured(root: Path) -> Iterator[str]:
+    """The table of docs/architecture.md names the files of each layer, and no others."""
+    page = root / "docs" / "architecture.md"
+    for number, line in enumerate(lines(page) if page.exists() else (), 1):
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != 5 or cells[1] not in LAYERS:
+            continue
+        named = set(re.findall(r"`([^`]+)`", cells[2]))
+        members = {name for name in LAYERS[cells[1]] if not name.endswith(("__.py", ".pxd"))}
+        parts = {name.removesuffix(".pxi") for name in members if name.endswith(".pxi")}
+        members = {name for name in members if not name.endswith(".pxi")} | parts
+        for name in sorted(members - named):
+            yield at(root, page, number, f"{cells[1]} misses {name}")
+        if cells[1] != "commands":
+            for name in sorted(named - members):
+                yield at(root, page, number, f"{name} is not of {cells[1]}")
+
+
+def owners(root: Path) -> Iterator[str]:
+    """Loops and sockets only at the edge, LMDB in its two files, time and chance handed over."""
+    for name, path in ledger(root).items():
+        for line, word in imports(path):
+            words = {word, word.split(".")[0], ".".join(word.split(".")[:2])}
+            if words & LOOPS and name not in LOOPS_IN:
+                yield at(root, path, line, f"only the edge imports {word}")
+            if words & STORE and name not in STORE_IN:
+                yield at(root, path, line, f"only {' and '.join(sorted(STORE_IN))} import {word}")
+            if words & TIME and name in GIVEN_TO - TIME_IN:
+                yield at(root, path, line, f"time is handed over, not read: {word}")
+            if words & CHANCE and name in GIVEN_TO - CHANCE_IN:
+                yield at(root, path, line, f"chance is handed over, not made: {word}")
+
+
+def _opening(text: str) -> str:
+    """The comment that a part or a header begins with, without its marks, on one line."""
+    if text.startswith("/*"):
+        return " ".join(line.strip(" */") for line in text.partition("*/")[0].splitlines())
+    taken = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        taken.append(line.strip("# "))
+    return " ".join(taken)
+
+
+def _defined(text: str) -> list[tuple[int, str]]:
+    """(line, name) of each cdef function."""
+    found = ((number, CYTHON_FUNCTION.match(line)) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, match[2]) for number, match in found if match]
+
+
+def parts(root: Path) -> Iterator[str]:
+    """A part of _core.pyx gives the prefixes it says, and calls earlier parts that it needs."""
+    core = root / "ledger" / "_core.pyx"
+    if not core.exists():
+        return
+    included = [name for _, name in imports(core) if name.endswith(".pxi")]
+    for name in sorted({path.name for path in files(root, "ledger", kinds={".pxi"})}):
+        if name not in included:
+            yield at(root, root / "ledger" / name, 1, "is included by nobody")
+    home: dict[str, str] = {}
+    for name in included:
+        path = root / "ledger" / name
+        if not path.exists():
+            yield at(root, core, 1, f"includes {name}, which does not exist")
+            continue
+        for _, function in _defined(path.read_text(encoding="utf-8")):
+            home[function] = name
+    for place, name in enumerate(included):
+        path = root / "ledger" / name
+        if path.exists():
+            yield from _part(root, path, included[: place + 1], home)
+
+
+def _part(root: Path, path: Path, earlier: list[str], home: dict[str, str]) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8")
+    opening = _opening(text)
+    needs, _, gives = opening.partition("Gives:")
+    needed = re.findall(r"\b\w+\.pxi\b", needs.partition("Needs:")[2])
+    prefixes = tuple(re.findall(r"\b([a-z]+_)\*", gives))
+    for line, function in _defined(text):
+        if not prefixes or not function.startswith(prefixes):
+            yield at(root, path, line, f"{function} has none of the prefixes it gives")
+    for other in needed:
+        if other not in earlier[:-1]:
+            yield at(root, path, 1, f"needs {other}, which is not included before it")
+    said = {path.name, *needed}
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in re.findall(r"\w+", line.partition("#")[0]):
+            other_home = home.get(word, path.name)
+            if other_home not in earlier:
+                yield at(root, path, number, f"{word} comes later, in {other_home}")
+            elif other_home not in said:
+                said.add(other_home)
+                yield at(root, path, number, f"does not say it needs {other_home}, for {word}")
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+
+
+def columns(root: Path) -> Iterator[str]:
+    """Lines have at most COLUMNS_MAX columns."""
+    for path in files(root):
+        for number, line in enumerate(lines(path), 1):
             if len(line) > COLUMNS_MAX:
-                yield f"{path.relative_to(root)}:{number}: {len(line)} columns"
+                yield at(root, path, number, f"{len(line)} columns, at most {COLUMNS_MAX}")
+
+
+def functions(path: Path) -> Iterator[tuple[int, str, int]]:
+    """(line, name, lines) of each function of a source file, from its first line to its last."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node.lineno, node.name, (node.end_lineno or 0) - node.lineno + 1
+    elif path.suffix in (".h", ".c"):
+        pattern = r"^(?:\w[\w \t*]*?)\b(\w+)\([^;{}]*?\)\s*\{$(?:.*\n)*?^\}"
+        for match in re.finditer(pattern, text, re.MULTILINE):
+            line = text.count("\n", 0, match.start()) + 1
+            yield line, match[1], match[0].count("\n") + 1
+    elif path.suffix in (".pyx", ".pxi"):
+        yield from _cython_functions(text.splitlines())
+
+
+def _cython_functions(source: list[str]) -> Iterator[tuple[int, str, int]]:
+    for start, line in enumerate(source):
+        match = CYTHON_FUNCTION.match(line)
+        if match is None:
+            continue
+        opened = end = start
+        while ")" not in source[opened]:
+            opened += 1
+        if not source[opened].split("#")[0].rstrip().endswith(":"):
+            continue
+        indent = len(match[1])
+        for number in range(opened + 1, len(source)):
+            text = source[number]
+            if text.strip() and len(text) - len(text.lstrip()) <= indent:
+                break
+            end = number if text.strip() else end
+        yield start + 1, match[2], end - start + 1
+
+
+def function_sizes(root: Path) -> Iterator[str]:
+    """Functions have at most FUNCTION_LINES_MAX lines; the exceptions only shrink."""
+    longest: dict[str, int] = {}
+    for path in files(root):
+        for line, name, count in functions(path):
+            key = f"{path.relative_to(root).as_posix()}:{name}"
+            longest[key] = max(count, longest.get(key, 0))
+            most = LONG_FUNCTIONS.get(key, FUNCTION_LINES_MAX)
+            if count > most:
+                yield at(root, path, line, f"{name} has {count} lines, at most {most}")
+    yield from _stale(root, "LONG_FUNCTIONS", LONG_FUNCTIONS, longest)
+
+
+def file_sizes(root: Path) -> Iterator[str]:
+    """Files have at most FILE_LINES_MAX lines, ledger/ at most LEDGER_FILES_MAX files."""
+    counts = {path.relative_to(root).as_posix(): len(lines(path)) for path in files(root)}
+    for name, count in counts.items():
+        most = LONG_FILES.get(name, FILE_LINES_MAX)
+        if count > most:
+            yield f"{name}:{count}: {count} lines, at most {most}"
+    yield from _stale(root, "LONG_FILES", LONG_FILES, counts)
+    count = len(ledger(root))
+    if count > LEDGER_FILES_MAX:
+        yield f"ledger:1: {count} files, at most {LEDGER_FILES_MAX}"
+
+
+def _stale(root: Path, table: str, allowed: dict[str, int], found: dict[str, int]) -> Iterator[str]:
+    if (root / "tools" / "tidy.py").exists():
+        for key, most in allowed.items():
+            if found.get(key, 0) < most:
+                yield f"tools/tidy.py:1: {table} allows {key} {most}, it has {found.get(key, 0)}"
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def openings(root: Path) -> Iterator[str]:
+    """Each file opens with a paragraph on what it is."""
+    for path in files(root):
+        text = re.sub(r"\A(#!.*\n|# cython:.*\n)+", "", path.read_text(encoding="utf-8"))
+        if path.suffix in (".h", ".c", ".pxi"):
+            opening = _opening(text)
+        else:
+            match = re.match(r'(?:"""(.*?)"""|((?:#.*\n)+))', text, re.DOTALL)
+            opening = (match[1] or match[2]) if match else ""
+        if len(opening.strip()) < OPENING_CHARACTERS_MIN:
+            yield at(root, path, 1, "does not open with a paragraph on what it is")
+
+
+def finished(root: Path) -> Iterator[str]:
+    """Nothing is left for later, and ledger/ does not print."""
+    for path in files(root, kinds=TEXTS):
+        for number, line in enumerate(_text_lines(path), 1):
+            if match := UNFINISHED.search(line):
+                yield at(root, path, number, f"{match[0]} is not a state to leave a tree in")
+    for path in files(root, "ledger", kinds={".py", ".pyx", ".pxi"}):
+        for number, line in enumerate(lines(path), 1):
+            if re.search(r"(?<![\w.])print\(", line):
+                yield at(root, path, number, "ledger/ does not print")
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        return lines(path)
+    except UnicodeDecodeError:
+        return []
+
+
+def elsewhere(root: Path) -> Iterator[str]:
+    """The tree names no machine's folders and no registry."""
+    for path in files(root, kinds=TEXTS):
+        for number, line in enumerate(_text_lines(path), 1):
+            if match := ELSEWHERE.search(line):
+                yield at(root, path, number, f"{match[0]!r} is of one machine")
+
+
+def numbers(root: Path) -> Iterator[str]:
+    """The protocol's sizes are numbers only where they are defined."""
+    for name, path in ledger(root).items():
+        for number, line in enumerate(lines(path) if name not in NUMBERS_IN else (), 1):
+            if match := NUMBERS.search(line):
+                yield at(root, path, number, f"{match[0]} has a name")
+
+
+# ---- tests --------------------------------------------------------------------------------------
+
+
+def statuses_tested(root: Path) -> Iterator[str]:
+    """Each result code of status.h is named by a test."""
+    path = root / "ledger" / "status.h"
+    tests = files(root, "tests", kinds={".py"})
+    named = " ".join(p.read_text(encoding="utf-8") for p in tests if p.name.startswith("test_"))
+    words = set(re.findall(r"\w+", named.upper()))
+    for number, line in enumerate(lines(path) if path.exists() else (), 1):
+        match = re.match(r"\s+S\((\w+),", line)
+        if match and match[1] not in words:
+            yield at(root, path, number, f"no test names {match[1]}")
+
+
+def mirrored(root: Path) -> Iterator[str]:
+    """Each file of ledger/ has its tests/test_<name>*.py, or the one that COVERED says."""
+    for name, path in ledger(root).items():
+        if path.suffix == ".pyi":
+            continue
+        own = f"test_{path.stem.strip('_')}"
+        found = {test.name for test in files(root, "tests") if test.stem.startswith(own)}
+        if name not in COVERED and not any(re.match(rf"{own}(_\w+)?\.py", test) for test in found):
+            yield at(root, path, 1, f"tests/{own}.py does not exist")
+        if name in COVERED and not (root / "tests" / COVERED[name]).exists():
+            yield at(root, path, 1, f"tests/{COVERED[name]} does not exist")
+        if name in COVERED and f"{own}.py" in found:
+            yield at(root, path, 1, f"has tests/{own}.py and is still in COVERED")
+
+
+CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
+    layers, pictured, owners, parts, columns, function_sizes, file_sizes, openings, finished,
+    elsewhere, numbers, statuses_tested, mirrored,
+)  # fmt: skip
+
+
+def picture(root: Path) -> str:
+    """The layers from top to bottom, each file with what it imports of ours."""
+    known = ledger(root)
+    rows = []
+    for layer, members in LAYERS.items():
+        rows.append(layer)
+        for name in members:
+            used = {file for _, file in known_imports(root, known[name])}
+            rows.append(f"    {name:<20} {' '.join(sorted(used - {name}))}".rstrip())
+    return "\n".join(rows)
 
 
 def main() -> int:
-    """Print the violations of this tree; 1 when there are any."""
-    found = list(line_lengths(Path(__file__).resolve().parent.parent))
-    print("\n".join(found) or "tidy")
+    """Print what the arguments ask for; 1 when there are violations."""
+    root = Path(__file__).resolve().parent.parent
+    if "--layers" in sys.argv[1:]:
+        print(picture(root))
+        return 0
+    found = [violation for check in CHECKS for violation in check(root)]
+    print("\n".join(found) if found else f"tidy: {len(files(root))} files, {len(CHECKS)} checks")
     return 1 if found else 0
 
 
