@@ -73,11 +73,11 @@ static inline void load_zipf_begin(load_zipf_t *zipf, double exponent, u64 count
                                                      load_zipf_density(zipf, 2));
 }
 
-enum { LOAD_REJECTIONS_MAX = 64 }; /* a draw is rejected once in ten or less */
+enum { LOAD_DRAWS_MAX = 64 }; /* far more than are ever needed; a bound all the same */
 
 static inline u64 load_zipf_draw(const load_zipf_t *zipf, load_random_t *random, u64 count) {
     u64 rank = 1;
-    for (int tries = 0; tries < LOAD_REJECTIONS_MAX; tries++) {
+    for (int tries = 0; tries < LOAD_DRAWS_MAX; tries++) {
         const double share = ldexp((double)(load_next(random) >> 11), -53);
         const double area = zipf->last + share * (zipf->first - zipf->last);
         const double x = load_zipf_inverse(zipf, area);
@@ -158,17 +158,21 @@ static inline int load_is_hold(const population_t *population, u64 number, u64 d
     return number % 2 == 0 && draw / 2 < population->pending;
 }
 
+static inline u64 load_choose_account(const population_t *population, load_random_t *random) {
+    if (population->distribution == LOAD_ZIPF)
+        return load_zipf_draw(&population->zipf, random, population->accounts);
+    return load_below(random, population->accounts);
+}
+
+/* The credited account is spread exactly as asked; the debited one is drawn until it differs. */
 static inline void load_choose_accounts(const population_t *population, load_random_t *random,
                                         u64 *debit, u64 *credit) {
-    const u64 count = population->accounts;
-    *debit = population->distribution == LOAD_ZIPF
-                 ? load_zipf_draw(&population->zipf, random, count)
-                 : load_below(random, count);
-    *credit = population->distribution == LOAD_ZIPF
-                  ? load_zipf_draw(&population->zipf, random, count)
-                  : load_below(random, count);
+    *credit = load_choose_account(population, random);
     if (population->distribution == LOAD_HOT && load_next(random) < population->hot) *credit = 0;
-    if (*debit == *credit) *debit = *debit + 1 == count ? 0 : *debit + 1;
+    *debit = *credit;
+    for (int tries = 0; tries < LOAD_DRAWS_MAX && *debit == *credit; tries++)
+        *debit = load_choose_account(population, random);
+    if (*debit == *credit) *debit = *debit == 0 ? 1 : *debit - 1;
 }
 
 static inline void load_resolution(const transfer_t *hold, load_random_t *random,

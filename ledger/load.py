@@ -11,8 +11,8 @@ record and no frame; what is asked of it and what it reports are in load_report.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -81,6 +81,8 @@ def run(
     what listens is no server of this cluster. A server that is not there, or goes and does not
     come back within `patience_seconds`, is told by the report.
     """
+    if options.seed is None:
+        options = msgspec.structs.replace(options, seed=secrets.randbits(63))
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_Run(options, on_progress).go(interruptible))
 
@@ -381,11 +383,11 @@ def _swarm(options: Options, index: int) -> Swarm:
     flags = schema.AccountFlags.HISTORY if options.history else schema.AccountFlags.NONE
     return Swarm(
         cluster=options.cluster.to_bytes(16, "little"),
-        client=bytes(8) + os.urandom(8),
+        client=bytes(8) + secrets.token_bytes(8),
         release=config.RELEASE,
         sessions=options.sessions,
         batch=options.batch,
-        seed=options.seed,
+        seed=options.seed or 0,
         accounts=options.accounts,
         account_first=options.accounts * index // count,
         account_end=options.accounts * (index + 1) // count,

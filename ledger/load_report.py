@@ -37,7 +37,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     `sessions` is per connection. Of all transfers `pending_share` open holds, of which
     `resolved_share` are posted or voided by the next transfer; the others expire after
     `hold_seconds` (0: never). `duplicate_share` of the events are ids sent and acknowledged
-    before. A run ends when no reply came for `patience_seconds`.
+    before. A run ends when no reply came for `patience_seconds`. The same `seed` makes the same
+    accounts and transfers; without it a run has its own, and its report says which.
     """
 
     address: str = "127.0.0.1:3000"
@@ -57,7 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     hold_seconds: int = 0
     duplicate_share: float = 0.0
     id_order: Literal["ordered", "random"] = "ordered"
-    seed: int = 42
+    seed: int | None = None
     ledger: int = 1
     history: bool = False
     check: bool = False
