@@ -1,6 +1,7 @@
 # Status: the names of status.h that the state machine answers with.
 #
-# Needs: status.h. Gives: the result codes. The numbers and their order stay in the header.
+# Needs: status.h. Gives: the result codes. The numbers and their order stay in the header. Written
+# by tools/stubs.py: do not edit.
 
 cdef extern from "status.h" nogil:
     u32 STATUS_CREATED

@@ -1,13 +1,16 @@
-"""Writes ledger/schema.pyi, the static view of what ledger/schema.py builds when it loads.
+"""Writes what compilers and type checkers must be told of the facts: two files of ledger/.
 
-Run `python tools/stubs.py` after a change of a fact; `--check` only says whether the file is fresh.
-It knows how schema.py is laid out and nothing of what the names mean.
+status.pxi declares the names of status.h to Cython. It is made from the header's text, so that it
+can be made before anything compiles. schema.pyi is the static view of what schema.py builds when it
+loads. Run `python tools/stubs.py` after a change of a fact; `--check` only says whether both are
+fresh. It knows how status.h and schema.py are laid out and nothing of what the names mean.
 """
 
 from __future__ import annotations
 
 import enum
 import inspect
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -17,6 +20,18 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = ROOT / "ledger" / "schema.pyi"
+STATUS = ROOT / "ledger" / "status.pxi"
+STATUS_HEAD = """\
+# Status: the names of status.h that the state machine answers with.
+#
+# Needs: status.h. Gives: the result codes. The numbers and their order stay in the header. Written
+# by tools/stubs.py: do not edit.
+
+cdef extern from "status.h" nogil:
+    u32 STATUS_CREATED
+    bint transfer_status_transient(u32)
+    enum:
+"""
 HEAD = '''"""Written by tools/stubs.py from the C tables, as schema.py builds them: do not edit."""
 
 import enum
@@ -75,6 +90,18 @@ def render() -> str:
     return text
 
 
+def render_status() -> str:
+    """The text of status.pxi."""
+    names = []
+    record = ""
+    for line in (ROOT / "ledger" / "status.h").read_text().splitlines():
+        if define := re.match(r"#define (\w+)_STATUSES\(S\)", line):
+            record = define[1]
+        elif row := re.match(r"\s+S\((\w+),", line):
+            names.append(f"        {record}_{row[1]}_STATUS\n")
+    return STATUS_HEAD + "".join(names)
+
+
 def _plain(block: str) -> bool:
     return "\n" not in block and block != ""
 
@@ -94,15 +121,19 @@ def _container(value: frozenset[object] | dict[object, object]) -> str:
 
 
 def main() -> int:
+    """Write both files, or with --check compare them; 1 when one is stale."""
     sys.path.insert(0, str(ROOT))
-    text = render()
-    if "--check" in sys.argv[1:]:
-        fresh = STUB.exists() and STUB.read_text() == text
-        if not fresh:
-            sys.stderr.write("ledger/schema.pyi is stale: run python tools/stubs.py\n")
-        return 0 if fresh else 1
-    STUB.write_text(text)
-    return 0
+    stale = 0
+    for path, make in ((STATUS, render_status), (STUB, render)):
+        text = make()
+        if path.exists() and path.read_text() == text:
+            continue
+        stale = 1
+        if "--check" in sys.argv[1:]:
+            sys.stderr.write(f"ledger/{path.name} is stale: run python tools/stubs.py\n")
+        else:
+            path.write_text(text)
+    return stale if "--check" in sys.argv[1:] else 0
 
 
 if __name__ == "__main__":
