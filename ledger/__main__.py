@@ -1,4 +1,4 @@
-"""Commands: `python -m ledger` is the command `ledger`."""
+"""Commands: `python -m ledger` is `ledger`."""
 
 from ledger.cli import main
 

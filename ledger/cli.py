@@ -1,69 +1,323 @@
-"""Commands: `ledger ...` on the command line: arguments in, exit codes out.
+"""Commands: `ledger`: arguments in, the right call, and one line and one exit code for each error.
 
-Every error the ledger raises on purpose becomes one line on stderr and its exit code. What the
-commands do is in the modules they call.
+What a command does lives elsewhere and is imported when it is called, so that --help is quick.
+Results go to standard output; progress, warnings and errors to standard error. The exit codes are
+those of config.Exit.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ledger import __version__
 from ledger.config import Exit
 from ledger.errors import LedgerError
 
+if TYPE_CHECKING:
+    from ledger.verify import Report
 
-def parse_address(address: str) -> tuple[str, int]:
-    """HOST:PORT or [IPV6]:PORT. click.BadParameter for anything else."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{address!r} is not HOST:PORT")
+PROGRESS_AFTER_SECONDS = 2.0
+INTERRUPTED = 130  # as shells have it
+
+_DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
+
+
+def _address(_: click.Context, parameter: click.Parameter, value: str) -> tuple[str, int]:
+    """HOST:PORT, or [HOST]:PORT for IPv6, as host and port."""
+    host, separator, port = value.rpartition(":")
+    if not separator or not host:
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as 127.0.0.1:3000")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise click.BadParameter(f"{port!r} in {value!r} is not a port, 0 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host:
+        raise click.BadParameter(f"{value!r}: an IPv6 address needs brackets, [::1]:3000")
     return host, int(port)
 
 
-@click.group()
-def command() -> None:
-    """A double-entry payment ledger."""
+def _number(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A whole number within 128 bits, decimal or 0x hexadecimal."""
+    if value is None:
+        return None
+    try:
+        number = int(value, 16 if value.lower().startswith("0x") else 10)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, decimal or 0x...") from None
+    if not 0 <= number < 1 << 128:
+        raise click.BadParameter(f"{value} is not within 0 .. 2^128-1")
+    return number
 
 
-@command.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--address", default="127.0.0.1:3000", show_default=True)
-@click.option("--cluster", type=int, default=None)
-@click.option("--accept-clock", is_flag=True)
-@click.option("--allow-plaintext", is_flag=True)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ledger", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A double-entry payment ledger: durable, exactly once, fast."""
+
+
+@cli.command()
+@_DIRECTORY
+@click.option(
+    "--address",
+    callback=_address,
+    metavar="HOST:PORT",
+    default="127.0.0.1:3000",
+    show_default=True,
+    help="Where to listen; port 0 takes a free one.",
+)
+@click.option(
+    "--cluster",
+    callback=_number,
+    metavar="ID",
+    help="The book's cluster id; refuses any other book.",
+)
+@click.option("--accept-clock", is_flag=True, help="Take a wall clock far ahead of the journal.")
+@click.option("--allow-plaintext", is_flag=True, help="Listen beyond this machine.")
 def serve(
-    directory: Path, address: str, cluster: int | None, accept_clock: bool, allow_plaintext: bool
-) -> None:
-    """Serve the book in DIRECTORY, made when new, until SIGTERM."""
+    directory: Path,
+    address: tuple[str, int],
+    cluster: int | None,
+    accept_clock: bool,
+    allow_plaintext: bool,
+) -> int:
+    """Serve the book in DIRECTORY until SIGTERM or SIGINT; a new one is made when it is empty."""
     from ledger import server
 
-    host, port = parse_address(address)
-    code = server.serve(
-        directory,
-        host,
-        port,
-        cluster,
-        accept_clock=accept_clock,
-        allow_plaintext=allow_plaintext,
-        on_listening=lambda host, port: click.echo(f"listening on {host}:{port}"),
-        on_warning=lambda text: click.echo(f"ledger: {text}", err=True),
-    )
-    sys.exit(code)
+    def listening(host: str, port: int) -> None:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        click.echo(f"ledger: serving {directory}, pid {os.getpid()}, listening on {where}")
+        sys.stdout.flush()
+
+    with _progress("replaying") as progress:
+        return server.serve(
+            directory,
+            *address,
+            cluster,
+            accept_clock=accept_clock,
+            allow_plaintext=allow_plaintext,
+            on_progress=progress,
+            on_listening=listening,
+            on_warning=_warn,
+        )
 
 
-def main() -> NoReturn:
-    """Run the command line and exit."""
+@cli.command()
+@_DIRECTORY
+@_JSON
+def verify(directory: Path, as_json: bool) -> int:
+    """Read all of the book in DIRECTORY, which nobody serves, and add it up again.
+
+    Exit code 1 and the first wrong position when it is not clean.
+    """
+    from ledger.verify import verify as run
+
+    with _progress("verifying") as progress:
+        report = run(directory, lambda at: progress(at.group, at.groups))
+    _tell_report(report, as_json)
+    return Exit.OK if report.clean else Exit.FAULT_FOUND
+
+
+@cli.command()
+@_DIRECTORY
+@click.option("--account", callback=_number, metavar="ID", help="One account and its balances.")
+@click.option("--transfer", callback=_number, metavar="ID", help="One transfer and its hold.")
+@click.option("--group", type=int, metavar="N", help="One group of the journal: header and runs.")
+@_JSON
+def inspect(
+    directory: Path, account: int | None, transfer: int | None, group: int | None, as_json: bool
+) -> None:
+    """Tell what the book in DIRECTORY holds; it may be served meanwhile."""
+    from ledger import inspect as room
+
+    if sum(choice is not None for choice in (account, transfer, group)) > 1:
+        raise click.UsageError("--account, --transfer and --group exclude each other")
+    with _progress("reading") as progress:
+        if account is not None:
+            facts = room.inspect_account(directory, account, progress)
+        elif transfer is not None:
+            facts = room.inspect_transfer(directory, transfer, progress)
+        elif group is not None:
+            facts = room.inspect_group(directory, group)
+        else:
+            facts = room.inspect(directory, progress)
+    _tell(facts, as_json)
+
+
+@cli.command()
+@_DIRECTORY
+@click.option(
+    "--trust-journal",
+    is_flag=True,
+    required=True,
+    help="Accept that what the journal has lost is gone.",
+)
+def rebuild(directory: Path, trust_journal: bool) -> int:
+    """Make all that is derived from the journal in DIRECTORY anew, once it is verified.
+
+    The one way on when a book is refused because its journal ends before its head stamp.
+    """
+    from ledger.verify import rebuild as run
+
+    with _progress("verifying") as progress:
+        report = run(directory, lambda at: progress(at.group, at.groups))
+    if report.fault is not None:
+        _error(f"{report.fault}; nothing was rebuilt")
+        return Exit.FAULT_FOUND
+    click.echo(f"{directory}: rebuilt; the book ends at position {report.position}")
+    return Exit.OK
+
+
+# ---- progress, results and errors ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's standard error, for what takes longer than two seconds."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=None)
+    begins = time.monotonic() + PROGRESS_AFTER_SECONDS
+    shown = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() >= begins and done < total:
+            shown = True
+            bar.start()
+        if shown:
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                stop()
+
+    def stop() -> None:
+        nonlocal shown
+        if shown:
+            shown = False
+            bar.stop()
+
     try:
-        command(standalone_mode=True)
+        yield tell
+    finally:
+        stop()
+
+
+def _tell_report(report: Report, as_json: bool) -> None:
+    import msgspec
+
+    if report.fault is not None:
+        _error(str(report.fault))
+    if report.stamp_fault is not None:
+        _error(report.stamp_fault)
+    if as_json:
+        facts = msgspec.to_builtins(report) | {"clean": report.clean}
+        fields = facts["ledgers"] and type(report.ledgers[0])._fields
+        facts["ledgers"] = [dict(zip(fields, row, strict=True)) for row in facts["ledgers"]]
+        _tell(_exact(facts), as_json=True)
+        return
+    for warning in report.warnings:
+        _warn(warning)
+    _tell(
+        {
+            "book": f"{report.directory}, cluster {report.cluster}",
+            "read": f"{report.groups} groups, {report.position} positions",
+            "records": {name: count for name, count in report.records.items() if count},
+            "ledgers": [total._asdict() for total in report.ledgers],
+            "digest": report.digest,
+            "state_hash": report.state_hash,
+        },
+        as_json=False,
+    )
+    if report.clean:
+        click.echo(f"clean: debits equal credits in every ledger ({report.seconds} s)")
+
+
+def _exact(value: Any) -> Any:
+    """The same with integers beyond 64 bits as strings of digits."""
+    if isinstance(value, dict):
+        return {key: _exact(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_exact(one) for one in value]
+    return str(value) if isinstance(value, int) and value >= 1 << 63 else value
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), _text(value), style=None)
+    # What is told may be a directory's name: it is text, not markup.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    with console.capture() as text:
+        console.print(table)
+    click.echo(text.get(), nl=False)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_text(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        plain = all(isinstance(one, str) for one in value)
+        return (", " if plain else "\n").join(map(_text, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _warn(why: str) -> None:
+    click.echo(f"ledger: warning: {_line(why)}", err=True)
+
+
+def _error(why: str) -> None:
+    click.echo(f"ledger: {_line(why)}", err=True)
+
+
+def _line(why: str) -> str:
+    return " ".join(why.split())
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and end the process with its exit code."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        with cli.make_context("ledger", list(words) or ["--help"]) as context:
+            code = cli.invoke(context)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        command = where.command_path if where is not None else "ledger"
+        _error(f"{error.format_message()} (see {command} --help)")
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the results has gone; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
     except LedgerError as error:
-        click.echo(f"ledger: {error}", err=True)
-        sys.exit(error.exit_code)
+        _error(str(error))
+        return error.exit_code
     except OSError as error:
-        click.echo(f"ledger: {error}", err=True)
-        sys.exit(Exit.IO_ERROR)
-    sys.exit(Exit.OK)
+        _error(str(error))
+        return Exit.IO_ERROR

@@ -26,9 +26,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _core, errors, limbs, recovery
+from ledger import _core, checkpoint, errors, limbs, recovery
 from ledger.audit import Audit, LedgerTotals
-from ledger.checkpoint import Checkpoint
 from ledger.config import GROUP_BYTES_MAX
 from ledger.group import Header
 from ledger.journal import Journal
@@ -64,7 +63,11 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What verify found. The book is clean when `faults` is empty; else the first comes first."""
+    """What verify found. `fault` is the first one of the journal, or None.
+
+    `stamp_fault` says that the journal is not the one that was stamped: it may be whole and yet
+    have lost its last groups.
+    """
 
     directory: str
     cluster: int = 0
@@ -76,11 +79,31 @@ class Report(msgspec.Struct):
     records: dict[str, int] = {}  # by JournalKind, as far as it was read
     ledgers: list[LedgerTotals] = []
     warnings: list[str] = []
-    faults: list[Fault] = []
+    fault: Fault | None = None
+    stamp_fault: str | None = None
     seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return self.fault is None and self.stamp_fault is None
 
 
 Progress = Callable[[Reading], None]
+
+
+def rebuild(directory: Path, progress: Progress | None = None) -> Report:
+    """Trust the journal as it is: verify it, then make the state directory anew from its end.
+
+    What a lost or mixed-up journal no longer holds is given up. A journal with a fault is left
+    alone, and the report says so. Errors as verify's.
+    """
+    report = verify(directory, progress)
+    if report.fault is None:
+        with Journal.open(directory, readonly=True) as journal:
+            if (journal.group, journal.digest().hex()) != (report.groups, report.digest):
+                raise errors.DirectoryInUse(f"{directory} was written to after it was verified")
+            checkpoint.rebuild(journal)
+    return report
 
 
 def verify(directory: Path, progress: Progress | None = None) -> Report:
@@ -112,7 +135,7 @@ def verify(directory: Path, progress: Progress | None = None) -> Report:
                 reader.wait()
         at = _reading(shared.fileno())
         if code < 0:
-            return Report(str(directory), position=at.position, faults=[_death(-code, at)])
+            return Report(str(directory), position=at.position, fault=_death(-code, at))
         answer.seek(0)
         return _report(code, answer.read())
 
@@ -298,10 +321,10 @@ def _check_stamp(directory: Path, journal: Journal, report: Report) -> None:
         report.warnings.append("no head stamp: whether groups were lost cannot be told")
         return
     try:
-        with Checkpoint(directory) as checkpoint:
-            warning = checkpoint.verify_against(journal)
+        with checkpoint.Checkpoint(directory) as stamped:
+            warning = stamped.verify_against(journal)
     except errors.DataRefused as error:
-        report.faults.append(Fault(0, 0, str(error)))
+        report.stamp_fault = str(error)
         return
     if warning is not None:
         report.warnings.append(warning)
@@ -315,7 +338,7 @@ def _read_book(directory: Path, page: mmap.mmap) -> Report:
     try:
         journal = Journal.open(directory, readonly=True)
     except errors.DataRefused as error:
-        report.faults.append(Fault(0, 0, str(error)))
+        report.fault = Fault(0, 0, str(error))
         return report
     with journal:
         report.cluster, report.groups = journal.cluster, journal.group
@@ -328,8 +351,7 @@ def _read_book(directory: Path, page: mmap.mmap) -> Report:
             report.state_hash = reader.core.state_hash().hex()
             why = _compare(reader.core, reader.audit, report)
             fault = None if why is None else Fault(journal.group, journal.position, why)
-        if fault is not None:
-            report.faults.append(fault)
+        report.fault = fault
         _check_stamp(directory, journal, report)
     report.seconds = round(time.monotonic() - started, 3)
     return report

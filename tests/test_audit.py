@@ -238,9 +238,7 @@ def test_padding_must_be_zero():
 def test_rows_are_the_records_in_order():
     groups = books.paid(4, 30)
     found = list(books.headers(groups))
-    runs = read_runs(
-        np.concatenate([body for _, body in found]), [header for header, _ in found]
-    )
+    runs = read_runs(np.concatenate([body for _, body in found]), [header for header, _ in found])
     for kind in K:
         expected = books.places(groups, kind)
         rows = runs.rows(kind)

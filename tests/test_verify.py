@@ -9,11 +9,11 @@ import pytest
 
 from ledger import errors
 from ledger import verify as module
-from ledger.checkpoint import Checkpoint, rebuild
+from ledger.checkpoint import Checkpoint
 from ledger.group import Group, write_group
 from ledger.journal import Journal
 from ledger.schema import JournalKind as K
-from ledger.verify import Fault, Reading, verify
+from ledger.verify import Fault, Reading, rebuild, verify
 from tests import books
 
 
@@ -45,7 +45,7 @@ def test_a_clean_book(tmp_path, groups):
         assert (report.cluster, report.groups) == (books.CLUSTER, journal.group)
         assert (report.position, report.clock_ns) == (journal.position, journal.clock)
         assert report.digest == journal.digest().hex()
-    assert report.faults == []
+    assert report.clean
     assert [total.ledger for total in report.ledgers] == [1, 2]
     assert report.records["transfer"] == len(books.places(groups, K.TRANSFER))
     driver = books.Driver()
@@ -57,12 +57,12 @@ def test_a_clean_book(tmp_path, groups):
 @pytest.mark.parametrize("seed", range(3))
 def test_generated_books_are_clean(tmp_path, seed):
     book = books.write(tmp_path / "book", books.generated(seed, 200, 60))
-    assert verify(book).faults == []
+    assert verify(book).clean
 
 
 def test_a_cluster_of_128_bits_comes_back(tmp_path, groups):
     report = verify(books.write(tmp_path / "book", groups, 2**128 - 1))
-    assert (report.cluster, report.faults) == (2**128 - 1, [])
+    assert (report.cluster, report.clean) == (2**128 - 1, True)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -70,7 +70,8 @@ def test_a_cluster_of_128_bits_comes_back(tmp_path, groups):
 def test_a_flipped_bit_is_found_in_its_group(tmp_path, groups, number, offset):
     book = books.write(tmp_path / "book", groups)
     flip(book, number, offset)
-    [fault] = verify(book).faults
+    fault = verify(book).fault
+    assert fault is not None
     assert fault.group == number
     assert fault.position == groups[number - 1][0]["position_first"]
     assert "check failed" in fault.why
@@ -80,14 +81,16 @@ def test_a_flipped_bit_is_found_in_its_group(tmp_path, groups, number, offset):
 def test_a_flipped_bit_at_either_end_is_found(tmp_path, groups, number):
     book = books.write(tmp_path / "book", groups)
     flip(book, number % (len(groups) + 1), 300)
-    [fault] = verify(book).faults
+    fault = verify(book).fault
+    assert fault is not None
     assert f"group {number % (len(groups) + 1)} " in fault.why
 
 
 def test_a_record_that_lies_under_good_checks(tmp_path, groups):
     altered, position = books.alter(groups, K.TRANSFER, 20, {"code": 0})
     book = books.write(tmp_path / "book", altered)
-    [fault] = verify(book).faults
+    fault = verify(book).fault
+    assert fault is not None
     assert fault.position == position
     first = groups[fault.group - 1][0]["position_first"]
     assert first <= position < first + groups[fault.group - 1][0]["position_count"]
@@ -98,7 +101,8 @@ def test_what_only_replay_knows(tmp_path, groups):
     index, offset, _ = books.places(groups, K.TRANSFER)[0]
     id = np.frombuffer(groups[index][1], "<u8", 2, offset)
     altered, position = books.alter(groups, K.TRANSFER, 17, {"id": id})
-    [fault] = verify(books.write(tmp_path / "book", altered)).faults
+    fault = verify(books.write(tmp_path / "book", altered)).fault
+    assert fault is not None
     assert fault.position == position
     assert "id is used already" in fault.why
 
@@ -109,7 +113,8 @@ def test_the_first_of_two_faults_is_named(tmp_path, groups):
     id = np.frombuffer(groups[index][1], "<u8", 2, offset)
     altered, second = books.alter(altered, K.TRANSFER, 30, {"id": id})
     assert first < second
-    [fault] = verify(books.write(tmp_path / "book", altered)).faults
+    fault = verify(books.write(tmp_path / "book", altered)).fault
+    assert fault is not None
     assert fault.position == first
 
 
@@ -122,7 +127,8 @@ def test_a_broken_digest_chain(tmp_path, groups):
     path = str(book / "journal")
     with lmdb.open(path, map_size=1 << 30, lib_version=0) as env, env.begin(write=True) as put:
         put.put((4).to_bytes(8, "big"), bytes(whole))
-    [fault] = verify(book).faults
+    fault = verify(book).fault
+    assert fault is not None
     assert (fault.group, fault.position) == (4, fields["position_first"])
     assert "digest" in fault.why
 
@@ -134,16 +140,23 @@ def test_a_journal_behind_its_stamp(tmp_path, groups):
         checkpoint.write(
             books.CLUSTER, last["group"], last["position_first"] + last["position_count"], bytes(32)
         )
-    [fault] = verify(book).faults
-    assert "the journal has lost acknowledged groups" in fault.why
-    with Journal.open(book) as journal:
-        rebuild(journal)
-    assert verify(book).faults == []
+    report = verify(book)
+    assert (report.clean, report.fault) == (False, None)
+    assert "the journal has lost acknowledged groups" in str(report.stamp_fault)
+    assert not rebuild(book).clean
+    assert verify(book).clean
+
+
+def test_a_journal_with_a_fault_is_not_trusted(tmp_path, groups):
+    altered, _ = books.alter(groups, K.TRANSFER, 20, {"code": 0})
+    book = books.write(tmp_path / "book", altered)
+    assert rebuild(book).fault is not None
+    assert not (book / "state" / "data.mdb").exists()
 
 
 def test_no_stamp_is_a_warning(tmp_path, groups):
     report = verify(books.write(tmp_path / "book", groups))
-    assert report.faults == []
+    assert report.clean
     assert "no head stamp" in report.warnings[0]
 
 
@@ -160,8 +173,8 @@ def test_damage_below_the_groups_is_a_fault_and_not_a_crash(tmp_path, groups):
         before = data(book).read_bytes()
         report = verify(book)
         assert data(book).read_bytes() == before
-        found += bool(report.faults)
-        if not report.faults:  # then it was a page of the past, which nothing refers to
+        found += not report.clean
+        if report.clean:  # then it was a page of the past, which nothing refers to
             assert report.groups == len(groups)
     assert found >= len(groups), "each group begins on a page of its own"
 
@@ -182,13 +195,8 @@ def test_a_reader_that_dies_is_a_fault_with_a_place(tmp_path, groups, monkeypatc
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     report = verify(book)
-    assert report.faults == [
-        Fault(
-            3,
-            groups[2][0]["position_first"],
-            "the reader died with SIGBUS while reading group 3",
-        )
-    ]
+    why = "the reader died with SIGBUS while reading group 3"
+    assert report.fault == Fault(3, groups[2][0]["position_first"], why)
 
 
 def test_a_directory_without_a_book(tmp_path):
@@ -224,4 +232,3 @@ def test_an_interrupted_verify_leaves_no_reader(tmp_path, groups, monkeypatch):
         verify(book, interrupt)
     with Journal.open(book):
         pass
-
