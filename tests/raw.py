@@ -82,6 +82,13 @@ class Peer:
         except Closed:
             return bytes(self._buffer)
 
+    def wait_answer(self) -> bytes:
+        """The next frame, or nothing when the server closes instead."""
+        try:
+            return self.frame()
+        except Closed:
+            return b""
+
     def close(self) -> None:
         self.socket.close()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -125,9 +126,9 @@ class Connection(asyncio.BufferedProtocol):
     """One peer. An asker of the engine."""
 
     __slots__ = (
-        "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_heard", "_held_bytes",
-        "_kept", "_needed", "_peer", "_progress", "_progress_at", "_reading", "_stuck", "_told",
-        "_transport", "_was_full", "_written_bytes", "route",
+        "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_freed_bytes", "_heard",
+        "_held_bytes", "_kept", "_needed", "_peer", "_piece_ends", "_progress", "_progress_at",
+        "_reading", "_stuck", "_told", "_transport", "_was_full", "_written_bytes", "route",
     )  # fmt: skip
 
     def __init__(self, door: Door, route: int) -> None:
@@ -144,7 +145,9 @@ class Connection(asyncio.BufferedProtocol):
         self._ending = False  # it will be closed once what came before is answered
         self._told = False  # the log knows that this peer breaks rules
         self._held_bytes = 0  # replies that are not durable yet
-        self._written_bytes = 0  # ever
+        self._written_bytes = 0  # ever, as are the next two
+        self._freed_bytes = 0
+        self._piece_ends: deque[int] = deque()  # memory is freed piece by piece
         self._counted_bytes = 0  # this peer's share of the door's unread bytes
         self._heard = time.monotonic()
         self._frame_since: float | None = None
@@ -189,8 +192,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._progress, self._progress_at = 0, time.monotonic()
+        self._freed_bytes = self._written_bytes - self.unwritten_bytes
         self._door.behind[self] = None
-        self._count_unread()
 
     def resume_writing(self) -> None:
         self._catch_up()
@@ -303,9 +306,10 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._open()
         if transport is None:
             return
-        transport.write(taken)
         self._written_bytes += len(taken)
+        transport.write(taken)
         if self in self._door.behind:
+            self._piece_ends.append(self._written_bytes)
             self._count_unread()
         if self._ending and self._held_bytes == 0:
             self.close()
@@ -328,15 +332,19 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def _count_unread(self) -> None:
-        unwritten = self.unwritten_bytes
-        self._door.unread_bytes += unwritten - self._counted_bytes
-        self._counted_bytes = unwritten
+        left = self._written_bytes - self.unwritten_bytes
+        while self._piece_ends and self._piece_ends[0] <= left:
+            self._freed_bytes = self._piece_ends.popleft()
+        in_memory = self._written_bytes - self._freed_bytes
+        self._door.unread_bytes += in_memory - self._counted_bytes
+        self._counted_bytes = in_memory
         self._door.bound_unread()
 
     def _catch_up(self) -> None:
         self._door.behind.pop(self, None)
         self._door.unread_bytes -= self._counted_bytes
         self._counted_bytes = 0
+        self._piece_ends.clear()
 
     def _reads(self, now: float) -> bool:
         """Whether this peer took anything of what waits for it in the last SEND_SECONDS_MAX."""
