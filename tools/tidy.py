@@ -323,8 +323,8 @@ def _opening(text: str) -> str:
 
 def _defined(text: str) -> list[tuple[int, str]]:
     """(line, name) of each cdef function."""
-    found = ((number, CYTHON_FUNCTION.match(line)) for number, line in enumerate(text.split("\n"), 1))
-    return [(number, match[2]) for number, match in found if match]
+    found = enumerate(map(CYTHON_FUNCTION.match, text.splitlines()), 1)
+    return [(line, match[2]) for line, match in found if match]
 
 
 def parts(root: Path) -> Iterator[str]:
@@ -363,8 +363,8 @@ def _part(root: Path, path: Path, earlier: list[str], home: dict[str, str]) -> I
         if other not in earlier[:-1]:
             yield at(root, path, 1, f"needs {other}, which is not included before it")
     said = {path.name, *needed}
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in re.findall(r"\w+", line.partition("#")[0]):
+    for number, code in enumerate(text.splitlines(), 1):
+        for word in re.findall(r"\w+", code.partition("#")[0]):
             other_home = home.get(word, path.name)
             if other_home not in earlier:
                 yield at(root, path, number, f"{word} comes later, in {other_home}")
