@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
@@ -175,6 +175,74 @@ def rebuild(directory: Path, trust_journal: bool) -> int:
         return Exit.FAULT_FOUND
     click.echo(f"{directory}: rebuilt; the book ends at position {report.position}")
     return Exit.OK
+
+
+_LOAD_HELP = {
+    "cluster": "The server's cluster id.",
+    "accounts": "Accounts to pay between.",
+    "transfers": "Payments in all; a million when neither this nor a duration is given.",
+    "duration_seconds": "How long to send.",
+    "batch": "Payments in a request.",
+    "sessions": "Sessions on each connection.",
+    "connections": "Connections.",
+    "rate": "Payments due each second; without it each session sends when it is answered.",
+    "distribution": "Which accounts are paid.",
+    "zipf_exponent": "With --distribution zipf: how uneven.",
+    "hot_share": "With --distribution hot: share of payments that touch the hot account.",
+    "pending_share": "Share of payments that open a hold.",
+    "resolved_share": "Share of holds that the next payment posts or voids.",
+    "hold_seconds": "When other holds expire; 0 for never.",
+    "duplicate_share": "Share of payments that are sent a second time.",
+    "id_order": "Ids in order of time, or at random.",
+    "seed": "The same seed makes the same payments.",
+    "ledger": "The ledger of the accounts.",
+    "history": "Accounts that keep their balances.",
+    "check": "Look up every acknowledged payment and add up the accounts.",
+    "patience_seconds": "Give up when no reply came for so long.",
+}
+
+
+class _LoadCommand(click.Command):
+    """Its options are the fields of load's Options, which need not be known to be called."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        import msgspec
+
+        from ledger.load_report import Options
+
+        fields = [field for field in msgspec.structs.fields(Options) if field.name in _LOAD_HELP]
+        options = [_load_option(field.name, field.type, field.default) for field in fields]
+        return [*self.params, *options, *super().get_params(ctx)[len(self.params) :]]
+
+
+def _load_option(name: str, kind: Any, default: Any) -> click.Option:
+    choices = [one for one in get_args(kind) if one is not type(None)] or [kind]
+    typed = click.Choice(choices) if isinstance(choices[0], str) else choices[0]
+    return click.Option(
+        ["--" + name.replace("_", "-")],
+        type=typed,
+        is_flag=kind is bool,
+        default=default,
+        show_default=default is not None and kind is not bool,
+        help=_LOAD_HELP[name],
+    )
+
+
+@cli.command(cls=_LoadCommand)
+@click.argument("address", metavar="HOST:PORT")
+@_JSON
+def load(address: str, as_json: bool, **options: Any) -> int:
+    """Pay at the server at HOST:PORT as fast as it takes it, or at a rate, and tell what it did.
+
+    Exit code 1 when anything is wrong: a payment unanswered, or not as it was sent.
+    """
+    from ledger import load as room
+
+    try:
+        chosen = room.Options(address=address, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return room.main(chosen, as_json)
 
 
 # ---- progress, results and errors ---------------------------------------------------------------

@@ -8,6 +8,7 @@ groups are laid out, not what is wrong with an altered one.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,3 +165,22 @@ def stamp(directory: Path, journal: Journal) -> None:
     """Say in `directory` that the end of `journal` was durable."""
     with Checkpoint(directory) as checkpoint:
         checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
+
+
+def at_group(directory: Path, number: int, name: str) -> dict[str, str]:
+    """An environment whose processes send themselves a signal when they read a group."""
+    hook = f"""
+import os, signal
+from ledger import journal
+read = journal.Journal.read
+def hooked(self, *arguments, **named):
+    for header, body in read(self, *arguments, **named):
+        if header.group == {number}:
+            os.kill(os.getpid(), signal.{name})
+        yield header, body
+journal.Journal.read = hooked
+"""
+    place = directory / "hook"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(hook)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)])}

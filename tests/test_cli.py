@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ledger import cli
 from ledger.config import Exit
 from ledger.journal import Journal
+from ledger.load_report import Options
 from ledger.schema import JournalKind as K
 from tests import books
 
@@ -51,7 +53,7 @@ def refused(done: subprocess.CompletedProcess[str], code: Exit, why: str) -> Non
 def test_help_is_quick_and_names_every_command():
     code = "import sys; from ledger import cli; cli._run(['--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("serve", "verify", "inspect", "rebuild"):
+    for command in ("serve", "load", "verify", "inspect", "rebuild"):
         assert f"\n  {command} " in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
     assert not {"uvloop", "rich", "ledger.verify", "ledger.server"} & set(loaded)
@@ -80,6 +82,9 @@ def test_version():
         (["serve", "book", "--cluster", str(2**128)], "is not within 0 .. 2^128-1"),
         (["serve", "book", "--cluster", "-1"], "is not within 0 .. 2^128-1"),
         (["inspect", "book", "--account", "1", "--group", "1"], "exclude each other"),
+        (["load", "127.0.0.1:3000", "--batch", "0"], "batch: 0 is not within 1 .. 8189"),
+        (["load", "127.0.0.1:3000", "--id-order", "up"], "'up' is not one of 'ordered', 'random'"),
+        (["load", "3000"], "3000"),
         (["rebuild", "book"], "Missing option '--trust-journal'"),
         (["serve", "book", "--address", "0.0.0.0:3000"], "--allow-plaintext"),
     ],
@@ -194,6 +199,29 @@ def test_a_served_book_may_be_inspected_and_not_verified(server):
     assert run("verify", running.directory).returncode == Exit.OK
 
 
+def test_every_option_of_the_load_is_offered():
+    text = run("load", "--help").stdout
+    names = {field.name for field in msgspec.structs.fields(Options)} - {"address"}
+    assert names == set(cli._LOAD_HELP)
+    for name in names:
+        assert f"\n  --{name.replace('_', '-')} " in text
+
+
+def test_load_pays_and_checks(server):
+    running = server(cluster=3)
+    options = ["--cluster", 3, "--transfers", 500, "--batch", 10, "--accounts", 10, "--seed", 1]
+    text = run("load", running.address, *options, "--check")
+    assert text.returncode == Exit.OK, text.stderr
+    assert "payments accepted" in text.stdout and "looked up and as sent" in text.stdout
+    options[-1] = 2
+    report = json.loads(run("load", running.address, *options, "--history", "--json").stdout)
+    assert report["accepted"] == 500 and report["faults"] == {}
+    assert report["options"]["batch"] == 10 and report["options"]["history"] is True
+    assert running.terminate() == Exit.OK
+    facts = json.loads(run("verify", running.directory, "--json").stdout)
+    assert facts["clean"] and facts["records"]["transfer"] == 1000
+
+
 def test_a_taken_address_is_told(server, tmp_path):
     running = server()
     done = run("serve", tmp_path / "other", "--address", running.address)
@@ -209,25 +237,25 @@ def test_results_nobody_reads_are_no_error(book):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def the_child(pid: int, words: str) -> int:
-    """The one child of a process, once it runs what `words` are in the command line of."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for child in children.read_text().split():
-            if words in Path(f"/proc/{child}/cmdline").read_text():
-                return int(child)
-    raise AssertionError(f"process {pid} has no child {words}")
-
-
-def test_an_interrupt_ends_quietly(book):
-    """A verify that waits for its reader, which is stopped, is interrupted."""
+def test_an_interrupt_ends_quietly_and_leaves_no_reader(book, tmp_path):
+    """The reader stops itself at the second group, so there is something to interrupt."""
+    environment = books.at_group(tmp_path, 2, "SIGSTOP")
     command = [sys.executable, "-m", "ledger", "verify", str(book)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
-        reader = the_child(process.pid, "ledger.verify")
-        os.kill(reader, signal.SIGSTOP)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        reader = stopped_child(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == cli.INTERRUPTED
         assert process.stderr is not None and process.stderr.read() == b""
     with pytest.raises(ProcessLookupError):
         os.kill(reader, 0)
+
+
+def stopped_child(pid: int) -> int:
+    """The one child of a process, once it has stopped itself."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for child in map(int, children.read_text().split()):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return child
+    raise AssertionError(f"process {pid} has no child that has stopped")

@@ -182,18 +182,8 @@ def test_damage_below_the_groups_is_a_fault_and_not_a_crash(tmp_path, groups):
 def test_a_reader_that_dies_is_a_fault_with_a_place(tmp_path, groups, monkeypatch):
     """The child is killed as a bad page would kill it, in the middle of the book."""
     book = books.write(tmp_path / "book", groups)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal\n"
-        "from ledger import journal\n"
-        "read = journal.Journal.read\n"
-        "def dying(self, *arguments, **named):\n"
-        "    for header, body in read(self, *arguments, **named):\n"
-        "        if header.group == 3:\n"
-        "            os.kill(os.getpid(), signal.SIGBUS)\n"
-        "        yield header, body\n"
-        "journal.Journal.read = dying\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name, value in books.at_group(tmp_path, 3, "SIGBUS").items():
+        monkeypatch.setenv(name, value)
     report = verify(book)
     why = "the reader died with SIGBUS while reading group 3"
     assert report.fault == Fault(3, groups[2][0]["position_first"], why)
