@@ -1,11 +1,9 @@
 """Builds the compiled rooms of the ledger: one extension each, from Cython and the C headers.
 
 The machine code runs on any x86-64-v2 or ARM64; faster paths (AES instructions) are chosen at run
-time. LEDGER_VERIFY=1 in the environment compiles the expensive invariants in; LEDGER_COVERAGE=1
-adds line tracing.
+time.
 """
 
-import os
 import platform
 from pathlib import Path
 
@@ -18,7 +16,6 @@ PARTS = sorted(str(path) for path in Path("ledger").glob("*.px[di]"))
 flags = ["-O3", "-std=gnu11", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
 if platform.machine() in ("x86_64", "AMD64"):
     flags.append("-march=x86-64-v2")
-macros = [("LEDGER_VERIFY", os.environ.get("LEDGER_VERIFY", "0"))]
 
 extensions = [
     Extension(
@@ -27,7 +24,6 @@ extensions = [
         depends=HEADERS + PARTS,
         include_dirs=["ledger"],
         extra_compile_args=flags,
-        define_macros=macros,
     )
     for path in sorted(Path("ledger").glob("_*.pyx"))
 ]
