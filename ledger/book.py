@@ -121,7 +121,8 @@ class _Door(Calls[Answered]):
         arrivals["verdict"] = Verdict.REPLY
         arrivals["event_count"] = len(records)
         arrivals["batch_count"] = 1
-        if not self._engine.submit(call, records, arrivals, 1):
+        # A copy: the caller's other threads must not change an event while it is judged.
+        if not self._engine.submit(call, records.copy(), arrivals, 1):
             return False
         if not call.taken and call.cause is None:
             raise DiskFull(self._engine.refusal or "there is no space for another request")
