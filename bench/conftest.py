@@ -1,0 +1,58 @@
+"""How a benchmark is measured and reported: rounds, and how much of what each round does.
+
+It knows no ledger. pytest-benchmark's table shows times; the rates, in the units people ask for,
+follow it and are in `extra_info` of the saved results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.conftest import server
+
+__all__ = ["server"]
+
+RATES: list[str] = []
+Measure = Callable[..., None]
+
+
+@pytest.fixture
+def tiny(benchmark: BenchmarkFixture) -> bool:
+    """Whether this is no measurement: the least that takes every path is enough."""
+    return bool(benchmark.disabled)
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Measure:
+    """measure(call, prepare, count=, unit=, rounds=): prepare() gives the arguments of each call.
+
+    `count` is how many of `unit` one call does.
+    """
+
+    def run(
+        call: Callable[..., Any],
+        prepare: Callable[[], tuple[Any, ...]] = tuple,
+        *,
+        count: int,
+        unit: str = "payments",
+        rounds: int = 30,
+    ) -> None:
+        benchmark.group = request.module.__name__.removeprefix("bench.test_")
+        benchmark.pedantic(call, setup=lambda: (prepare(), {}), rounds=rounds)
+        if benchmark.stats is not None:
+            rate = round(count / benchmark.stats["median"])
+            benchmark.extra_info[f"{unit}/s"] = rate
+            RATES.append(f"{benchmark.group:<8} {request.node.name:<50} {rate:>16,} {unit}/s")
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The rates of all benchmarks, of the median round."""
+    if RATES:
+        terminalreporter.section("rates (median round)")
+        terminalreporter.write_line("\n".join(RATES))
