@@ -59,8 +59,18 @@ class Peer:
 
     def frame(self) -> bytes:
         """The next whole frame as it came. Closed when none will come."""
-        while len(self._buffer) < HEADER_BYTES or len(self._buffer) < size_of(self._buffer):
+        while (frame := self._whole()) is None:
             self._receive()
+        return frame
+
+    def frames(self) -> list[bytes]:
+        """What one read of the socket, which has something, completes."""
+        self._receive()
+        return list(iter(self._whole, None))
+
+    def _whole(self) -> bytes | None:
+        if len(self._buffer) < HEADER_BYTES or len(self._buffer) < size_of(self._buffer):
+            return None
         frame = bytes(self._buffer[: size_of(self._buffer)])
         del self._buffer[: len(frame)]
         return frame
