@@ -154,6 +154,7 @@ class _Run:
         self.accepted_before = 0
         self.progress_ns = self.begun_ns
         self.interrupted = False
+        self.overdue = 0
 
     async def go(self, interruptible: bool) -> Report:
         loop = asyncio.get_running_loop()
@@ -214,6 +215,10 @@ class _Run:
             self.event.set()
 
     def stop(self) -> None:
+        """Send no more; what is due by now and not sent is counted."""
+        if self.options.rate is not None and PHASES[self.phase] == "transfers":
+            due = int(self.options.rate * (time.monotonic_ns() - self.begun_ns) / 1e9)
+            self.overdue = max(0, due - self.counters()["sent"])
         for connection in self.connections:
             connection.swarm.stop()
         self.look()
@@ -356,6 +361,7 @@ class _Run:
             accepted=counters["accepted"],
             refused={_name(schema.TransferStatus, key): refused[key] for key in refused},
             unanswered=counters["unanswered"],
+            overdue=self.overdue,
             duplicates=counters["duplicates"],
             payments_per_second=counters["accepted"] / seconds,
             latency=latency(self.histograms()[0]),

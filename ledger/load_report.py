@@ -133,8 +133,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a run saw. `faults` holds only what must not happen; `stopped` says why it ended early.
 
     Refusals are by name of TransferStatus, evictions by name of EvictionReason. `unanswered`
-    transfers may or may not have been executed. `found` acknowledged transfers were looked up and
-    are what was sent, when the run was asked to check.
+    transfers may or may not have been executed; `overdue` ones were due by the end of a run with a
+    rate and never sent, so no latency speaks of them. `found` acknowledged transfers were looked up
+    and are what was sent, when the run was asked to check.
     """
 
     options: Options
@@ -145,6 +146,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     refused: dict[str, int]
     unanswered: int
+    overdue: int
     duplicates: int
     payments_per_second: float
     latency: Latency
@@ -218,6 +220,8 @@ def summary(report: Report) -> Table:
         *((f"refused: {name}", f"{count:,}") for name, count in report.refused.items()),
         *((f"sessions ended: {name}", f"{count:,}") for name, count in report.evictions.items()),
     ]
+    if report.overdue:
+        rows.append(("due at the end, never sent", f"{report.overdue:,}"))
     if report.options.duplicate_share:
         rows.append(("sent once more, there already", f"{report.duplicates:,}"))
     if report.options.check:
