@@ -31,6 +31,7 @@ class Driver:
     """A core and the groups it has written."""
 
     def __init__(self, sessions_max: int = 64, group_records_max: int = 200) -> None:
+        self.sessions_max = sessions_max
         self.core = new_core(sessions_max)
         self.answers, self.payload, self.counts = BUFFERS.pop(id(self.core))
         self.groups: list[tuple[dict[str, int], bytes]] = []
@@ -89,7 +90,7 @@ class Driver:
     def replayed(self) -> Driver:
         """A second core that went through this one's groups."""
         self.close_group()
-        other = Driver()
+        other = Driver(self.sessions_max, self.group_records_max)
         for fields, body in self.groups:
             other.core.replay(
                 body, fields["group"], fields["position_first"], fields["position_count"],
