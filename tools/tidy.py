@@ -57,7 +57,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "client.py": ("link.py",),
     "load.py": ("client.py", "link.py", "load_report.py"),
     "load_report.py": ("link.py",),
-    "cli.py": ("verify.py", "inspect.py"),
+    "cli.py": ("__init__.py", "verify.py", "inspect.py"),
     "__main__.py": ("cli.py",),
 }  # fmt: skip
 
