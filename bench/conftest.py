@@ -16,7 +16,7 @@ from tests.conftest import server
 
 __all__ = ["server"]
 
-RATES: list[str] = []
+FIGURES: list[tuple[str, dict[str, int]]] = []
 Measure = Callable[..., None]
 
 
@@ -30,7 +30,8 @@ def tiny(benchmark: BenchmarkFixture) -> bool:
 def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Measure:
     """measure(call, prepare, count=, unit=, rounds=): prepare() gives the arguments of each call.
 
-    `count` is how many of `unit` one call does.
+    `count` is how many of `unit` one call does; `rate`, when given, says how many a second the
+    calls found themselves.
     """
 
     def run(
@@ -40,19 +41,23 @@ def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Meas
         count: int,
         unit: str = "payments",
         rounds: int = 30,
+        rate: Callable[[], float] | None = None,
     ) -> None:
         benchmark.group = request.module.__name__.removeprefix("bench.test_")
         benchmark.pedantic(call, setup=lambda: (prepare(), {}), rounds=rounds)
         if benchmark.stats is not None:
-            rate = round(count / benchmark.stats["median"])
-            benchmark.extra_info[f"{unit}/s"] = rate
-            RATES.append(f"{benchmark.group:<8} {request.node.name:<50} {rate:>16,} {unit}/s")
+            found = rate() if rate is not None else count / benchmark.stats["median"]
+            benchmark.extra_info[f"{unit}/s"] = round(found)
+            name = f"{benchmark.group:<8} {request.node.name:<50}"
+            FIGURES.append((name, benchmark.extra_info))
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The rates of all benchmarks, of the median round."""
-    if RATES:
-        terminalreporter.section("rates (median round)")
-        terminalreporter.write_line("\n".join(RATES))
+    """What each benchmark found, of its median round."""
+    if FIGURES:
+        terminalreporter.section("rates of the median round")
+        for name, figures in FIGURES:
+            told = ", ".join(f"{value:>14,} {unit}" for unit, value in figures.items())
+            terminalreporter.write_line(f"{name} {told}")
