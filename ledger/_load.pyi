@@ -56,7 +56,7 @@ class Swarm:
         """
 
     def tick(self, now_ns: int, drained: bool) -> bytes:
-        """What is due now, and, if all written bytes have left, what waited too long for a reply."""
+        """What is due now, and, if all written bytes have left, what waited too long."""
 
     def begin(self, phase: int, now_ns: int) -> bytes:
         """Enter a later phase: 1 accounts, 2 transfers, 3 look up transfers, 4 look up accounts.

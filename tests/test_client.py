@@ -93,7 +93,7 @@ def test_records_may_come_as_structs_arrays_or_bytes(server: Start) -> None:
         ("create_transfers", [Account()], r"\[0\] is a Account, not a Transfer"),
         ("create_transfers", [Transfer(code=1 << 16)], r"transfers\[0\].code"),
         ("create_transfers", 7, "int is no Transfer"),
-        ("create_transfers", np.zeros(8190, schema.TRANSFER), "8190 events are more than one request holds"),
+        ("create_transfers", np.zeros(8190, schema.TRANSFER), "8190 events are more than one"),
         ("create_transfers", np.zeros(3, schema.ACCOUNT), "is no row of"),
         ("create_many", b"", "neither accounts nor transfers"),
         ("lookup_accounts", [-1], r"ids\[0\]: -1 is not within"),
