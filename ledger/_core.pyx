@@ -273,8 +273,8 @@ cdef class Core:
                 or clock_before != self.s.clock or clock_after < clock_before):
             raise DataRefused(
                 f"group {group} (position {position_first}, clock {clock_before} to {clock_after})"
-                f" does not follow group {self.s.group_number - 1} (position {self.s.position}, clock"
-                f" {self.s.clock})")
+                f" does not follow group {self.s.group_number - 1} (position {self.s.position},"
+                f" clock {self.s.clock})")
         memset(counts, 0, sizeof(counts))
         memset(&r, 0, sizeof(r))
         PyObject_GetBuffer(body, &data, PyBUF_SIMPLE)

@@ -90,7 +90,7 @@ cdef extern from "load.h" nogil:
     const u64 LOAD_DUPLICATE
 
 cdef enum:
-    RECEIVE_BYTES = 2 * 1048576
+    RECEIVE_BYTES = 2 * MESSAGE_BYTES_MAX
     EVENT_BYTES = 128
     ID_BYTES = 16
     RESULT_BYTES = 16

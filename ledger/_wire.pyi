@@ -29,7 +29,7 @@ class Codec:
         release_min: int,
         *,
         view: int = 0,
-        body_bytes_max: int = 1_048_320,
+        body_bytes_max: int = ...,
     ) -> None: ...
     def parse(
         self, buffer: Buffer, start: int, end: int, arrivals: NDArray[Any]

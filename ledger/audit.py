@@ -1,4 +1,4 @@
-"""Commands: the audit: the journal's records judged and added up again, not as the core does it.
+"""Order: the audit: the journal's records judged and added up again, not as the core does it.
 
 Here every record is held to the rules it must obey by itself, to the records around it, and to the
 accounts and holds as they stood; balances are added up from nothing but the records, exactly. It

@@ -1,4 +1,4 @@
-"""Commands: the audit of requests: each one's effects and outcomes are what its record announces.
+"""Order: the audit of requests: each one's effects and outcomes are what its record announces.
 
 A request's record, its outcomes and its clock say what happened to each of its events; here that is
 written out event by event, and the accounts, transfers and burned ids that follow the request must

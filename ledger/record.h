@@ -283,7 +283,7 @@ RECORDS(AS_STRUCT)
     _Static_assert((0 LIST(PLUS_SIZE, PLUS_ARRAY_SIZE)) == (bytes), #ctype " has no padding");
 RECORDS(AS_PROOF)
 
-/* ---- numbers with names: E(name, value, doc) -------------------------------------------------- */
+/* ---- numbers with names: E(name, value, doc) ------------------------------------------------- */
 
 #define ACCOUNT_FLAGS(E)                                                                       \
     E(LINKED, 1, "succeeds or fails with the next event of the batch")                         \

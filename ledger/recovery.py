@@ -1,4 +1,4 @@
-"""Parts: a book is brought back: created when new, verified and replayed when not.
+"""Order: a book is brought back: created when new, verified and replayed when not.
 
 What comes out are the parts an engine is built from, in the state the journal ends with. Recovery
 judges nothing again: it checks (blocks, digest chain, the head stamp) and applies effects. Kill it

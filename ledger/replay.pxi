@@ -1,10 +1,10 @@
 # Replay: the journal's groups applied again, without judging; and an original reply rebuilt from
 # one.
 #
-# Needs: state.pxi, session.pxi, create.pxi. Gives: replay_*. Effects are applied in the order they
-# were written, by the very functions that made them. What does not fit the state it meets (an
-# account that is not there, a hold that is not open) is refused with the position of the record:
-# such a journal was not written by this ledger.
+# Needs: state.pxi, history.pxi, session.pxi, create.pxi. Gives: replay_*. Effects are applied in
+# the order they were written, by the very functions that made them. What does not fit the state it
+# meets (an account that is not there, a hold that is not open) is refused with the position of the
+# record: such a journal was not written by this ledger.
 
 cdef struct replay_t:
     const u8 *body

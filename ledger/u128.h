@@ -33,8 +33,8 @@ static inline u64 u64_fold(u64 a, u64 b) {
     return (u64)product ^ (u64)(product >> 64);
 }
 
-/* Keyed, so that nobody who chooses ids can choose where they collide; the constants keep a weak key
- * from making a weak hash. Two folded multiplications: one would leave ids that differ in their
+/* Keyed, so that nobody who chooses ids can choose where they collide; the constants keep a weak
+ * key from making a weak hash. Two folded multiplications: one would leave ids that differ in their
  * high half only too close together. */
 static inline u32 u128_tag(const u64 key[2], u128 id) {
     u64 mixed = u64_fold((u64)id ^ key[0] ^ 0x2D358DCCAA6C78A5ull,
