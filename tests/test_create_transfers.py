@@ -141,19 +141,22 @@ def furnished():
     ids = [id + side for side in (0, 20) for id in (CLOSED, NO_CREDIT, PENDING, POSTED, SUM)]
     assert book.accounts(*[account(id, flags=flags.get(id, 0)) for id in ids]) == [CREATED] * 10
     closing = F.pending | F.closing_debit | F.closing_credit
-    assert book.transfers(
-        hold(1, debit_account_id=CLOSED, credit_account_id=CLOSED_TOO, flags=closing),
-        hold(2, debit_account_id=PENDING, credit_account_id=3, amount=HALF),
-        hold(3, debit_account_id=4, credit_account_id=PENDING_TOO, amount=HALF),
-        pay(4, debit_account_id=POSTED, credit_account_id=4, amount=HALF),
-        pay(5, debit_account_id=3, credit_account_id=POSTED_TOO, amount=HALF),
-        pay(6),
-        pay(7, debit_account_id=77),
-        hold(8, debit_account_id=SUM, credit_account_id=3, amount=HALF - 1),
-        hold(9, debit_account_id=4, credit_account_id=SUM_TOO, amount=HALF - 1),
-        pay(10, debit_account_id=SUM, credit_account_id=1, amount=1),
-        pay(11, debit_account_id=2, credit_account_id=SUM_TOO, amount=1),
-    ) == [CREATED] * 6 + ["debit_account_not_found"] + [CREATED] * 4
+    assert (
+        book.transfers(
+            hold(1, debit_account_id=CLOSED, credit_account_id=CLOSED_TOO, flags=closing),
+            hold(2, debit_account_id=PENDING, credit_account_id=3, amount=HALF),
+            hold(3, debit_account_id=4, credit_account_id=PENDING_TOO, amount=HALF),
+            pay(4, debit_account_id=POSTED, credit_account_id=4, amount=HALF),
+            pay(5, debit_account_id=3, credit_account_id=POSTED_TOO, amount=HALF),
+            pay(6),
+            pay(7, debit_account_id=77),
+            hold(8, debit_account_id=SUM, credit_account_id=3, amount=HALF - 1),
+            hold(9, debit_account_id=4, credit_account_id=SUM_TOO, amount=HALF - 1),
+            pay(10, debit_account_id=SUM, credit_account_id=1, amount=1),
+            pay(11, debit_account_id=2, credit_account_id=SUM_TOO, amount=1),
+        )
+        == [CREATED] * 6 + ["debit_account_not_found"] + [CREATED] * 4
+    )
     book.wait(1)
     return book
 
@@ -325,12 +328,15 @@ def test_a_balancing_transfer_moves_at_most_what_is_left(flags, asked, moved):
     """Account 1 was credited 25 and debited 3, 2 held; account 2 debited 14, credited 2 held."""
     book = Book()
     book.fund(1, 25)
-    assert book.transfers(
-        pay(1, credit_account_id=3, amount=3),
-        hold(2, credit_account_id=3, amount=2),
-        pay(3, debit_account_id=2, credit_account_id=3, amount=14),
-        hold(4, debit_account_id=3, amount=2),
-    ) == [CREATED] * 4
+    assert (
+        book.transfers(
+            pay(1, credit_account_id=3, amount=3),
+            hold(2, credit_account_id=3, amount=2),
+            pay(3, debit_account_id=2, credit_account_id=3, amount=14),
+            hold(4, debit_account_id=3, amount=2),
+        )
+        == [CREATED] * 4
+    )
     assert book.transfers(pay(5, flags=flags, amount=asked)) == [CREATED]
     assert book.transfer(5).amount == moved
     pending, posted = book.balances(1)[:2]

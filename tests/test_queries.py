@@ -86,12 +86,14 @@ def test_time_ranges_are_inclusive_and_a_limit_takes_the_first_of_its_order():
                 assert ids(forward) == selected[:limit]
                 backward = book.transfers_of(1, limit=limit, flags=3 | REVERSED, **bounds)
                 assert ids(backward) == selected[::-1][:limit]
-                assert ids(book.query(Operation.query_transfers, limit=limit, **bounds)) == (
-                    selected[:limit]
+                assert (
+                    ids(book.query(Operation.query_transfers, limit=limit, **bounds))
+                    == (selected[:limit])
                 )
-                assert ids(
-                    book.query(Operation.query_transfers, limit=limit, flags=1, **bounds)
-                ) == selected[::-1][:limit]
+                assert (
+                    ids(book.query(Operation.query_transfers, limit=limit, flags=1, **bounds))
+                    == selected[::-1][:limit]
+                )
     between = made[3][1] + 1
     assert ids(book.transfers_of(1, timestamp_min=between)) == [id for id, _ in made[4:]]
     assert ids(book.transfers_of(1, timestamp_max=between)) == [id for id, _ in made[:4]]

@@ -1,0 +1,225 @@
+"""Test tool: the parts an engine is built from, every one of them moved by hand.
+
+What lives here: a runner that does nothing until a test says so, a log in memory, a clock that is
+set, a stamp that remembers, an asker that keeps what it was handed and when. They know nothing of
+what an engine should do with them.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ledger import _core, config, schema
+from ledger.engine import Answers, Engine
+from ledger.journal import Room
+from ledger.schema import Operation, Verdict
+from tests.core_book import NOW
+from tests.model import encode
+
+ROOM = Room(1 << 40, 1, 0, None)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ns = NOW
+        self.readings = 0
+
+    def now_ns(self) -> int:
+        self.readings += 1
+        return self.ns
+
+
+class Log:
+    """Groups in a list. `fail` is raised by the next append; `full` is the reason of a refusal."""
+
+    cluster = 0
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[Any, bytes]] = []
+        self.position = 0
+        self.fail: BaseException | None = None
+        self.full: str | None = None
+        self.looks = 0
+
+    @property
+    def group(self) -> int:
+        return len(self.groups)
+
+    def append(self, expected_position: int, group: Any) -> int:
+        if self.fail is not None:
+            raise self.fail
+        assert expected_position == self.position, "groups follow each other"
+        assert group.position_first == self.position + 1
+        self.groups.append((group._replace(body=None), bytes(group.body)))
+        self.position += group.position_count
+        return len(self.groups)
+
+    def one(self, number: int) -> tuple[Any, bytes]:
+        return self.groups[number - 1]
+
+    def room(self) -> Room:
+        self.looks += 1
+        return ROOM._replace(refusal=self.full)
+
+    def digest(self) -> bytes:
+        return bytes(32)
+
+
+class Stamp:
+    def __init__(self) -> None:
+        self.written: list[tuple[int, int]] = []
+
+    def write(self, cluster: int, group: int, position: int, digest: bytes) -> None:
+        self.written.append((group, position))
+
+
+class Runner:
+    """Nothing happens until it is told to: `turn` runs what should be soon, `sync` one append."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+        self.callbacks: list[Any] = []
+        self.wakes: list[Any] = []
+
+    def run(self, job: Any, done: Any) -> None:
+        self.jobs.append((job, done))
+
+    def soon(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+    def wake(self, delay_ns: int, callback: Any) -> None:
+        self.wakes.append((delay_ns, callback))
+
+    def turn(self) -> None:
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def write(self) -> Any:
+        """Do the append without telling the engine yet; what to call to tell it."""
+        [(job, done)] = self.jobs
+        self.jobs = []
+        error = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        return lambda: done(error)
+
+    def sync(self) -> None:
+        self.write()()
+
+
+class Asker:
+    def __init__(self, route: int = 0) -> None:
+        self.route = route
+        self.got: list[SimpleNamespace] = []
+        self.resumed = 0
+        self.causes: list[Any] = []
+        self.is_full = False
+        self.on_resume: Any = None
+        self.fail: BaseException | None = None
+
+    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
+        taken = []
+        for answer in engine.answers[:made]:
+            if answer["verdict"] == Verdict.RESEND:
+                continue
+            start, size = int(answer["payload_offset"]), int(answer["payload_bytes"])
+            taken.append(
+                SimpleNamespace(
+                    verdict=Verdict(answer["verdict"]).name,
+                    position=int(answer["position"]),
+                    timestamp=int(answer["timestamp"]),
+                    payload=engine.payload[start : start + size].tobytes(),
+                )
+            )
+        return taken, sum(112 + len(one.payload) for one in taken)
+
+    def deliver(self, taken: Any) -> None:
+        if self.fail is not None:
+            raise self.fail
+        self.got += taken
+
+    def full(self) -> bool:
+        return self.is_full
+
+    def resume(self) -> None:
+        self.resumed += 1
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def stopped(self, cause: Any) -> None:
+        self.causes.append(cause)
+
+
+def requests(*wanted: tuple[int, list[Any]], **fields: Any) -> tuple[np.ndarray, bytes]:
+    """Arrivals of one batch each, and the buffer their events lie in."""
+    arrivals, buffer = np.zeros(len(wanted), schema.ARRIVAL), b""
+    for arrival, (operation, events) in zip(arrivals, wanted, strict=True):
+        arrival["operation"], arrival["verdict"] = operation, Verdict.REPLY
+        arrival["events_offset"], arrival["event_count"] = len(buffer), len(events)
+        arrival["batch_count"] = 1
+        for name, value in fields.items():
+            arrival[name] = value
+        for event in events:
+            buffer += event.to_bytes(16, "little") if isinstance(event, int) else encode(event)
+    return arrivals, buffer
+
+
+class Bench:
+    """An engine whose first group, the start record, is durable unless `started` is False."""
+
+    def __init__(self, started: bool = True, **options: Any) -> None:
+        self.buffers = Answers()
+        self.core = _core.Core(
+            config.GROUP_BYTES_MAX, 100, b"k" * 16,
+            self.buffers.answers, self.buffers.payload, self.buffers.counts,
+        )  # fmt: skip
+        self.log, self.clock, self.runner, self.stamp = Log(), Clock(), Runner(), Stamp()
+        self.told: list[Any] = []
+        self.engine = Engine(
+            self.core, self.buffers, self.log, self.clock, self.runner,
+            stamp=self.stamp, on_stopped=self.told.append, **options,
+        )  # fmt: skip
+        self.engine.start(NOW, config.RELEASE)
+        if started:
+            self.settle()
+
+    def submit(self, asker: Asker, *wanted: tuple[int, list[Any]], **fields: Any) -> int:
+        arrivals, buffer = requests(*wanted, **fields)
+        return self.engine.submit(asker, buffer, arrivals, len(arrivals))
+
+    def accounts(self, asker: Asker, *events: Any, **fields: Any) -> int:
+        return self.submit(asker, (Operation.CREATE_ACCOUNTS, list(events)), **fields)
+
+    def transfers(self, asker: Asker, *events: Any, **fields: Any) -> int:
+        return self.submit(asker, (Operation.CREATE_TRANSFERS, list(events)), **fields)
+
+    def lookup(self, asker: Asker, *ids: int, **fields: Any) -> int:
+        return self.submit(asker, (Operation.LOOKUP_ACCOUNTS, list(ids)), **fields)
+
+    def settle(self) -> None:
+        """Until nothing is under way."""
+        for _ in range(100):
+            self.runner.turn()
+            if not self.runner.jobs:
+                return
+            self.runner.sync()
+        raise AssertionError("the engine never comes to rest")
+
+    def replayed(self) -> bytes:
+        """The state hash of a core that went through the log."""
+        other = Answers()
+        core = _core.Core(
+            config.GROUP_BYTES_MAX, 100, b"q" * 16, other.answers, other.payload, other.counts
+        )
+        for number, (group, body) in enumerate(self.log.groups, 1):
+            core.replay(
+                body, number, group.position_first, group.position_count,
+                group.clock_before, group.clock_after,
+            )  # fmt: skip
+        return core.state_hash()
