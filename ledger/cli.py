@@ -95,7 +95,7 @@ def serve(
 
     def listening(host: str, port: int) -> None:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        click.echo(f"ledger: serving {directory}, pid {os.getpid()}, listening on {where}")
+        click.echo(f"listening on {where}")
         sys.stdout.flush()
 
     with _progress("replaying") as progress:
