@@ -26,7 +26,8 @@ lint: .venv/built  ## types, style, layers
 	$(BIN)/python tools/tidy.py
 
 bench: .venv/built  ## core, journal, codec and socket path; about a minute
-	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
+		--benchmark-columns=min,median,max,iqr,rounds
 
 docs: .venv/built  ## write what is generated from the C lists
 	$(BIN)/python tools/docs.py

@@ -44,7 +44,9 @@ def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Meas
         rate: Callable[[], float] | None = None,
     ) -> None:
         benchmark.group = request.module.__name__.removeprefix("bench.test_")
-        benchmark.pedantic(call, setup=lambda: (prepare(), {}), rounds=rounds)
+        benchmark.pedantic(  # type: ignore[no-untyped-call]
+            call, setup=lambda: (prepare(), {}), rounds=rounds
+        )
         if benchmark.stats is not None:
             found = rate() if rate is not None else count / benchmark.stats["median"]
             benchmark.extra_info[f"{unit}/s"] = round(found)

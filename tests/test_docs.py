@@ -1,0 +1,106 @@
+"""The pages say what is: what is generated is fresh, links lead somewhere, commands are commands.
+
+A command in a page is parsed by the very parser that would run it, and must be one that a test runs
+too or a target of the Makefile. What a command prints is the affair of other tests.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from ledger.cli import cli
+from tools import docs
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command in the sh blocks of a page."""
+    found = []
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        lines = block.replace("\\\n", " ").splitlines()
+        found += [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+    return found
+
+
+def check(words: list[str]) -> None:
+    """AssertionError or click.UsageError for what is no command of this tree."""
+    if words[0] == "make":
+        assert set(words[1:]) <= TARGETS, f"no such target: {words}"
+        return
+    assert words[0] == "ledger", f"neither make nor ledger: {words}"
+    command = cli.commands.get(words[1])
+    assert command is not None, f"no such command: {words}"
+    command.make_context(words[1], list(words[2:]))
+    tests = (path.read_text() for path in (ROOT / "tests").glob("*.py") if path != Path(__file__))
+    assert any(f'"{words[1]}"' in text for text in tests), f"no test runs {words[1]}"
+
+
+def test_what_is_generated_is_fresh() -> None:
+    for tool in ("docs.py", "stubs.py"):
+        run = [sys.executable, str(ROOT / "tools" / tool), "--check"]
+        assert subprocess.run(run, capture_output=True, text=True).stderr == ""
+
+
+def test_a_stale_page_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = tmp_path / "data-model.md"
+    stale.write_text(docs.render().replace("| 128 |", "| 129 |"))
+    monkeypatch.setattr(docs, "PAGE", stale)
+    monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])
+    assert docs.main() == 1
+    monkeypatch.setattr(sys, "argv", ["docs.py"])
+    assert docs.main() == 0
+    assert stale.read_text() == docs.PAGE.read_text() == docs.render()
+
+
+def test_the_page_names_every_record_flag_and_code() -> None:
+    from ledger import _wire
+
+    page = docs.render()
+    for name, (_, fields, _) in _wire.layout().items():
+        section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        rows = re.findall(r"^\| (\d+) \| (\d+) \| \S+ \| `(\w+)` \|", section, re.MULTILINE)
+        assert rows == [(str(at), str(size), field) for field, _, _, at, size, _ in fields], name
+    for names in _wire.statuses().values():
+        assert all(f"| {value} | `{name.lower()}` |" in page for name, value, _ in names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_are_commands(page: Path) -> None:
+    for words in commands(page.read_text()):
+        check(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make nothing-of-the-kind",
+        "ledger serves books/main",
+        "ledger serve books/main --adress 127.0.0.1:3000",
+        "ledger serve books/main --address 3000",
+        "curl example.org",
+    ],
+)
+def test_what_is_no_command_is_seen(line: str) -> None:
+    [words] = commands(f"Text\n\n```sh\n{line}  # why\n```\n")
+    with pytest.raises((AssertionError, click.UsageError)):
+        check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name} leads to {target}"
+    anchors = re.findall(r"\]\(#([^)]+)\)", text)
+    heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)]
+    assert set(anchors) <= set(heads)
