@@ -15,64 +15,16 @@ from threading import Event
 
 import numpy as np
 import pytest
-import shim
 from conftest import Server
 from raw import Peer, Session, command_of, ids, opened, transfers, with_accounts
+from watched import Watched
 
 from ledger import schema
-from ledger.journal import Journal
 from ledger.schema import Operation
 
 LOOKUP, TRANSFERS = Operation.LOOKUP_ACCOUNTS, Operation.CREATE_TRANSFERS
 CREATED = schema.TransferStatus.CREATED
 MS = 10**6
-
-
-class Watched:
-    """A server whose journal's writes and syncs are logged, and delayed at will."""
-
-    def __init__(self, start: Callable[..., Server], place: Path) -> None:
-        self.control, self._log = place / "control", place / "log"
-        self.control.touch()
-        directory = place / "book"
-        env = shim.environment(directory / "journal", control=self.control, log=self._log)
-        self.server = start(directory, env=env)
-        self.address = self.server.address
-        with Journal.open(directory, readonly=True, locked=False) as journal:
-            self._group_first = journal.group + 1 - len(self.durable())
-
-    def delay(self, ms: int) -> None:
-        shim.switch(self.control, f"fdatasync 0 delay:{ms}" if ms else "")
-
-    def syncs(self) -> list[int]:
-        """When each append's sync began; ns."""
-        events = shim.events(self._log)
-        return [event.ns for event in events if event[:2] == ("begin", "fdatasync")]
-
-    def durable(self) -> list[int]:
-        """When each append was durable, data and the page that says so; ns."""
-        ends: list[int] = []
-        synced = False
-        for event in shim.events(self._log):
-            if event.what != "end":
-                continue
-            if synced and event.call in ("write", "pwrite"):
-                ends.append(event.ns)
-            synced = event.call == "fdatasync"
-        return ends
-
-    def wait_sync(self, count: int) -> None:
-        """Until so many syncs have begun."""
-        while len(self.syncs()) < count:
-            Event().wait(0.005)
-
-    def durable_by_position(self) -> tuple[np.ndarray, np.ndarray]:
-        """Last position of each group that this process made durable, and when that was; ns."""
-        with Journal.open(self.server.directory, readonly=True, locked=False) as journal:
-            lasts = [header.position_last for header, _ in journal.read(self._group_first)]
-        ends = self.durable()
-        count = min(len(lasts), len(ends))
-        return np.array(lasts[:count]), np.array(ends[:count])
 
 
 @pytest.fixture
