@@ -128,8 +128,7 @@ class Audit:
         self._add_accounts(self._left(rows[JournalKind.ACCOUNT]))
         self._fold(rows[JournalKind.TRANSFER], rows[JournalKind.RESOLUTION], headers)
         self._check_clock(rows, headers)
-        if self.wrong is None:
-            self._note(audit_requests(rows, headers))
+        self._note(audit_requests(self._whole_requests(rows), headers))
         return self.wrong is None
 
     # ---- faults ---------------------------------------------------------------------------------
@@ -145,6 +144,14 @@ class Audit:
     def _left(self, rows: Rows) -> Rows:
         """What lies before the first fault."""
         return rows if self.wrong is None else rows.before(self.wrong.position)
+
+    def _whole_requests(self, rows: dict[JournalKind, Rows]) -> dict[JournalKind, Rows]:
+        """What lies before the request that the first fault is in, which says more than that."""
+        if self.wrong is None:
+            return rows
+        begun = rows[JournalKind.REQUEST].before(self.wrong.position + 1).positions
+        end = int(begun[-1]) if len(begun) else 0
+        return {kind: found.before(end) for kind, found in rows.items()}
 
     # ---- records by themselves ------------------------------------------------------------------
 
@@ -279,7 +286,7 @@ class Audit:
             )
             self._expect(
                 says == np.where(none, np.uint64(0), stamps[places]),
-                np.array([header.position_first for header in headers]),
+                np.array([header.position_last for header in headers]),
                 f"a group whose header is wrong about transfer_timestamp_{name}",
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from tests.core_driver import Driver
 from tests.generate import Generator
 
 Groups = list[tuple[dict[str, int], bytes]]
+Run = tuple[int, np.ndarray]  # kind, records
 ROOT = Path(__file__).resolve().parent.parent
 NOW = 1_700_000_000 * 10**9
 CLUSTER = 7
@@ -159,6 +160,28 @@ def alter(
     for name, value in changes.items():
         record[name][0] = value
     return [*groups[:index], (fields, bytes(changed)), *groups[index + 1 :]], position
+
+
+def rearranged(groups: Groups, change: Callable[[list[Run]], list[Run]]) -> Groups:
+    """The one group there is, with its runs changed and its header counting what is left."""
+    [(fields, body)] = groups
+    runs: list[Run] = []
+    at = 0
+    while at < len(body):
+        run = np.frombuffer(body, schema.RUN, 1, at)[0]
+        at += schema.RUN.itemsize
+        dtype = DTYPES[schema.JournalKind(int(run["kind"]))]
+        runs.append((int(run["kind"]), np.frombuffer(body, dtype, run["count"], at)))
+        at += int(run["bytes"])
+    runs = change(runs)
+    written = b""
+    for kind, records in runs:
+        header = np.zeros(1, schema.RUN)
+        header["kind"], header["version"], header["count"] = kind, 1, len(records)
+        header["bytes"] = len(records.tobytes()) + 15 & -16
+        written += header.tobytes() + records.tobytes().ljust(int(header["bytes"][0]), b"\0")
+    count = sum(len(records) for _, records in runs)
+    return [({**fields, "position_count": count, "run_count": len(runs)}, written)]
 
 
 def stamp(directory: Path, journal: Journal) -> None:

@@ -92,7 +92,8 @@ def test_totals_are_the_sums_of_what_was_paid():
         (K.TRANSFER, 0, {"ledger": 0}, "a transfer with ledger 0"),
         (K.TRANSFER, 0, {"ledger": 2}, "a transfer whose debit account is of another ledger"),
         (K.TRANSFER, 0, {"code": 0}, "a transfer with code 0"),
-        (K.TRANSFER, 1, {"timestamp": 5}, "a transfer not later than"),
+        (K.TRANSFER, 1, {"timestamp": books.NOW + 2001}, "not later than the transfer before it"),
+        (K.TRANSFER, 0, {"timestamp": 5}, "a transfer not later than its debit account"),
         (K.TRANSFER, 0, {"debit_account_id": (5, 0)}, "a transfer of an account that does not exi"),
         (K.TRANSFER, 0, {"debit_account_id": (2, 0)}, "a transfer between an account and itself"),
         (K.TRANSFER, 0, {"credit_account_id": (4, 0)}, "credit account is of another ledger"),
@@ -168,7 +169,7 @@ def test_a_void_opens_the_account_again():
 def test_the_header_tells_the_stretch_of_transfer_timestamps(name):
     fields, body = books.paid(4)[0]
     wrong = audited([({**fields, name: fields[name] + 1}, body)]).wrong
-    assert wrong == Wrong(1, f"a group whose header is wrong about {name}")
+    assert wrong == Wrong(fields["position_count"], f"a group whose header is wrong about {name}")
 
 
 def test_a_balance_beyond_128_bits_is_told():
@@ -192,3 +193,132 @@ def test_padding_must_be_zero():
     changed[offset + 15] = 1
     wrong = audited([(fields, bytes(changed))]).wrong
     assert wrong == Wrong(position, "a run whose padding is not zero")
+
+
+# ---- records in the wrong company ---------------------------------------------------------------
+
+
+def without(kind: K, which: int = 0):
+    """A change that takes away one run of a kind."""
+
+    def change(runs: list[books.Run]) -> list[books.Run]:
+        place = [at for at, run in enumerate(runs) if run[0] == kind][which]
+        return runs[:place] + runs[place + 1 :]
+
+    return change
+
+
+def moved(kind: K, by: int, which: int = 0):
+    """A change that moves one run of a kind so many runs further."""
+
+    def change(runs: list[books.Run]) -> list[books.Run]:
+        place = [at for at, run in enumerate(runs) if run[0] == kind][which]
+        run = runs.pop(place)
+        return [*runs[: place + by], run, *runs[place + by :]]
+
+    return change
+
+
+def small(fill) -> books.Groups:
+    """One group, written by `fill` once two accounts are there."""
+    writer = books.Writer()
+    writer.accounts(books.account(1), books.account(2))
+    fill(writer)
+    return writer.groups()
+
+
+def settled(writer: books.Writer) -> None:
+    writer.transfers(books.transfer(10, flags=int(F.PENDING)))
+    post = int(F.POST_PENDING_TRANSFER)
+    writer.transfers(books.schema.Transfer(id=11, pending_id=10, amount=100, flags=post))
+    writer.transfers(books.transfer(12))
+
+
+def two_batches(writer: books.Writer) -> None:
+    rows = books.schema.pack_transfers([books.transfer(10), books.transfer(11)]).tobytes()
+    writer.driver.execute(147, [rows[:128], rows[128:]], writer.now + 1000)
+
+
+def two_outcomes(writer: books.Writer) -> None:
+    wrong = [books.transfer(id, code=0) for id in (11, 12)]
+    assert writer.transfers(books.transfer(10), *wrong) == [
+        "CREATED",
+        *["CODE_MUST_NOT_BE_ZERO"] * 2,
+    ]
+
+
+def interrupted(runs: list[books.Run]) -> list[books.Run]:
+    """A start record between the second request and its effects."""
+    start = runs[0][1].copy()
+    start["timestamp"] = runs[3][1]["timestamp"] + 1
+    return [*runs[:4], (K.START, start), *runs[4:]]
+
+
+def two_requests(writer: books.Writer) -> None:
+    writer.transfers(books.transfer(10))
+    writer.transfers(books.transfer(11))
+
+
+def reversed_outcomes(runs: list[books.Run]) -> list[books.Run]:
+    return [*runs[:-1], (runs[-1][0], runs[-1][1][::-1].copy())]
+
+
+@pytest.mark.parametrize(
+    ("fill", "change", "position", "why"),
+    [
+        (settled, without(K.START), 1, "a book that does not begin with a start record"),
+        (two_batches, without(K.REQUEST), 2, "account without a request"),
+        (settled, without(K.TRANSFER, 1), 8, "a hold that ends without post or void"),
+        (settled, without(K.RESOLUTION), 8, "a post or void without the end of its hold"),
+        (settled, moved(K.RESOLUTION, 1), 8, "a post or void without the end of its hold"),
+        (two_requests, interrupted, 5, "a request whose records do not stand together"),
+        (two_batches, moved(K.BATCH, 1), 8, "batch counts that do not follow their request"),
+        (two_batches, without(K.BATCH), 5, "a request without all its batch counts"),
+        (two_outcomes, moved(K.OUTCOME, -1), 6, "outcomes that do not end their request"),
+        (two_outcomes, reversed_outcomes, 8, "an outcome that is not after the one before it"),
+    ],
+)  # fmt: skip
+def test_records_stand_where_they_belong(fill, change, position, why):
+    groups = small(fill)
+    assert audited(groups).wrong is None
+    assert audited(books.rearranged(groups, lambda runs: runs)).wrong is None
+    assert audited(books.rearranged(groups, change)).wrong == Wrong(position, why)
+
+
+def test_batches_are_all_the_events_of_a_request():
+    groups, position = books.alter(small(two_batches), K.BATCH, 0, {"event_count": 2})
+    why = "a request whose batches are not all its events"
+    assert audited(groups).wrong == Wrong(position - 1, why)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"client": ZERO}, "a session of client 0"),
+        ({"session": 3}, "a session whose number is not its position"),
+    ],
+)
+def test_a_session_that_is_none(changes, why):
+    def register(writer: books.Writer) -> None:
+        arrivals = writer.driver.arrival(2, [b""], client=(9, 0), release=1)
+        assert writer.driver.answer(*arrivals, writer.now + 1000) is not None
+
+    groups = small(register)
+    assert audited(groups).wrong is None
+    altered, position = books.alter(groups, K.SESSION, 0, changes)
+    assert audited(altered).wrong == Wrong(position, why)
+
+
+def test_a_group_ends_when_its_last_record_does():
+    [(fields, body)] = small(settled)
+    wrong = audited([({**fields, "clock_after": fields["clock_after"] + 1}, body)]).wrong
+    why = "a group whose clock does not end with its last record"
+    assert wrong == Wrong(fields["position_count"], why)
+
+
+def test_what_is_no_run_is_wrong():
+    [(fields, body)] = small(settled)
+    changed = bytearray(body)
+    changed[0] = 99
+    wrong = audited([(fields, bytes(changed))]).wrong
+    assert wrong is not None and wrong.position == 1 and "kind 99" in wrong.why
