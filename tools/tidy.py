@@ -91,7 +91,6 @@ LONG_FILES: dict[str, int] = {}
 
 # Tests of what has no test file of its own name, under tests/.
 COVERED: dict[str, str] = {
-    "_core.pyx": "test_differential.py",
     "status.pxi": "test_differential.py",
     "state.pxi": "test_differential.py",
     "history.pxi": "test_differential.py",
