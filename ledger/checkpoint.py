@@ -11,7 +11,6 @@ records nor how groups are kept: it asks a journal for its end and for digests.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import lmdb
 
 from ledger import _check
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
+from ledger.files import reserve_lock_file, sync
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
@@ -163,14 +163,15 @@ def _make(path: Path) -> None:
     temporary.mkdir(0o700)
     _open_env(temporary).close()
     for synced in (temporary / "data.mdb", temporary):
-        _sync(synced)
+        sync(synced)
     if path.exists():
         shutil.rmtree(path)
     temporary.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _open_env(path: Path) -> lmdb.Environment:
+    reserve_lock_file(path)
     return lmdb.open(
         str(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
     )
@@ -181,14 +182,6 @@ def _check_size(path: Path, bytes_min: int) -> None:
     size = (path / "data.mdb").stat().st_size
     if size < bytes_min:
         raise DataRefused(_damaged(path, f"data.mdb has {size} bytes of {bytes_min}"))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

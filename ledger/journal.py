@@ -43,6 +43,7 @@ from ledger.errors import (
     LedgerStopped,
     WrongProcess,
 )
+from ledger.files import reserve_lock_file, sync
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -172,6 +173,8 @@ class Journal:
             self._env = _open_env(directory, readonly, map_bytes)
         except lmdb.Error as error:
             raise _lmdb_error(str(_data_path(directory)), error) from error
+        except OSError as error:
+            raise LedgerStopped(error) from error
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._check_size()
@@ -467,6 +470,8 @@ def _open_env(
     path = _data_path(directory)
     if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
         raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
+    with contextlib.suppress(PermissionError):  # who may only read gets no lock file from LMDB
+        reserve_lock_file(path.parent)
     return lmdb.open(
         str(path.parent),
         map_size=map_bytes,
@@ -507,20 +512,12 @@ def _reach_disk(directory: Path, warm: bool) -> None:
         os.fsync(descriptor)
         if not warm:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        _sync(path.parent)
-        _sync(directory)
+        sync(path.parent)
+        sync(directory)
         with contextlib.suppress(PermissionError):  # it may be there to pass through only
-            _sync(directory.parent)
+            sync(directory.parent)
     except OSError as error:
         raise LedgerStopped(error) from error
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -571,7 +568,7 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
                 temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
             os.fsync(descriptor)
             temporary.rename(directory)
-            _sync(directory.parent)
+            sync(directory.parent)
         finally:
             os.close(descriptor)
     except BaseException:
@@ -592,4 +589,4 @@ def _write_first(directory: Path, cluster: int, group: Group) -> None:
         if not transaction.put(_key(1), whole, append=True):
             raise LedgerError(f"{directory}: the new journal is not empty")
     for path in (_data_path(directory), journal, state):
-        _sync(path)
+        sync(path)

@@ -20,7 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
-        "failpoint.py", "limbs.py",
+        "failpoint.py", "files.py", "limbs.py",
     ),
     "kernels": (
         "_core.pyx", "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi",

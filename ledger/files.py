@@ -1,0 +1,38 @@
+"""Leaf: what both LMDB environments of a book need of files beside LMDB: syncs and a lock file.
+
+Errors are the system's own, OSError with the path. It knows no journal and no record.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LOCK_FILE_BYTES = 16 * 1024  # more than LMDB's for as many readers as a book has
+
+
+def sync(path: Path) -> None:
+    """Make a file, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reserve_lock_file(environment: Path) -> None:
+    """Give the lock file of the LMDB environment in this directory its space before LMDB opens it.
+
+    LMDB writes that file through memory, and memory that the disk has no space for kills the
+    process. A file that has its space is left alone: closing it would end this process's locks.
+    """
+    path = environment / "lock.mdb"
+    if path.exists() and path.stat().st_blocks * 512 >= LOCK_FILE_BYTES:
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_FILE_BYTES)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
