@@ -181,9 +181,13 @@ class _Server:
         if self._cause is None:
             server = await loop.create_server(door.connect, sock=listener, backlog=config.BACKLOG)
             on_listening(*listener.getsockname()[:2])
-            housekeeping = asyncio.create_task(self._keep_house(parts))
+            watches = [
+                asyncio.create_task(self._keep_house(parts)),
+                asyncio.create_task(self._tell_refusals(engine)),
+            ]
             await self._stop.wait()
-            housekeeping.cancel()
+            for watch in watches:
+                watch.cancel()
             server.close()
             door.drain()
             await self._until(lambda: engine.idle and door.written, config.DRAIN_SECONDS_MAX)
@@ -212,6 +216,18 @@ class _Server:
         deadline = time.monotonic() + seconds_max
         while not condition() and self._cause is None and time.monotonic() < deadline:
             await asyncio.sleep(config.POLL_SECONDS)
+
+    async def _tell_refusals(self, engine: Engine) -> None:
+        """Say when a lack of space begins to keep requests waiting, and when it ends."""
+        told = False
+        while True:
+            await asyncio.sleep(config.SWEEP_SECONDS)
+            refused = engine.refusal is not None
+            if refused and not told:
+                self._on_warning(f"{engine.refusal}: what would write is not taken")
+            elif told and not refused:
+                self._on_warning(f"{self._directory}: there is space again")
+            told = refused
 
     async def _keep_house(self, parts: Parts) -> None:
         """Every minute: free dead readers' places, and say when the disk fills up or time jumps."""

@@ -160,11 +160,13 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._peer = str(transport.get_extra_info("peername"))
         self._transport.set_write_buffer_limits(high=config.BEHIND_BYTES, low=0)
-        if len(self._door.connections) >= self._door.connections_max or self._door.draining:
+        if self._door.draining:
+            self._transport.abort()
+        elif len(self._door.connections) >= self._door.connections_max:
             self._door.tell(self._peer, f"refused: {len(self._door.connections)} connections")
             self._transport.abort()
-            return
-        self._door.connections.add(self)
+        else:
+            self._door.connections.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

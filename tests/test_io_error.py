@@ -1,0 +1,255 @@
+"""The disk fails, or is full, while payments are on their way.
+
+After an error of the journal nothing is acknowledged any more: a server ends with the exit code for
+it, a host process lives on with a ledger that has stopped. A full disk is no error: what would
+write is not taken until there is space again, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import shim
+from altered import before
+from bank import Bank
+from conftest import SERVE, Server
+from raw import Session, command_of, opened, posted, transfers, with_accounts
+from watched import Watched
+
+from ledger import config, schema
+from ledger.config import Exit
+from ledger.schema import Operation
+
+Start = Callable[..., Server]
+LOOKUP, TRANSFERS = Operation.LOOKUP_ACCOUNTS, Operation.CREATE_TRANSFERS
+MIB = 1 << 20
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+FAULTS = [
+    *(f"any {nth} {action}" for action in ("eio", "enospc", "short") for nth in (1, 2, 3, 8)),
+    *(f"sync {nth} eio" for nth in (1, 2, 7)),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_acknowledged_after_an_error(server: Start, tmp_path: Path, fault: str) -> None:
+    watched = Watched(server, tmp_path)
+    bank = Bank(watched.server, 3)
+    bank.work_until(lambda: watched.fault(fault))
+    assert watched.server.wait() == Exit.IO_ERROR
+    assert "the ledger has stopped" in watched.server.wait_line("stopped")
+    lasts, _ = watched.durable_by_position()
+    assert max(teller.position for teller in bank.tellers) <= lasts[-1]
+    watched.fault("")
+    watched.server.restart()
+    bank.check()
+    watched.server.terminate()
+    bank.check_offline()
+
+
+def test_an_error_of_the_head_stamp_stops_too(server: Start, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    control.touch()
+    book = tmp_path / "book"
+    env = shim.environment(book / "state", control=control)
+    bank = Bank(server(book, env=env), 4)
+    shim.switch(control, "any 1 eio")
+    assert bank.server.terminate() == Exit.OK, "all was durable, only the stamp is older"
+    assert "the head stamp was not written" in bank.server.wait_line("stamp")
+    shim.switch(control)
+    bank.server.restart()
+    bank.check()
+
+
+IN_PROCESS = """
+import asyncio, sys, threading
+from pathlib import Path
+import ledger
+
+control, book_path, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+accounts = [ledger.Account(id=id, ledger=1, code=1) for id in (1, 2)]
+pay = lambda: [ledger.Transfer(id=ledger.id(), debit_account_id=1, credit_account_id=2, amount=1,
+                               ledger=1, code=1)]
+stopped = []
+
+def calls(book):
+    filter = ledger.AccountFilter(account_id=1, limit=1, flags=1)
+    return [lambda: book.create_transfers(pay()), lambda: book.create_accounts(accounts),
+            lambda: book.lookup_accounts([1]), lambda: book.get_account_transfers(filter),
+            lambda: book.create_many(pay()), book.state_hash]
+
+def threads():
+    book = ledger.open(book_path)
+    book.create_accounts(accounts)
+    def work():
+        try:
+            while True:
+                book.create_transfers(pay())
+        except ledger.LedgerStopped as error:
+            stopped.append(error)
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers: worker.start()
+    control.write_text("any 5 eio")
+    for worker in workers: worker.join()
+    for call in calls(book):
+        try:
+            call()
+        except ledger.LedgerStopped as error:
+            stopped.append(error)
+    book.close()
+
+async def tasks():
+    async with ledger.open_async(book_path) as book:
+        await book.create_accounts(accounts)
+        async def work():
+            while True:
+                await book.create_transfers(pay())
+        waiting = [asyncio.ensure_future(work()) for _ in range(8)]
+        await asyncio.sleep(0)
+        control.write_text("sync 1 eio")
+        stopped.extend(await asyncio.gather(*waiting, return_exceptions=True))
+        more = (call() for call in calls(book))
+        stopped.extend(await asyncio.gather(*more, return_exceptions=True))
+
+threads() if how == "threads" else asyncio.run(tasks())
+assert [type(error) for error in stopped] == [ledger.LedgerStopped] * 14, stopped
+control.write_text("")
+with ledger.open(book_path) as book:
+    assert book.create_transfers(pay())["status"][0] == ledger.TransferStatus.CREATED
+print("the host lives")
+"""
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_a_host_outlives_its_ledger(tmp_path: Path, how: str) -> None:
+    control, book = tmp_path / "control", tmp_path / "book"
+    control.touch()
+    env = shim.environment(book / "journal", control=control)
+    run = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS, control, book, how],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, "the host lives\n"), run.stderr
+
+
+# ---- a full disk --------------------------------------------------------------------------------
+
+
+class SmallDisk:
+    """A file system that a test can fill: a real one where it may be mounted, else one whose
+    free space the server is told wrongly."""
+
+    def __init__(self, place: Path) -> None:
+        self.directory = place / "disk"
+        self.directory.mkdir()
+        self.env: dict[str, str] = {}
+        self._ballast = self.directory / "ballast"
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self.directory]
+        self.is_real = subprocess.run(mount, capture_output=True).returncode == 0
+        if not self.is_real:
+            self._ballast = place / "ballast"
+            self.env = before(place, TOLD_WRONGLY.format(path=str(self._ballast)))
+
+    def fill(self, left: int = config.DISK_RESERVE_BYTES // 2) -> None:
+        """Leave so many bytes."""
+        free = os.statvfs(self.directory)
+        wanted = free.f_bavail * free.f_frsize - left if self.is_real else 0
+        with self._ballast.open("ab", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, wanted - MIB))
+            with contextlib.suppress(OSError):  # others may be writing
+                for _ in range(MIB // 4096):
+                    file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+    def end(self) -> None:
+        if self.is_real:
+            subprocess.run(["umount", "--lazy", self.directory], check=True)
+
+
+TOLD_WRONGLY = """
+import os
+true = os.statvfs
+def statvfs(path):
+    found = true(path)
+    full = os.path.exists({path!r})
+    return os.statvfs_result((*found[:4], 1, *found[5:]) if full else tuple(found))
+os.statvfs = statvfs
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    made = SmallDisk(tmp_path)
+    yield made
+    made.end()
+
+
+def test_while_the_disk_is_full_only_what_writes_waits(server: Start, disk: SmallDisk) -> None:
+    running = server(disk.directory / "book", env=disk.env)
+    peer, session = with_accounts(running.address)
+    other, reader = opened(running.address)
+    disk.fill()
+    peer.send(session.request_frame(TRANSFERS, transfers(1, 1).tobytes()))
+    other.send(Session().register_frame())  # a new session is written too
+    peer.send(session.codec.encode_ping(session.client, session.session, 9))
+    assert command_of(peer.frame()) == schema.Command.PONG_CLIENT
+    assert posted(other, reader) == 0
+    assert "bytes left" in running.wait_line("what would write is not taken")
+    disk.free()
+    results = session.results(session.resend(peer))  # as clients do by themselves
+    assert results["status"].tolist() == [schema.TransferStatus.CREATED]
+    assert posted(other, reader) == 1
+    running.wait_line("there is space again")
+    assert running.terminate() == Exit.OK
+    assert len([line for line in running.log if "is not taken" in line]) == 1
+    peer.close()
+    other.close()
+
+
+def test_a_disk_that_fills_up_under_load(server: Start, disk: SmallDisk) -> None:
+    """Whether the reserve is left or nothing at all: what was acknowledged is there."""
+    for left in (config.DISK_RESERVE_BYTES // 2, 0):
+        running = server(disk.directory / f"book-{left}", env=disk.env)
+        bank = Bank(running, 5)
+        bank.work_until(lambda left=left, running=running: (disk.fill(left), running.terminate()))
+        disk.free()
+        running.restart()
+        bank.check()
+        assert running.terminate() == Exit.OK
+        bank.check_offline()
+
+
+def test_a_disk_that_is_full_at_start(server: Start, disk: SmallDisk) -> None:
+    book = disk.directory / "book"
+    running = server(book, env=disk.env)
+    running.terminate()
+    disk.fill()
+    running.begin()
+    assert running.wait() == Exit.IO_ERROR
+    assert f"{book}: " in running.log[-1] and "bytes left on the disk" in running.log[-1]
+    disk.free()
+    running.restart()
+
+
+def test_a_book_is_not_made_on_a_full_disk(disk: SmallDisk) -> None:
+    """Nor is anything left behind."""
+    book = disk.directory / "book"
+    env = shim.environment(book) if disk.is_real else shim.environment(book, "any 1 enospc")
+    disk.fill(left=0)
+    run = subprocess.run(
+        [*SERVE, book, "--address", "127.0.0.1:0"],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == Exit.IO_ERROR
+    assert f"cannot create {book}" in run.stderr and run.stderr.count("\n") == 1
+    assert [path.name for path in disk.directory.iterdir() if path.name != "ballast"] == []
