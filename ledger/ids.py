@@ -35,7 +35,12 @@ def id() -> int:
 
 
 def ids(count: int) -> NDArray[np.uint64]:
-    """`count` new ids in rising order: uint64, (count, 2), low limb first."""
+    """`count` new ids in rising order: uint64, (count, 2), low limb first.
+
+    ValueError for a negative count.
+    """
+    if count < 0:
+        raise ValueError(f"{count} ids cannot be made")
     first = _take(count)
     limbs = np.empty((count, 2), np.uint64)
     limbs[:, 0] = np.arange(count, dtype=np.uint64) + np.uint64(first & 0xFFFF_FFFF_FFFF_FFFF)
