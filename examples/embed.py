@@ -7,7 +7,14 @@ where it ended, with everything still there.
 import sys
 
 import ledger
-from ledger import Account, AccountFilter, Transfer, TransferFlags, TransferStatus
+from ledger import (
+    Account,
+    AccountFilter,
+    AccountFilterFlags,
+    Transfer,
+    TransferFlags,
+    TransferStatus,
+)
 
 EUR, CENTS = 978, 100  # what is counted, in its smallest unit
 BANK, ALICE, SHOP = 1, 2, 3
@@ -55,9 +62,11 @@ def main(directory):
         )
         print("too much:", made(book.create_transfers([dear])))
 
-        # A statement: what touched the account, newest first.
+        # A statement: what touched the account on either side, newest first.
+        both = AccountFilterFlags.DEBITS | AccountFilterFlags.CREDITS
+        newest_first = AccountFilterFlags.REVERSED
         for row in book.get_account_transfers(
-            AccountFilter(account_id=ALICE, limit=3, flags=1 | 2 | 4)
+            AccountFilter(account_id=ALICE, limit=3, flags=both | newest_first)
         ):
             sign = "-" if ledger.int_of(row["debit_account_id"]) == ALICE else "+"
             print(f"  {row['timestamp']} {sign}{ledger.int_of(row['amount']) / CENTS:.2f}")
