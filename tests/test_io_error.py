@@ -7,8 +7,6 @@ write is not taken until there is space again, and everything else goes on.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import shim
-from altered import before
 from bank import Bank
 from conftest import SERVE, Server
+from disks import SmallDisk
 from raw import Session, command_of, opened, posted, transfers, with_accounts
 from watched import Watched
 
@@ -28,7 +26,6 @@ from ledger.schema import Operation
 
 Start = Callable[..., Server]
 LOOKUP, TRANSFERS = Operation.LOOKUP_ACCOUNTS, Operation.CREATE_TRANSFERS
-MIB = 1 << 20
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -143,50 +140,6 @@ def test_a_host_outlives_its_ledger(tmp_path: Path, how: str) -> None:
 # ---- a full disk --------------------------------------------------------------------------------
 
 
-class SmallDisk:
-    """A file system that a test can fill: a real one where it may be mounted, else one whose
-    free space the server is told wrongly."""
-
-    def __init__(self, place: Path) -> None:
-        self.directory = place / "disk"
-        self.directory.mkdir()
-        self.env: dict[str, str] = {}
-        self._ballast = self.directory / "ballast"
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self.directory]
-        self.is_real = subprocess.run(mount, capture_output=True).returncode == 0
-        if not self.is_real:
-            self._ballast = place / "ballast"
-            self.env = before(place, TOLD_WRONGLY.format(path=str(self._ballast)))
-
-    def fill(self, left: int = config.DISK_RESERVE_BYTES // 2) -> None:
-        """Leave so many bytes."""
-        free = os.statvfs(self.directory)
-        wanted = free.f_bavail * free.f_frsize - left if self.is_real else 0
-        with self._ballast.open("ab", buffering=0) as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, wanted - MIB))
-            with contextlib.suppress(OSError):  # others may be writing
-                for _ in range(MIB // 4096):
-                    file.write(bytes(4096))
-
-    def free(self) -> None:
-        self._ballast.unlink()
-
-    def end(self) -> None:
-        if self.is_real:
-            subprocess.run(["umount", "--lazy", self.directory], check=True)
-
-
-TOLD_WRONGLY = """
-import os
-true = os.statvfs
-def statvfs(path):
-    found = true(path)
-    full = os.path.exists({path!r})
-    return os.statvfs_result((*found[:4], 1, *found[5:]) if full else tuple(found))
-os.statvfs = statvfs
-"""
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     made = SmallDisk(tmp_path)
@@ -244,7 +197,7 @@ def test_a_disk_that_is_full_at_start(server: Start, disk: SmallDisk) -> None:
 def test_a_book_is_not_made_on_a_full_disk(disk: SmallDisk) -> None:
     """Nor is anything left behind."""
     book = disk.directory / "book"
-    env = shim.environment(book) if disk.is_real else shim.environment(book, "any 1 enospc")
+    env = shim.environment(disk.directory, "" if disk.is_real else "any 1 enospc")
     disk.fill(left=0)
     run = subprocess.run(
         [*SERVE, book, "--address", "127.0.0.1:0"],

@@ -1,0 +1,65 @@
+"""A file system that a test can fill or make read-only: a small one in memory, where the system
+lets it be mounted; elsewhere the server's process is told wrongly how much space there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+from altered import before
+
+from ledger import config
+
+MIB = 1 << 20
+
+
+class SmallDisk:
+    """A file system that a test can fill: a real one where it may be mounted, else one whose
+    free space the server is told wrongly."""
+
+    def __init__(self, place: Path) -> None:
+        self.directory = place / "disk"
+        self.directory.mkdir()
+        self.env: dict[str, str] = {}
+        self._ballast = self.directory / "ballast"
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self.directory]
+        self.is_real = subprocess.run(mount, capture_output=True).returncode == 0
+        if not self.is_real:
+            self._ballast = place / "ballast"
+            self.env = before(place, TOLD_WRONGLY.format(path=str(self._ballast)))
+
+    def fill(self, left: int = config.DISK_RESERVE_BYTES // 2) -> None:
+        """Leave so many bytes."""
+        free = os.statvfs(self.directory)
+        wanted = free.f_bavail * free.f_frsize - left if self.is_real else 0
+        with self._ballast.open("ab", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, wanted - MIB))
+            with contextlib.suppress(OSError):  # others may be writing
+                for _ in range(MIB // 4096):
+                    file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+    def make_readonly(self) -> bool:
+        """Whether that could be done."""
+        mount = ["mount", "-o", "remount,ro", self.directory]
+        return self.is_real and subprocess.run(mount, capture_output=True).returncode == 0
+
+    def end(self) -> None:
+        if self.is_real:
+            subprocess.run(["umount", "--lazy", self.directory], check=True)
+
+
+TOLD_WRONGLY = """
+import os
+true = os.statvfs
+def statvfs(path):
+    found = true(path)
+    full = os.path.exists({path!r})
+    return os.statvfs_result((*found[:4], 1, *found[5:]) if full else tuple(found))
+os.statvfs = statvfs
+"""
