@@ -9,7 +9,6 @@ and a second core that goes through the same groups ends in the same state.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -160,17 +159,6 @@ class Book:
     def query(self, operation: Operation, **fields: int) -> list[Any]:
         kind = Account if operation == Operation.query_accounts else Transfer
         return self.read(operation, kind, QueryFilter(**{"limit": 8189} | fields))
-
-    def runs(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Kind and records of each run of all closed groups, in order."""
-        for _, body in self.driver.groups:
-            at = 0
-            while at < len(body):
-                run = np.frombuffer(body, schema.RUN, 1, at)[0]
-                kind, size = schema.JournalKind(run["kind"]), int(run["bytes"])
-                at += schema.RUN.itemsize
-                yield kind, np.frombuffer(body, schema.RECORDS[kind.name.lower()], run["count"], at)
-                at += size
 
     # ---- what must hold -------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ second core. It knows nothing of what results should be.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ledger import _core, config, schema
@@ -52,7 +54,9 @@ class Driver:
             arrival[name] = value
         return arrivals, events + trailer
 
-    def answer(self, arrivals: np.ndarray, buffer: bytes, now: int, route: int = 0) -> np.void | None:
+    def answer(
+        self, arrivals: np.ndarray, buffer: bytes, now: int, route: int = 0
+    ) -> np.void | None:
         """Execute one arrival; the answer, or None when it was dropped."""
         for _ in range(8):
             done, made, why = self.core.execute(buffer, arrivals, 0, 1, now, route)
@@ -87,13 +91,40 @@ class Driver:
             self.groups.append((fields, bytes(body)))
             self.core.made_durable(fields["group"])
 
+    def runs(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Kind, first position and records of each run of all closed groups, in order."""
+        for fields, body in self.groups:
+            at, position = 0, fields["position_first"]
+            while at < len(body):
+                run = np.frombuffer(body, schema.RUN, 1, at)[0]
+                kind, size = schema.JournalKind(run["kind"]), int(run["bytes"])
+                at += schema.RUN.itemsize
+                dtype = schema.RECORDS[kind.name.lower()]
+                yield kind, position, np.frombuffer(body, dtype, run["count"], at)
+                at += size
+                position += int(run["count"])
+
+    def expiries(self) -> list[tuple[int, int]]:
+        """(timestamp, position of the hold) of each expiry in the closed groups, in order."""
+        return [
+            (int(record["timestamp"]), int(record["position"]))
+            for kind, _, records in self.runs()
+            if kind == schema.JournalKind.RESOLUTION
+            for record in records
+            if record["outcome"] == schema.HoldOutcome.EXPIRED
+        ]
+
     def replayed(self) -> Driver:
         """A second core that went through this one's groups."""
         self.close_group()
         other = Driver(self.sessions_max, self.group_records_max)
         for fields, body in self.groups:
             other.core.replay(
-                body, fields["group"], fields["position_first"], fields["position_count"],
-                fields["clock_before"], fields["clock_after"],
+                body,
+                fields["group"],
+                fields["position_first"],
+                fields["position_count"],
+                fields["clock_before"],
+                fields["clock_after"],
             )
         return other

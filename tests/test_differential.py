@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from ledger import schema
 from tests.core_book import account, hold, linked, pay, post, void
 from tests.core_driver import Driver
 from tests.generate import Generator
@@ -97,6 +98,18 @@ class Pair:
         assert np.array_equal(replayed.core.open_holds(), core.open_holds())
         self._spare = replayed
 
+    def compare_expiries(self) -> None:
+        """Which holds ran out, in which order, stamped how."""
+        self.driver.close_group()
+        ids = {
+            position + n: schema.int_of(record["id"])
+            for kind, position, records in self.driver.runs()
+            if kind == schema.JournalKind.TRANSFER
+            for n, record in enumerate(records)
+        }
+        found = [(stamp, ids[position]) for stamp, position in self.driver.expiries()]
+        assert found == self.model.expired
+
     def crash(self) -> None:
         """Go on with the core that was brought back from the groups."""
         self.compare()
@@ -124,6 +137,7 @@ def converse(seed: int) -> Pair:
         if pair.requests % CHECK_EVERY == 0:
             pair.crash() if seed % 3 == 0 else pair.compare()
     pair.compare()
+    pair.compare_expiries()
     pair.model.check()
     pair.compare_records(now)
     return pair
@@ -258,6 +272,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         self.pair.compare()
+        self.pair.compare_expiries()
         self.pair.model.check()
         self.pair.compare_records(self.now)
 

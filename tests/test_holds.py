@@ -8,7 +8,6 @@ from itertools import combinations
 
 import pytest
 
-from ledger import schema
 from tests.core_book import (
     CREATED,
     NOW,
@@ -229,18 +228,6 @@ def test_what_is_due_is_released_before_the_next_request_even_a_read():
     book.check()
 
 
-def expiries(book):
-    """(timestamp, position of the hold) of each expiry in the journal, in order."""
-    book.driver.close_group()
-    return [
-        (int(record["timestamp"]), int(record["position"]))
-        for kind, records in book.runs()
-        if kind == schema.JournalKind.RESOLUTION
-        for record in records
-        if record["outcome"] == schema.HoldOutcome.EXPIRED
-    ]
-
-
 def test_holds_expire_by_deadline_then_age_each_with_a_stamp_of_its_own():
     book = Book()
     timeouts = [3, 1, 2, 1, 3, 2, 1]
@@ -250,9 +237,28 @@ def test_holds_expire_by_deadline_then_age_each_with_a_stamp_of_its_own():
     assert book.transfers(void(20, 4)) == [CREATED]
     book.wait(10)
     assert book.transfers(pay(21)) == [CREATED]
-    found = expiries(book)
+    book.driver.close_group()
+    found = book.driver.expiries()
     assert [position for _, position in found] == [positions[n] for n in (2, 7, 3, 6, 1, 5)]
     assert [stamp for stamp, _ in found] == list(range(book.now - 5, book.now + 1))
+    book.check()
+
+
+def test_of_holds_with_one_deadline_the_oldest_expires_first():
+    book = Book()
+    book.wait(1)
+    begin = book.now
+    for n in range(12):
+        book.now = begin + n * NS_PER_S
+        assert book.transfers(hold(1 + n, timeout=20 - n)) == [CREATED]
+        assert book.timestamp == book.now + 1
+    assert {row[1] for row in book.core.open_holds().tolist()} == {begin + 1 + 20 * NS_PER_S}
+    assert book.transfers(void(50, 3)) == [CREATED]
+    positions = [row[0] for row in book.core.open_holds().tolist()]
+    book.now = begin + 30 * NS_PER_S
+    assert book.transfers(pay(51)) == [CREATED]
+    book.driver.close_group()
+    assert [position for _, position in book.driver.expiries()] == positions
     book.check()
 
 
@@ -264,7 +270,8 @@ def test_more_than_a_step_of_holds_expires_in_several_steps():
         assert set(book.transfers(*[hold(id, amount=1, timeout=1) for id in ids])) == {CREATED}
     book.wait(5)
     assert book.transfers(pay(1)) == [CREATED]
-    stamps = [stamp for stamp, _ in expiries(book)]
+    book.driver.close_group()
+    stamps = [stamp for stamp, _ in book.driver.expiries()]
     # A step of 8,190 ends at the clock, the next goes on after it.
     assert stamps == list(range(book.now - 8190 + 1, book.now + 1)) + [
         book.now + n for n in range(1, 6)
