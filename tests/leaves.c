@@ -2,7 +2,7 @@
  *
  * A program of its own, so that it can be built with the compiler's sanitizers and can make memory
  * run out. Every part of it checks against something simpler: arrays, the compiler's own overflow
- * test, expected numbers of collisions. Usage: leaves PART SEED. It prints what is wrong and aborts.
+ * test, expected numbers of collisions. Usage: leaves PART SEED. It says what is wrong and aborts.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -40,7 +40,7 @@ static u64 draw(void) { /* splitmix64 */
     return z ^ (z >> 31);
 }
 
-/* ---- the table against an array: reference r is there under tags[r] when present[r] ------------ */
+/* ---- the table against an array: reference r is there under tags[r] when present[r] ---------- */
 
 enum { REFERENCES = 1 << 20 };
 static u32 tags[REFERENCES];

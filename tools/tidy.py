@@ -108,8 +108,6 @@ COVERED: dict[str, str] = {
     "slab.h": "test_table.py",
     "audit_requests.py": "test_audit.py",
     "calls.py": "test_client.py",
-    "failpoint.py": "test_engine.py",
-    "recovery.py": "test_book.py",
     "link.py": "test_client.py",
     "server.py": "test_door.py",
     "load_report.py": "test_load.py",
