@@ -69,6 +69,7 @@ class Door:
         self.unread_bytes = 0  # replies in memory for those who are behind
         self.behind: dict[Connection, None] = {}  # peers that read too little, the oldest first
         self.draining = False
+        self.crowded = False  # too much has half arrived: no new frames are read
         self._route = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._lines = 0  # logged since the last sweep
@@ -89,6 +90,8 @@ class Door:
         if self._lines > config.LOG_LINES_MAX:
             log.warning("%d more lines like these", self._lines - config.LOG_LINES_MAX)
         self._lines = 0
+        if self.kept_bytes <= config.RECEIVE_BYTES_MAX:
+            self.crowded = False
         now = time.monotonic()
         for connection in list(self.connections):
             connection.look_at_deadlines(now)
@@ -103,6 +106,13 @@ class Door:
         """Close whoever has been behind longest while too much waits to be read."""
         while self.unread_bytes > config.UNREAD_BYTES_MAX:
             next(iter(self.behind)).cut("it reads too little, and so do others")
+
+    def bound_kept(self) -> None:
+        """Begin no new frames while too much has half arrived; what has begun goes on."""
+        if self.kept_bytes > config.RECEIVE_BYTES_MAX and not self.crowded:
+            self.crowded = True
+            for connection in self.connections:
+                connection.hold_new_frames()
 
     def drain(self) -> None:
         """Read no more from anybody."""
@@ -160,13 +170,16 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._peer = str(transport.get_extra_info("peername"))
         self._transport.set_write_buffer_limits(high=config.BEHIND_BYTES, low=0)
-        if self._door.draining:
+        door = self._door
+        if door.draining:
             self._transport.abort()
-        elif len(self._door.connections) >= self._door.connections_max:
-            self._door.tell(self._peer, f"refused: {len(self._door.connections)} connections")
+        elif door.crowded or len(door.connections) >= door.connections_max:
+            # A new connection cannot be kept from reading once, so a crowded door takes none.
+            why = "too much has half arrived" if door.crowded else "too many"
+            door.tell(self._peer, f"refused: {len(door.connections)} connections, {why}")
             self._transport.abort()
         else:
-            self._door.connections.add(self)
+            door.connections.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -188,6 +201,7 @@ class Connection(asyncio.BufferedProtocol):
         self._filled += count
         if self._filled >= self._needed:
             self._process_kept()
+            self.hold_new_frames()
 
     def eof_received(self) -> bool:
         return False
@@ -238,8 +252,6 @@ class Connection(asyncio.BufferedProtocol):
                 return
             if needed > end - start:
                 self._keep(buffer, start, end, needed, since)
-                if door.kept_bytes > config.RECEIVE_BYTES_MAX:
-                    self.hold_reading()
                 return
 
     def _tell_dropped(self, buffer: Bytes, count: int) -> None:
@@ -258,8 +270,9 @@ class Connection(asyncio.BufferedProtocol):
         kept = np.empty(max(needed, end - start), np.uint8)
         kept[: end - start] = np.frombuffer(buffer, np.uint8, end - start, start)
         self._kept, self._filled, self._needed = kept, end - start, needed
-        self._door.kept_bytes += kept.nbytes
         self._frame_since = time.monotonic() if since is None else since
+        self._door.kept_bytes += kept.nbytes
+        self._door.bound_kept()
 
     def _drop_kept(self) -> None:
         if self._kept is not None:
@@ -279,6 +292,11 @@ class Connection(asyncio.BufferedProtocol):
             self._reading = False
             transport.pause_reading()
 
+    def hold_new_frames(self) -> None:
+        """Read no more if the door is crowded, unless a frame has half arrived."""
+        if self._door.crowded and self._kept is None:
+            self.hold_reading()
+
     def _go_on(self) -> None:
         """Try again what found no room, and read on."""
         if self._open() is None or self._ending or self._door.draining:
@@ -287,6 +305,8 @@ class Connection(asyncio.BufferedProtocol):
             self._process_kept()
         transport = self._open()
         if transport is None or self._stuck or self._reading or self._ending:
+            return
+        if self._door.crowded and self._kept is None:
             return
         self._reading = True
         transport.resume_reading()
@@ -371,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
             self.cut("it reads nothing")
         elif now - self._heard > config.IDLE_SECONDS_MAX and not self._stuck:
             self.cut("it says nothing")
-        elif not self._stuck and self._door.kept_bytes <= config.RECEIVE_BYTES_MAX:
+        elif not self._stuck:
             self._go_on()
 
     def cut(self, why: str) -> None:
