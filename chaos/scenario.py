@@ -1,0 +1,232 @@
+"""Scenarios: TOML data that composes load and faults, in folders by cost.
+
+A file is read strictly: a word that is not known is refused with the file's name, so that a typing
+error does not quietly test nothing. Here a scenario and a seed become a plan, which is explicit:
+every request and every fault with its time. A plan is plain data that goes to a file and back.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chaos.draw import Draw
+from chaos.workload import Workload
+
+FOLDER = Path(__file__).parent / "scenarios"
+FORMAT = 1
+SECOND = 1_000_000_000
+MS = 1_000_000
+SEED_MAX = 2**63
+MIX = {
+    "account": 2, "pay": 40, "hold": 15, "settle": 12, "chain": 8, "repeat": 8, "wrong": 5,
+    "read": 15,
+}  # fmt: skip
+
+
+class Refused(Exception):
+    """A scenario or a failure file that cannot be used, and why."""
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A table whose every word is known."""
+
+
+class Head(Strict):
+    """[scenario]: what it is. `seeds` is how many a run takes unless told."""
+
+    name: str
+    format: int
+    tier: str
+    about: str
+    seeds: int = 100
+
+
+class Load(Strict):
+    """[workload]: ranges are [low, high], both included, drawn for each seed."""
+
+    seconds: float = 4.0
+    clients: tuple[int, int] = (1, 4)
+    sessions: tuple[int, int] = (1, 3)
+    requests: tuple[int, int] = (20, 60)
+    accounts: tuple[int, int] = (3, 10)
+    hot_share: float = 0.2
+    give_up_share: float = 0.03
+    mix: dict[str, int] = msgspec.field(default_factory=lambda: dict(MIX))
+
+
+class Weather(Strict):
+    """[network]: delay of each piece, and the share of chunks that are cut in two."""
+
+    delay_us: tuple[int, int] = (50, 3_000)
+    cut_share: float = 0.1
+
+
+class Disk(Strict):
+    """[disk]: how long an append takes until it is durable."""
+
+    sync_us: tuple[int, int] = (200, 5_000)
+
+
+class Swarm(Strict):
+    """[swarm]: each seed turns a drawn subset of `faults` on, some seeds none."""
+
+    quiet_share: float = 0.25
+    faults: tuple[str, ...] = ()
+    each: tuple[int, int] = (1, 3)  # how many of each fault that is on
+
+
+class Fault(Strict):
+    """[[fault]]: one that happens in every run. `at` in ms, or at the `append`-th append."""
+
+    do: str
+    at_ms: int | None = None
+    append: int | None = None
+    for_ms: int = 300
+    stage: str = "before"
+    client: int = 0
+    by_ms: int = 0
+
+
+class Scenario(Strict):
+    scenario: Head
+    workload: Load = msgspec.field(default_factory=Load)
+    network: Weather = msgspec.field(default_factory=Weather)
+    disk: Disk = msgspec.field(default_factory=Disk)
+    swarm: Swarm = msgspec.field(default_factory=Swarm)
+    fault: tuple[Fault, ...] = ()
+
+
+FAULTS = (
+    "crash", "crash-append", "fail-append", "slow-disk", "disk-full", "clock-step", "delay",
+    "reset", "half-open", "partition", "stall", "duplicate", "storm",
+)  # fmt: skip
+
+
+class Plan(Strict):
+    """What a run does: each entry is a request (`ask`) or a fault (`do`), with its `at_ns`."""
+
+    format: int
+    scenario: str
+    seed: int
+    seconds: float
+    delay_us: tuple[int, int]
+    cut_share: float
+    sync_us: tuple[int, int]
+    sessions: tuple[int, ...]  # of each client
+    entries: list[dict[str, Any]]
+
+
+def read(path: Path) -> Scenario:
+    """The scenario in a file. Refused says what is wrong with it."""
+    try:
+        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Scenario)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Refused(f"{path}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise Refused(f"{path}: {error}") from error
+    if found.scenario.format != FORMAT:
+        raise Refused(f"{path}: format {found.scenario.format}, this software reads {FORMAT}")
+    if found.scenario.tier != "sim":
+        raise Refused(f"{path}: there is no tier {found.scenario.tier!r}")
+    for name in (*found.swarm.faults, *(one.do for one in found.fault)):
+        if name not in FAULTS:
+            raise Refused(f"{path}: there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    return found
+
+
+def known() -> Iterator[tuple[str, Scenario]]:
+    """Each scenario that comes with the software: (its folder's name, the scenario)."""
+    for path in sorted(FOLDER.glob("*/*.toml")):
+        yield path.parent.name, read(path)
+
+
+def find(name: str) -> Scenario:
+    """A scenario by its name or by its file's."""
+    if name.endswith(".toml"):
+        return read(Path(name))
+    found = {one.scenario.name: one for _, one in known()}
+    if name not in found:
+        raise Refused(f"there is no scenario {name!r}; there are {', '.join(sorted(found))}")
+    return found[name]
+
+
+def expand(scenario: Scenario, seed: int) -> Plan:
+    """The plan of one seed."""
+    draw = Draw(seed)
+    load = scenario.workload
+    horizon = int(load.seconds * SECOND)
+    clients = draw.between(*load.clients, "clients")
+    sessions = tuple(draw.between(*load.sessions, "sessions", n) for n in range(clients))
+    entries = [*_requests(load, draw, sessions, horizon), *_faults(scenario, draw, clients)]
+    entries.sort(key=lambda entry: entry["at_ns"])
+    for number, entry in enumerate(entries):
+        entry["entry"] = number
+    return Plan(
+        format=FORMAT,
+        scenario=scenario.scenario.name,
+        seed=seed,
+        seconds=load.seconds,
+        delay_us=scenario.network.delay_us,
+        cut_share=scenario.network.cut_share,
+        sync_us=scenario.disk.sync_us,
+        sessions=sessions,
+        entries=entries,
+    )
+
+
+def _requests(
+    load: Load, draw: Draw, sessions: tuple[int, ...], horizon: int
+) -> Iterator[dict[str, Any]]:
+    work = Workload(
+        draw.stream("workload"), draw.between(*load.accounts, "accounts"), load.mix, load.hot_share
+    )
+    asked = work.opening()
+    opening = len(asked)
+    asked += [work.next() for _ in range(draw.between(*load.requests, "requests"))]
+    for n, (operation, batches) in enumerate(asked):
+        client = draw.between(0, len(sessions) - 1, "asks/client", n)
+        early = n < opening
+        entry: dict[str, Any] = {
+            "at_ns": draw.between(0, horizon // 8 if early else horizon, "asks/at", n),
+            "client": client,
+            "session": draw.between(0, sessions[client] - 1, "asks/session", n),
+            "ask": int(operation),
+            "batches": batches,
+        }
+        if not early and draw.chance(load.give_up_share, "asks/gives-up", n):
+            entry["give_up_ns"] = draw.between(1, 900, "asks/give-up", n) * MS
+        yield entry
+
+
+def _faults(scenario: Scenario, draw: Draw, clients: int) -> Iterator[dict[str, Any]]:
+    horizon_ms = int(scenario.workload.seconds * 1000)
+    for one in scenario.fault:
+        at = 0 if one.append is not None else one.at_ms
+        at = horizon_ms // 2 if at is None else at
+        yield {
+            "do": one.do, "at_ns": at * MS, "for_ns": one.for_ms * MS, "append": one.append or 0,
+            "stage": one.stage, "client": one.client, "by_ns": one.by_ms * MS,
+        }  # fmt: skip
+    swarm = scenario.swarm
+    if draw.chance(swarm.quiet_share, "swarm/quiet"):
+        return
+    for name in swarm.faults:
+        own = f"swarm/{name}"
+        if not draw.chance(0.5, own):
+            continue
+        for n in range(draw.between(*swarm.each, own + "/count")):
+            by = draw.between(-7_200_000, 7_200_000, own + "/by", n)
+            yield {
+                "do": name,
+                "at_ns": draw.between(0, horizon_ms * 1000, own + "/at", n) * 1000,
+                "for_ns": draw.between(1, 800, own + "/for", n) * MS,
+                "append": draw.between(2, 60, own + "/append", n),
+                "stage": draw.choice(("before", "after"), own + "/stage", n),
+                "client": draw.between(0, clients - 1, own + "/client", n),
+                "by_ns": by * MS if draw.chance(0.5, own + "/far", n) else by * 1000,
+            }

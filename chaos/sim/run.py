@@ -1,0 +1,272 @@
+"""One run of a plan: the world is built, troubled, healed and judged.
+
+While the plan's time lasts its requests and faults happen; then every fault ends and all clients
+must get their answers (`live`). A closing client reads every account and transfer as any client
+could, so that unknown outcomes are resolved from outside, and the judge compares.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from chaos.scenario import MS, SECOND, Plan
+from chaos.sim import checks
+from chaos.sim.client import Client, Request
+from chaos.sim.network import Network
+from chaos.sim.server import Server, empty_book, memory, virtual_door
+from chaos.sim.world import World
+from chaos.workload import records
+from tests import model
+
+HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
+TAIL = 60  # lines of the trace that go to a failure's file
+LOOKUP_MAX = 500
+
+
+class Outcome:
+    """What a run came to."""
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        self.plan, self.broken, self.seen = plan, world.broken, world.seen
+        self.trace_hash, self.tail = world.trace_hash(), world.trace[-TAIL:]
+        self.virtual_ns = world.now_ns
+        self.trace = world.trace
+
+
+class Runs:
+    """Runs plans, one after the other. Use it as a context: it keeps an empty book to copy."""
+
+    def __enter__(self) -> Runs:
+        self._root = Path(tempfile.mkdtemp(prefix="chaos-template-", dir=memory()))
+        self._template = self._root / "book"
+        empty_book(self._template)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def run(self, plan: Plan) -> Outcome:
+        world = World(plan.seed)
+        with virtual_door(world):
+            run = _Run(world, plan, self._template)
+            try:
+                run.all()
+            except checks.Broken as broken:
+                world.breaks(broken.check, broken.what)
+            except Exception:
+                world.breaks("judged", "an exception:\n" + traceback.format_exc())
+            finally:
+                run.server.remove()
+        return Outcome(plan, world)
+
+
+class _Run:
+    def __init__(self, world: World, plan: Plan, template: Path) -> None:
+        self.world, self.plan = world, plan
+        low, high = plan.delay_us
+        self.network = Network(world, (low * 1000, high * 1000), plan.cut_share)
+        sync_low, sync_high = plan.sync_us
+        self.server = Server(world, self.network, template, (sync_low * 1000, sync_high * 1000))
+        self.clients = [
+            Client(world, self.network, self.server, index) for index in range(len(plan.sessions))
+        ]
+        for client, sessions in zip(self.clients, plan.sessions, strict=True):
+            for _ in range(sessions):
+                client.add_session()
+        self.troubles = Troubles(self)
+
+    def all(self) -> None:
+        world, plan = self.world, self.plan
+        horizon = int(plan.seconds * SECOND)
+        for entry in plan.entries:
+            if "ask" in entry:
+                world.at(entry["at_ns"], self._ask, entry)
+            else:
+                self.troubles.plan(entry)
+        world.at(0, self.server.start)
+        world.run(lambda: world.now_ns >= horizon, horizon)
+        world.now_ns = max(world.now_ns, horizon)
+        self.troubles.heal()
+        self._until(lambda: not any(one.busy for one in self.clients), "requests")
+        closing = self._close()
+        self._until(lambda: self.server.idle, "the server")
+        self.server.check_bounds()
+        if world.broken is not None:
+            return
+        core = self.server.core
+        world.note(f"end: {core.position if core else 0}")
+        live = self.server.stop()
+        histories = [one.history for one in (*self.clients, closing)]
+        checks.judge(self.server.directory, histories, live)
+        world.note(f"state {live.hex()}")
+
+    def _until(self, done: Any, what: str) -> None:
+        world = self.world
+        world.run(done, world.now_ns + HEAL_NS_MAX)
+        if world.broken is None and not done():
+            world.breaks("live", f"{what} not done {HEAL_NS_MAX // SECOND} s after the last fault")
+
+    def _ask(self, entry: dict[str, Any]) -> None:
+        client = self.clients[entry["client"]]
+        request = Request(
+            entry["entry"], entry["ask"], records(entry["ask"], entry["batches"]),
+            entry.get("give_up_ns", 0),
+        )  # fmt: skip
+        client.ask(client.sessions[entry["session"]], request)
+
+    def _close(self) -> Client:
+        """A client that reads everything, as anybody could."""
+        closing = Client(self.world, self.network, self.server, len(self.clients))
+        session = closing.add_session()
+        ids: dict[int, set[int]] = {146: set(), 147: set()}
+        for entry in self.plan.entries:
+            if entry.get("ask") in ids:
+                ids[entry["ask"]] |= {one.get("id", 0) for b in entry["batches"] for one in b}
+        for creates, operation in ((146, 140), (147, 141)):
+            wanted = sorted(ids[creates])
+            for at in range(0, len(wanted), LOOKUP_MAX):
+                closing.ask(session, Request(-1, operation, [wanted[at : at + LOOKUP_MAX]]))
+        self._until(lambda: not closing.busy, "the closing reads")
+        seen = b"".join(
+            part for one in closing.history if one.operation == 140 for part in one.results
+        )
+        if self.world.broken is None:
+            checks.totals(seen)
+            self._resolve(closing)
+        return closing
+
+    def _resolve(self, closing: Client) -> None:
+        """What was acknowledged as created is found again by its id."""
+        found = {
+            one.id
+            for request in closing.history
+            if request.operation == 141
+            for part in request.results
+            for one in model.decode_all(model.Transfer, part)
+        }
+        for client in self.clients:
+            for request in client.history:
+                if request.operation != 147 or request.returned_ns is None:
+                    continue
+                events = [event for batch in request.batches for event in batch]
+                results = model.decode_all(model.Result, b"".join(request.results))
+                for event, result in zip(events, results, strict=True):
+                    created = result.status == model.TransferStatus.created
+                    if created and event.id not in found:
+                        raise checks.Broken("durable", f"transfer {event.id} is gone")
+
+
+class Troubles:
+    """The faults of a plan: when each begins and ends."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run, self._world = run, run.world
+        self._server, self._network = run.server, run.network
+        self._ends: list[Any] = []
+
+    def plan(self, entry: dict[str, Any]) -> None:
+        name, server = entry["do"], self._server
+        if name == "crash-append" or (name == "crash" and entry["append"] and not entry["at_ns"]):
+            server.crash_at.setdefault(entry["append"], entry["stage"])
+        elif name == "fail-append":
+            server.fail_at.setdefault(entry["append"], entry["stage"])
+        else:
+            self._world.at(entry["at_ns"], self._begin, entry)
+
+    def _begin(self, entry: dict[str, Any]) -> None:
+        name = entry["do"]
+        if self._world.now_ns >= int(self._run.plan.seconds * SECOND):
+            return
+        self._world.count(name)
+        self._world.note(f"fault {name} {entry['client']}")
+        end = getattr(self, "_" + name.replace("-", "_"))(entry)
+        if end is not None:
+            once = _Once(end)
+            self._ends.append(once)
+            self._world.after(entry["for_ns"], once)
+
+    def heal(self) -> None:
+        """Every fault that lasts ends now, and none comes any more."""
+        self._world.note("heal")
+        self._server.crash_at.clear()
+        self._server.fail_at.clear()
+        for end in self._ends:
+            end()
+
+    # ---- each fault begins something and returns how it ends ------------------------------------
+
+    def _crash(self, entry: dict[str, Any]) -> None:
+        self._server.crash("killed", entry["for_ns"])
+
+    def _slow_disk(self, entry: dict[str, Any]) -> Any:
+        self._server.slowness = 40
+
+        def end() -> None:
+            self._server.slowness = 1
+
+        return end
+
+    def _disk_full(self, entry: dict[str, Any]) -> Any:
+        self._server.full += 1
+
+        def end() -> None:
+            self._server.full -= 1
+
+        return end
+
+    def _clock_step(self, entry: dict[str, Any]) -> None:
+        self._server.wall_step_ns += entry["by_ns"]
+
+    def _delay(self, entry: dict[str, Any]) -> Any:
+        self._network.delay_ns = (80 * MS, 100 * MS)
+
+        def end() -> None:
+            self._network.delay_ns = self._network.calm_delay_ns
+
+        return end
+
+    def _reset(self, entry: dict[str, Any]) -> None:
+        for line in self._network.of(entry["client"]):
+            line.kill()
+
+    def _half_open(self, entry: dict[str, Any]) -> None:
+        tells_client = entry["stage"] == "after"
+        for line in self._network.of(entry["client"]):
+            line.kill(client_told=tells_client, server_told=not tells_client)
+
+    def _partition(self, entry: dict[str, Any]) -> Any:
+        self._network.partition(entry["client"], True)
+        return lambda: self._network.partition(entry["client"], False)
+
+    def _stall(self, entry: dict[str, Any]) -> Any:
+        self._network.stall(entry["client"], True)
+        return lambda: self._network.stall(entry["client"], False)
+
+    def _duplicate(self, entry: dict[str, Any]) -> None:
+        self._run.clients[entry["client"]].second_connection()
+
+    def _storm(self, entry: dict[str, Any]) -> Any:
+        for client in self._run.clients:
+            client.storming += 1
+
+        def end() -> None:
+            for client in self._run.clients:
+                client.storming -= 1
+
+        return end
+
+
+class _Once:
+    """A call that happens once, whoever comes first."""
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+
+    def __call__(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()

@@ -1,0 +1,347 @@
+"""The server under test, on virtual time: real journal, recovery, core, engine and door.
+
+An incarnation is what a process would be. A crash throws it away with the group that had not
+reached the journal; the next one opens the same directory, replays it into a new core and goes on.
+The journal is real LMDB in a directory of memory: an append either happened at its drawn moment or
+it did not, so a crash on either side of that moment leaves exactly what a power cut could leave.
+What must hold at each start and each stop is checked here, against the journal and not by asking.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chaos.sim.network import Connection as Line
+from chaos.sim.network import Network, Transport
+from chaos.sim.world import MS, SECOND, World
+from ledger import _core, config, recovery
+from ledger.checkpoint import Checkpoint
+from ledger.clock import Clock
+from ledger.doors import binary
+from ledger.engine import Answers, Engine
+from ledger.errors import LedgerError, LedgerStopped
+from ledger.group import Group
+from ledger.journal import Journal, Room
+
+CLUSTER = 7
+WALL_NS = 1_700_000_000 * SECOND  # the wall clock when a run begins
+RELEASE = config.RELEASE
+BACK_AFTER_NS = 200 * MS  # how long a supervisor takes to start a process again
+
+
+class SimJournal(Journal):
+    """The real journal, whose appends can be told to fail and whose disk can be full."""
+
+    fail: str | None = None  # the next append fails "before" or "after" it reached the disk
+    full: Callable[[], bool] = staticmethod(lambda: False)
+
+    def _append(self, expected_position: int, group: Group) -> int:
+        fail, self.fail = self.fail, None
+        if fail == "before":
+            raise OSError(errno.EIO, "input/output error")
+        number = super()._append(expected_position, group)
+        if fail == "after":
+            raise OSError(errno.EIO, "input/output error")
+        return number
+
+    def room(self) -> Room:
+        room = super().room()
+        return room._replace(refusal="the disk is full") if self.full() else room
+
+    def crash(self) -> None:
+        """Close as a killed process does: the lock's text stays."""
+        self._cause = self._cause or OSError("crashed")
+        self.close()
+
+
+class Runner:
+    """Jobs end at drawn times; nothing of a dead incarnation happens any more."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._world = server, server.world
+        self._wakes = 0
+        self.alive = True
+
+    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
+        if self.alive:
+            callback(*arguments)
+
+    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        server = self._server
+        server.appends += 1
+        low, high = server.sync_ns
+        world, number = self._world, server.appends
+        until = world.draw.between(low, high, "disk/sync", number) * server.slowness
+        world.after(until, self._place, self._reach, job, done, number)
+
+    def _reach(
+        self, job: Callable[[], None], done: Callable[[BaseException | None], None], number: int
+    ) -> None:
+        """The moment at which the append is on disk."""
+        server, world = self._server, self._world
+        if server.crash_at.get(number) == "before":
+            server.crash(f"before append {number} reached the journal", server.down_ns)
+            return
+        fail = server.fail_at.get(number)
+        if fail is not None and server.journal is not None:
+            server.journal.fail, server.hurt = fail, True
+            world.count(f"fail-append-{fail}")
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        world.note(f"append {number} {'failed' if error else 'is durable'}")
+        if server.crash_at.get(number) == "after":
+            server.crash(f"after append {number} reached the journal", server.down_ns)
+            return
+        told = world.draw.between(1_000, 200_000, "disk/told", number)
+        world.after(told, self._place, done, error)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self._world.after(0, self._place, callback)
+
+    def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        self._wakes += 1
+        self._world.after(delay_ns, self._woken, self._wakes, callback)
+
+    def _woken(self, number: int, callback: Callable[[], None]) -> None:
+        if self.alive and number == self._wakes:
+            callback()
+
+
+class SimDoor(binary.Door):
+    """The real door, swept on virtual time; its connections are kept in order."""
+
+    def __init__(self, engine: Engine, runner: Runner, world: World) -> None:
+        self._runner, self._world = runner, world
+        super().__init__(engine, CLUSTER)
+        self.connections = Ordered()  # type: ignore[assignment]
+        self._schedule_sweep()
+
+    def _schedule_sweep(self) -> None:
+        delay = int(config.SWEEP_SECONDS * SECOND)
+        self._world.after(delay, self._runner._place, self._look_around)
+
+    def connect(self) -> binary.Connection:
+        self._route += 1
+        return binary.Connection(self, self._route)
+
+
+class Ordered(dict[Any, None]):
+    """A set that is walked in the order of arrival: a set of objects is walked by address."""
+
+    def add(self, one: Any) -> None:
+        self[one] = None
+
+    def discard(self, one: Any) -> None:
+        self.pop(one, None)
+
+
+class VirtualTime:
+    """What the door takes for the module `time`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def monotonic(self) -> float:
+        return self._world.now_ns / SECOND
+
+
+@contextmanager
+def virtual_door(world: World) -> Iterator[None]:
+    """The door reads virtual time, and what it would log about peers is not printed."""
+    real, binary.time = binary.time, VirtualTime(world)  # type: ignore[assignment]
+    was, logging.getLogger("ledger.door").disabled = binary.log.disabled, True
+    try:
+        yield
+    finally:
+        binary.time, binary.log.disabled = real, was  # type: ignore[assignment]
+
+
+def empty_book(directory: Path) -> None:
+    """A new book whose one group holds the start record of the run's first moment."""
+    core, _ = new_core()
+    core.start(WALL_NS, WALL_NS, RELEASE)
+    fields, body = core.take_group()
+    del fields["group"]
+    Journal.create(directory, CLUSTER, Group(body, **fields))
+
+
+def new_core() -> tuple[_core.Core, Answers]:
+    """As recovery.new_core(), with a known key: it changes no result, but must not vary."""
+    buffers = Answers()
+    core = _core.Core(
+        config.GROUP_BYTES_MAX, config.SESSIONS_MAX, b"chaos sim tables",
+        buffers.answers, buffers.payload, buffers.counts,
+    )  # fmt: skip
+    return core, buffers
+
+
+def memory() -> Path:
+    """Where books of the sim tier lie: memory, where there is some."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else Path(tempfile.gettempdir())
+
+
+class Server:
+    """The process that is killed and started again, and the disk and clocks it stands on."""
+
+    def __init__(
+        self, world: World, network: Network, template: Path, sync_ns: tuple[int, int]
+    ) -> None:
+        self.world, self.network, self.sync_ns = world, network, sync_ns
+        self.root = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory()))
+        self.directory = self.root / "book"
+        shutil.copytree(template, self.directory)
+        self.journal: SimJournal | None = None
+        self.engine: Engine | None = None
+        self.core: _core.Core | None = None
+        self.appends = 0
+        self.slowness = 1
+        self.full = 0  # how many faults keep the disk full
+        self.wall_step_ns = 0
+        self.crash_at: dict[int, str] = {}
+        self.fail_at: dict[int, str] = {}
+        self.down_ns = BACK_AFTER_NS
+        self.acknowledged = 0  # the highest position a client was told of
+        self.hurt = False  # whether a storage error was made for this incarnation
+        self.starts = 0
+        self._group_first = 0  # the group before this incarnation's start record
+        self._checkpoint: Checkpoint | None = None
+        self._runner: Runner | None = None
+        self._door: SimDoor | None = None
+        network.accept = self._accept
+
+    def remove(self) -> None:
+        """Close whatever is open and delete the book."""
+        self._close(clean=False)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # ---- clocks ---------------------------------------------------------------------------------
+
+    def wall_ns(self) -> int:
+        return WALL_NS + self.world.now_ns + self.wall_step_ns
+
+    # ---- the life of a process ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the book as `ledger serve` does, and let nobody in before the first group."""
+        if self.engine is not None:
+            return
+        world = self.world
+        self.starts += 1
+        self.hurt = False
+        try:
+            journal = self.journal = SimJournal.open(self.directory, CLUSTER)
+            journal.full = lambda: self.full > 0  # type: ignore[method-assign]
+            self._checkpoint = Checkpoint(self.directory)
+            self._checkpoint.verify_against(journal)
+            self.core, buffers = new_core()
+            recovery.replay(journal, self.core)
+            clock = Clock(self.wall_ns, lambda: world.now_ns)
+            clock.check_start(self.core.clock_ns)
+        except LedgerStopped as error:
+            world.breaks("live", f"the book cannot be opened: {error}")
+            return
+        except LedgerError as error:
+            world.breaks("chain", f"the book is refused: {error}")
+            return
+        world.note(f"start {self.starts}: position {journal.position}")
+        if journal.position < self.acknowledged:
+            world.breaks(
+                "durable",
+                f"position {self.acknowledged} was acknowledged, the journal ends at"
+                f" {journal.position}",
+            )
+        self._group_first = journal.group
+        self._runner = Runner(self)
+        self.engine = Engine(
+            self.core, buffers, journal, clock, self._runner,
+            stamp=self._checkpoint, on_stopped=self._stopped,
+        )  # fmt: skip
+        self.engine.start(self.wall_ns(), RELEASE)
+        self._door = SimDoor(self.engine, self._runner, world)
+
+    def _stopped(self, cause: LedgerStopped) -> None:
+        """The engine has stopped for good: the process ends and is started again."""
+        if not self.hurt:
+            self.world.breaks("live", f"the engine stopped by itself: {cause}")
+        self.world.after(0, self.crash, f"stopped: {type(cause.cause).__name__}", BACK_AFTER_NS)
+
+    def crash(self, why: str, down_ns: int) -> None:
+        """Kill the process; it is started again after `down_ns`."""
+        world = self.world
+        if self.engine is None:
+            return
+        world.note(f"crash: {why}")
+        world.count("crash")
+        lines = [one for one in self.network.connections.values() if not one.up.dead]
+        for line in lines:
+            if line.transport is not None:
+                line.transport.forget()
+            # A machine that loses power says nothing to its peers, a process that dies does.
+            line.kill(
+                client_told=not world.draw.chance(0.3, "crash/" + line.name), server_told=False
+            )
+        self._close(clean=False)
+        world.after(down_ns, self.start)
+
+    def _close(self, clean: bool) -> None:
+        if self._runner is not None:
+            self._runner.alive = False
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        if self.journal is not None:
+            if clean:
+                self.journal.close()
+            else:
+                self.journal.crash()
+        self.engine = self.core = self._runner = self._door = None
+        self.journal = self._checkpoint = None
+
+    def stop(self) -> bytes:
+        """End in good order; the hash of the live state."""
+        assert self.core is not None
+        live = self.core.state_hash()
+        self._close(clean=True)
+        return live
+
+    @property
+    def idle(self) -> bool:
+        return self.engine is not None and self.engine.idle
+
+    # ---- connections ----------------------------------------------------------------------------
+
+    def _accept(self, line: Line) -> bool:
+        """A connection reaches the listener, which is not there until the first group is."""
+        engine, door, journal = self.engine, self._door, self.journal
+        if engine is None or door is None or journal is None or journal.group <= self._group_first:
+            return False
+        transport = line.transport = Transport(line, lambda: journal.position)
+        transport.silent = lambda: engine.cause is not None
+        transport.begin(door.connect())
+        return True
+
+    # ---- what is bounded ------------------------------------------------------------------------
+
+    def check_bounds(self) -> None:
+        """Nothing is kept once nothing is under way."""
+        engine, door = self.engine, self._door
+        if engine is None or door is None or not engine.idle:
+            return
+        if engine._held_bytes:
+            self.world.breaks("bounded", f"idle, and {engine._held_bytes} bytes are held")
+        living = sum(
+            one.transport is not None and one.transport.open
+            for one in self.network.connections.values()
+        )
+        if len(door.connections) > living:
+            self.world.breaks("bounded", f"{len(door.connections)} connections for {living} peers")

@@ -1,0 +1,170 @@
+"""What clients ask, drawn from a seed: payments, holds, chains, repeats, refusals and reads.
+
+Written apart from the tests' own generator, because two generators do not share a blind spot. An
+event is a dict of the fields that are not zero, so that a plan is plain data; `records` makes the
+model's records of it. Nothing here knows whether an event succeeds.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from tests import model
+from tests.model import AccountFlag as A
+from tests.model import FilterFlag, Operation
+from tests.model import TransferFlag as F
+
+Event = dict[str, int]
+LIMITED = 2**100
+ALL = model.U128_MAX
+
+_KINDS = {
+    Operation.create_accounts: model.Account,
+    Operation.create_transfers: model.Transfer,
+    Operation.get_account_transfers: model.AccountFilter,
+    Operation.get_account_balances: model.AccountFilter,
+    Operation.query_accounts: model.QueryFilter,
+    Operation.query_transfers: model.QueryFilter,
+}
+
+
+def records(operation: int, batches: list[list[Any]]) -> list[list[Any]]:
+    """The model's records, or plain ids for a lookup."""
+    kind = _KINDS.get(Operation(operation))
+    return [[one if kind is None else kind(**one) for one in batch] for batch in batches]
+
+
+class Workload:
+    """One seed's requests. `mix` weighs the kinds: account, pay, hold, settle, chain, repeat,
+    wrong, read."""
+
+    def __init__(self, random: Random, accounts: int, mix: dict[str, int], hot_share: float):
+        self.random, self.hot_share = random, hot_share
+        self.kinds, self.weights = list(mix), list(mix.values())
+        self.accounts: list[Event] = []
+        self.transfers: list[Event] = []
+        self.holds: list[Event] = []
+        for n in range(accounts):
+            self.accounts.append(self._account(n))
+        self._ids = 1_000
+        self._batch_max = random.choice((1, 3, 8))
+
+    def _account(self, n: int) -> Event:
+        draw = self.random
+        flags = draw.choice((0, 0, A.history, A.debits_must_not_exceed_credits))
+        if flags == A.debits_must_not_exceed_credits and n == 0:
+            flags = 0
+        account = {"id": n + 1, "ledger": 1 + n % 5 // 4, "code": 10, "flags": int(flags)}
+        return {name: value for name, value in account.items() if value}
+
+    def opening(self) -> list[tuple[Operation, list[list[Event]]]]:
+        """The requests that create the accounts."""
+        half = len(self.accounts) // 2
+        parts = [self.accounts[:half], self.accounts[half:]]
+        return [(Operation.create_accounts, [part]) for part in parts if part]
+
+    def next(self) -> tuple[Operation, list[list[Any]]]:
+        kind = self.random.choices(self.kinds, self.weights)[0]
+        if kind == "read":
+            return self._read()
+        if kind == "account":
+            repeated = self.random.choice(self.accounts)
+            return Operation.create_accounts, [[repeated | {"code": self.random.choice((10, 11))}]]
+        count = self.random.randint(1, self._batch_max)
+        batches = [[self._event(kind) for _ in range(count)]]
+        if kind == "chain":
+            batches = [self._chain()]
+        elif self.random.random() < 0.1:
+            batches.append([self._event(kind)])
+        for batch in batches:
+            self.transfers += batch
+            self.holds += [one for one in batch if one.get("flags", 0) & F.pending]
+        return Operation.create_transfers, batches
+
+    def _event(self, kind: str) -> Event:
+        draw = self.random
+        if kind == "settle" and self.holds:
+            return self._settle()
+        if kind == "repeat" and self.transfers:
+            event = draw.choice(self.transfers[-40:])
+            if draw.random() < 0.7:
+                return event
+            return event | {"amount": min(ALL, event.get("amount", 0) + 1)}
+        event = self._pay()
+        if kind == "hold":
+            event["flags"] = int(F.pending)
+            if draw.random() < 0.7:
+                event["timeout"] = draw.choice((1, 1, 2, 3))
+            if draw.random() < 0.1:
+                event["flags"] |= draw.choice((F.closing_debit, F.closing_credit))
+        elif kind == "wrong":
+            event |= draw.choice(
+                (
+                    {"ledger": 9}, {"credit_account_id": 999}, {"code": 0}, {"id": 0},
+                    {"debit_account_id": event["credit_account_id"]}, {"amount": LIMITED},
+                    {"flags": int(F.balancing_debit), "amount": ALL},
+                )
+            )  # fmt: skip
+        return event
+
+    def _pay(self) -> Event:
+        draw = self.random
+        debit = draw.choice(self.accounts)
+        credit = self.accounts[0] if draw.random() < self.hot_share else draw.choice(self.accounts)
+        if credit is debit:
+            credit = self.accounts[(self.accounts.index(debit) + 1) % len(self.accounts)]
+        self._ids += 1
+        return {
+            "id": self._ids,
+            "debit_account_id": debit["id"],
+            "credit_account_id": credit["id"],
+            "amount": draw.choice((1, 5, 100, draw.randint(1, 10_000))),
+            "ledger": debit["ledger"],
+            "code": 1,
+        }
+
+    def _settle(self) -> Event:
+        draw = self.random
+        hold = draw.choice(self.holds[-12:])
+        self._ids += 1
+        posts = draw.random() < 0.6
+        amount = draw.choice((ALL, hold.get("amount", 0) // 2)) if posts else 0
+        return {
+            "id": self._ids,
+            "pending_id": hold["id"],
+            "amount": amount,
+            "flags": int(F.post_pending if posts else F.void_pending),
+        }
+
+    def _chain(self) -> list[Event]:
+        draw = self.random
+        events = [self._event("pay") for _ in range(draw.randint(2, 5))]
+        if self.holds and draw.random() < 0.3:
+            events[draw.randrange(len(events))] = self._settle()
+        if draw.random() < 0.4:
+            events[draw.randrange(len(events))] |= {"ledger": 9}
+        for event in events[:-1]:
+            event["flags"] = event.get("flags", 0) | F.linked
+        return events
+
+    def _read(self) -> tuple[Operation, list[list[Any]]]:
+        draw = self.random
+        kind = draw.randrange(6)
+        account = draw.choice(self.accounts)["id"]
+        if kind in (0, 1):
+            count = draw.randint(1, len(self.accounts))
+            ids = draw.sample([one["id"] for one in self.accounts], count)
+            return Operation.lookup_accounts, [ids]
+        if kind == 2:
+            known = [one["id"] for one in self.transfers[-20:]] or [1]
+            return Operation.lookup_transfers, [draw.choices(known, k=5)]
+        both = int(FilterFlag.debits | FilterFlag.credits)
+        one = {"account_id": account, "limit": draw.choice((3, 8_189)), "flags": both}
+        if kind == 3:
+            return Operation.get_account_transfers, [[one]]
+        if kind == 4:
+            return Operation.get_account_balances, [[one]]
+        limit = draw.choice((5, 8_189))
+        operation = draw.choice((Operation.query_accounts, Operation.query_transfers))
+        return operation, [[{"limit": limit, "flags": draw.choice((0, 1))}]]
