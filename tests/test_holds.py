@@ -4,6 +4,7 @@ RULES says how to break each rule of a post of hold 1; of two broken rules the f
 answered. A hold ends once: posted in whole or in part, voided, or expired at its deadline.
 """
 
+import random
 from itertools import combinations
 
 import pytest
@@ -259,6 +260,36 @@ def test_of_holds_with_one_deadline_the_oldest_expires_first():
     assert book.transfers(pay(51)) == [CREATED]
     book.driver.close_group()
     assert [position for _, position in book.driver.expiries()] == positions
+    book.check()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_mix_of_holds_opened_and_ended_expires_in_order(seed):
+    """Against a list that is sorted anew: the next deadline after each step, then all of them."""
+    draw = random.Random(seed)
+    book = Book()
+    ids = iter(range(100, 10**9))
+    deadlines: dict[int, int] = {}
+    for _ in range(60):
+        opened = [hold(next(ids), timeout=draw.randrange(1, 10**6)) for _ in range(8)]
+        ended = draw.sample(list(deadlines), min(len(deadlines), draw.choice((0, 3, 7))))
+        events = opened + [void(next(ids), id) for id in ended]
+        draw.shuffle(events)
+        assert set(book.transfers(*events)) == {CREATED}
+        for event, result in zip(events, book.results, strict=True):
+            if event.flags & F.pending:
+                deadlines[event.id] = result.timestamp + event.timeout * NS_PER_S
+            else:
+                del deadlines[event.pending_id]
+        assert book.core.next_expiry_ns == min(deadlines.values())
+    positions = dict(
+        zip(deadlines, (row[0] for row in book.core.open_holds().tolist()), strict=True)
+    )
+    book.wait(2 * 10**6)
+    assert book.transfers(pay(1)) == [CREATED]
+    book.driver.close_group()
+    in_order = sorted(deadlines, key=lambda id: (deadlines[id], id))
+    assert [at for _, at in book.driver.expiries()] == [positions[id] for id in in_order]
     book.check()
 
 
