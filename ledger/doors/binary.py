@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ledger import _wire, config
 from ledger.errors import LedgerStopped
-from ledger.schema import ARRIVAL, EvictionReason, Verdict, int_of
+from ledger.schema import ARRIVAL, Command, EvictionReason, Verdict, int_of
 
 if TYPE_CHECKING:
     from ledger._core import Bytes
@@ -31,25 +31,17 @@ log = logging.getLogger("ledger.door")
 
 ARRIVALS_MAX = 1024  # frames read in one call of the codec
 COMMAND_AT = 114  # of a frame's header
+EVICTION = bytes([Command.EVICTION])
 DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
+assert ARRIVAL.fields is not None
+ARRIVAL_VERDICT_AT = int(ARRIVAL.fields["verdict"][1])
 WIRE_ERRORS = {value: doc for _, value, doc in _wire.names()["wire_errors"]}
 
 
-class Verdicts:
-    """Which of the first records of an array the codec or the core had something against."""
-
-    def __init__(self, records: npt.NDArray[np.void]) -> None:
-        assert records.dtype.fields is not None
-        self._at = int(records.dtype.fields["verdict"][1])
-        self._all = records["verdict"]
-        self._bytes = records.view(np.uint8).data
-
-    def first(self, verdict: int, count: int) -> int:
-        """Index of the first of `count` records with this verdict, or -1."""
-        if count == 1:  # by far the most common, and numpy takes long to begin
-            return 0 if self._bytes[self._at] == verdict else -1
-        found = self._all[:count] == verdict
-        return int(found.argmax()) if found.any() else -1
+def _first(records: npt.NDArray[np.void], count: int, verdict: int) -> int:
+    """Index of the first of `count` records with this verdict, or -1."""
+    found = records["verdict"][:count] == verdict
+    return int(found.argmax()) if found.any() else -1
 
 
 class Door:
@@ -62,7 +54,7 @@ class Door:
         self.codec = _wire.Codec(cluster, config.RELEASE, config.RELEASE_MIN)
         self.shared = bytearray(config.SHARED_BUFFER_BYTES)
         self.arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
-        self.arrived, self.answered = Verdicts(self.arrivals), Verdicts(engine.answers)
+        self.arrival_bytes = self.arrivals.view(np.uint8).data
         self.connections: set[Connection] = set()
         self.connections_max = connections_max
         self.kept_bytes = 0  # memory of connections whose frames are half arrived
@@ -136,9 +128,10 @@ class Connection(asyncio.BufferedProtocol):
     """One peer. An asker of the engine."""
 
     __slots__ = (
-        "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_freed_bytes", "_heard",
-        "_held_bytes", "_kept", "_needed", "_peer", "_piece_ends", "_progress", "_progress_at",
-        "_reading", "_stuck", "_told", "_transport", "_was_full", "_written_bytes", "route",
+        "_behind", "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_freed_bytes",
+        "_heard", "_held_bytes", "_kept", "_needed", "_peer", "_piece_ends", "_progress",
+        "_progress_at", "_reading", "_stuck", "_told", "_transport", "_was_full", "_written_bytes",
+        "route",
     )  # fmt: skip
 
     def __init__(self, door: Door, route: int) -> None:
@@ -155,7 +148,8 @@ class Connection(asyncio.BufferedProtocol):
         self._ending = False  # it will be closed once what came before is answered
         self._told = False  # the log knows that this peer breaks rules
         self._held_bytes = 0  # replies that are not durable yet
-        self._written_bytes = 0  # ever, as are the next two
+        self._behind = False  # more than BEHIND_BYTES waited for it, and some still do
+        self._written_bytes = 0  # since it fell behind, as is the next
         self._freed_bytes = 0
         self._piece_ends: deque[int] = deque()  # memory is freed piece by piece
         self._counted_bytes = 0  # this peer's share of the door's unread bytes
@@ -207,9 +201,11 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        self._progress, self._progress_at = 0, time.monotonic()
-        self._freed_bytes = self._written_bytes - self.unwritten_bytes
+        self._behind = True
         self._door.behind[self] = None
+        self._progress, self._progress_at = 0, time.monotonic()
+        self._written_bytes, self._freed_bytes = self.unwritten_bytes, 0
+        self._piece_ends.append(self._written_bytes)
 
     def resume_writing(self) -> None:
         self._catch_up()
@@ -232,7 +228,8 @@ class Connection(asyncio.BufferedProtocol):
             count, start, needed, error = door.codec.parse(buffer, start, end, door.arrivals)
             if count:
                 since = None
-                if not self._told:
+                # One frame is the most common by far, and what is right costs one look.
+                if count > 1 or door.arrival_bytes[ARRIVAL_VERDICT_AT] == DROP:
                     self._tell_dropped(buffer, count)
                 try:
                     done = door.engine.submit(self, buffer, door.arrivals, count)
@@ -256,7 +253,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _tell_dropped(self, buffer: Bytes, count: int) -> None:
         """Say once that a peer sends what the protocol does not have."""
-        index = self._door.arrived.first(DROP, count)
+        index = -1 if self._told else _first(self._door.arrivals, count, DROP)
         if index >= 0:
             at = int(self._door.arrivals["frame_offset"][index]) + COMMAND_AT
             command = np.frombuffer(buffer, np.uint8, 1, at)[0]
@@ -314,25 +311,27 @@ class Connection(asyncio.BufferedProtocol):
     # ---- an asker of the engine -----------------------------------------------------------------
 
     def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
-        index = self._door.answered.first(EVICT, made)
-        if index >= 0:
-            answer = engine.answers[index]
-            reason = EvictionReason(int(answer["reason"])).name.lower()
-            self._door.tell(self._peer, f"evicted: client {int_of(answer['client'])}: {reason}")
         frames = self._door.codec.encode(engine.answers, made, engine.payload, engine.counts)
+        if made > 1 or frames[COMMAND_AT : COMMAND_AT + 1] == EVICTION:
+            self._tell_evicted(engine.answers, made)
         self._held_bytes += len(frames)
         return frames, len(frames)
 
+    def _tell_evicted(self, answers: npt.NDArray[np.void], made: int) -> None:
+        index = _first(answers, made, EVICT)
+        if index >= 0:
+            reason = EvictionReason(int(answers["reason"][index])).name.lower()
+            client = int_of(answers["client"][index])
+            self._door.tell(self._peer, f"evicted: client {client}: {reason}")
+
     def deliver(self, taken: Any) -> None:
         self._held_bytes -= len(taken)
-        transport = self._open()
-        if transport is None:
+        if self._transport is None:
             return
-        self._written_bytes += len(taken)
-        transport.write(taken)
-        if self in self._door.behind:
-            self._piece_ends.append(self._written_bytes)
-            self._count_unread()
+        was_behind = self._behind
+        self._transport.write(taken)
+        if self._behind:
+            self._count_unread(len(taken) if was_behind else 0)
         if self._ending and self._held_bytes == 0:
             self.close()
         elif self._stuck and self._was_full and not self.full():
@@ -353,7 +352,11 @@ class Connection(asyncio.BufferedProtocol):
     def unwritten_bytes(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def _count_unread(self) -> None:
+    def _count_unread(self, written: int) -> None:
+        """Count what is in memory for this peer, now that so many bytes more were written."""
+        if written:
+            self._written_bytes += written
+            self._piece_ends.append(self._written_bytes)
         left = self._written_bytes - self.unwritten_bytes
         while self._piece_ends and self._piece_ends[0] <= left:
             self._freed_bytes = self._piece_ends.popleft()
@@ -363,6 +366,7 @@ class Connection(asyncio.BufferedProtocol):
         self._door.bound_unread()
 
     def _catch_up(self) -> None:
+        self._behind = False
         self._door.behind.pop(self, None)
         self._door.unread_bytes -= self._counted_bytes
         self._counted_bytes = 0
@@ -370,9 +374,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _reads(self, now: float) -> bool:
         """Whether this peer took anything of what waits for it in the last SEND_SECONDS_MAX."""
-        if self not in self._door.behind:
+        if not self._behind:
             return True
-        self._count_unread()
+        self._count_unread(0)
         left = self._written_bytes - self.unwritten_bytes
         if left != self._progress:
             self._progress, self._progress_at = left, now
