@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test chaos lint bench docs clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -18,6 +18,9 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 
 test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest
+
+chaos: .venv/built  ## the quick scenarios, on virtual time; about a minute
+	$(BIN)/python -m chaos run fast --out build/chaos
 
 lint: .venv/built  ## types, style, layers
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .

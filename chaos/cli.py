@@ -172,7 +172,8 @@ def replay(path: Path, as_json: bool, with_trace: bool) -> None:
     check, what = outcome.broken or (None, "every check held")
     if with_trace and not as_json:
         click.echo("\n".join(outcome.trace))
-    data: dict[str, Any] = {"check": check, "what": what, "same_trace": same, "trace_hash": outcome.trace_hash}
+    data: dict[str, Any] = {"check": check, "what": what, "same_trace": same}
+    data["trace_hash"] = outcome.trace_hash
     if with_trace:
         data["trace"] = outcome.trace
     tells = "the same trace" if same else f"another trace than at {kept.commit}"

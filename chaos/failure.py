@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,8 @@ from chaos.scenario import FORMAT, Plan, Refused, Strict
 
 T = TypeVar("T")
 RUNS_MAX = 2_000  # tries of one shrinking
+ROUNDS_MAX = 4
+ROUND_NS = (1_000_000_000, 100_000_000, 10_000_000, 1_000_000)
 
 
 class Ran(Protocol):
@@ -116,33 +118,59 @@ class Shrinker:
         return True
 
     def shrink(self, plan: Plan) -> Plan:
-        """The smallest plan found: faults go first, then requests, then their events."""
+        """The smallest plan found: faults go first, then clients, requests, events, and times."""
+        if not self._fails(plan):
+            raise Refused(f"the plan does not break {self._check!r} here")
+        for _ in range(ROUNDS_MAX):
+            before = plan
+            plan = self._simpler(self._fewer_entries(plan))
+            if plan == before:
+                break
+        entries = list(plan.entries)
+        for index, entry in enumerate(entries):
+            if "ask" in entry:
+                entries[index] = self._fewer(plan, entries, index)
+        return msgspec.structs.replace(plan, entries=entries)
 
+    def _fewer_entries(self, plan: Plan) -> Plan:
         def kept(entries: list[dict[str, Any]]) -> Plan:
             return msgspec.structs.replace(plan, entries=entries)
 
-        if not self._fails(plan):
-            raise Refused(f"the plan does not break {self._check!r} here")
         asks = [entry for entry in plan.entries if "ask" in entry]
         faults = [entry for entry in plan.entries if "ask" not in entry]
-        if self._fails(kept(asks)):
+        if faults and asks and self._fails(kept(asks)):
             faults = []
         elif faults:
             faults = ddmin(faults, lambda some: self._fails(kept(_merge(asks, some))))
-        entries = ddmin(_merge(asks, faults), lambda some: self._fails(kept(some)))
-        for index, entry in enumerate(entries):
-            if "ask" in entry:
-                entries[index] = self._fewer(entry, entries, index, kept)
-        return kept(entries)
+        return kept(ddmin(_merge(asks, faults), lambda some: self._fails(kept(some))))
 
-    def _fewer(
-        self,
-        entry: dict[str, Any],
-        entries: list[dict[str, Any]],
-        index: int,
-        kept: Callable[[list[dict[str, Any]]], Plan],
-    ) -> dict[str, Any]:
+    def _simpler(self, plan: Plan) -> Plan:
+        """Usual bounds, one client with one session, earlier appends, round times: whatever still
+        fails."""
+        for name in plan.bounds:
+            left = {other: value for other, value in plan.bounds.items() if other != name}
+            usual = msgspec.structs.replace(plan, bounds=left)
+            if self._fails(usual):
+                plan = usual
+        one = [
+            entry | {"client": 0, "session": 0} if "ask" in entry else entry | {"client": 0}
+            for entry in plan.entries
+        ]
+        alone = msgspec.structs.replace(plan, entries=one, sessions=(1,))
+        if plan.sessions != (1,) and self._fails(alone):
+            plan = alone
+        for index, entry in enumerate(plan.entries):
+            for other in _simpler_entries(entry):
+                entries = [*plan.entries[:index], other, *plan.entries[index + 1 :]]
+                tried = msgspec.structs.replace(plan, entries=entries)
+                if self._fails(tried):
+                    plan = tried
+                    break
+        return plan
+
+    def _fewer(self, plan: Plan, entries: list[dict[str, Any]], index: int) -> dict[str, Any]:
         """The request with as few batches and events as still fail."""
+        entry = entries[index]
 
         def with_events(events: list[tuple[int, Any]]) -> dict[str, Any]:
             numbers = sorted({batch for batch, _ in events})
@@ -150,12 +178,23 @@ class Shrinker:
             return entry | {"batches": batches}
 
         def fails(events: list[tuple[int, Any]]) -> bool:
-            return self._fails(
-                kept([*entries[:index], with_events(events), *entries[index + 1 :]])
-            )
+            fewer = [*entries[:index], with_events(events), *entries[index + 1 :]]
+            return self._fails(msgspec.structs.replace(plan, entries=fewer))
 
         events = [(n, one) for n, batch in enumerate(entry["batches"]) for one in batch]
         return with_events(ddmin(events, fails))
+
+
+def _simpler_entries(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The entry with an earlier append or a rounder time, the simplest first."""
+    append = entry.get("append", 0)
+    for earlier in (2, 3, 4, 6, 8, append // 2, append - 1):
+        if 2 <= earlier < append:
+            yield entry | {"append": earlier}
+    for unit in ROUND_NS:
+        at = entry["at_ns"] // unit * unit
+        if at != entry["at_ns"]:
+            yield entry | {"at_ns": at}
 
 
 def _merge(asks: list[dict[str, Any]], faults: list[dict[str, Any]]) -> list[dict[str, Any]]:

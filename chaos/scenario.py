@@ -22,6 +22,8 @@ FORMAT = 1
 SECOND = 1_000_000_000
 MS = 1_000_000
 SEED_MAX = 2**63
+BURSTS = 5
+BURST_NS = 10 * MS
 MIX = {
     "account": 2, "pay": 40, "hold": 15, "settle": 12, "chain": 8, "repeat": 8, "wrong": 5,
     "read": 15,
@@ -51,11 +53,12 @@ class Load(Strict):
 
     seconds: float = 4.0
     clients: tuple[int, int] = (1, 4)
-    sessions: tuple[int, int] = (1, 3)
+    sessions: tuple[int, int] = (1, 6)
     requests: tuple[int, int] = (20, 60)
     accounts: tuple[int, int] = (3, 10)
     hot_share: float = 0.2
     give_up_share: float = 0.03
+    bursts_share: float = 0.5  # of the seeds: requests come in a few bursts
     mix: dict[str, int] = msgspec.field(default_factory=lambda: dict(MIX))
 
 
@@ -80,6 +83,25 @@ class Swarm(Strict):
     each: tuple[int, int] = (1, 3)  # how many of each fault that is on
 
 
+# Bounds of the server that a run may make small, with the values drawn from. Each is lawful: work
+# goes on, only in smaller pieces and with less patience.
+BOUNDS: dict[str, tuple[float, ...]] = {
+    "GROUP_BYTES_MAX": (16_384, 65_536),
+    "ANSWERS_MAX": (1, 2, 8),
+    "REPLY_BYTES_IN_FLIGHT_MAX": (1_000, 20_000),
+    "SEND_BYTES_MAX": (1_000, 20_000),
+    "BEHIND_BYTES": (500, 4_000),
+    "UNREAD_BYTES_MAX": (5_000, 100_000),
+    "RECEIVE_BYTES_MAX": (1_000, 20_000),
+    "SHARED_BUFFER_BYTES": (600, 5_000),
+    "HEAD_NS": (1, 50_000_000),
+    "FRAME_SECONDS_MAX": (0.05, 0.5),
+    "SEND_SECONDS_MAX": (0.05, 0.5),
+    "IDLE_SECONDS_MAX": (0.3, 2.0),
+    "SWEEP_SECONDS": (0.05, 0.2),
+}
+
+
 class Fault(Strict):
     """[[fault]]: one that happens in every run. `at` in ms, or at the `append`-th append."""
 
@@ -99,6 +121,7 @@ class Scenario(Strict):
     disk: Disk = msgspec.field(default_factory=Disk)
     swarm: Swarm = msgspec.field(default_factory=Swarm)
     fault: tuple[Fault, ...] = ()
+    small_bounds_share: float = 0.5  # of the seeds: each bound is made small or left
 
 
 FAULTS = (
@@ -118,6 +141,7 @@ class Plan(Strict):
     cut_share: float
     sync_us: tuple[int, int]
     sessions: tuple[int, ...]  # of each client
+    bounds: dict[str, float]  # what differs from the server's configuration
     entries: list[dict[str, Any]]
 
 
@@ -175,8 +199,19 @@ def expand(scenario: Scenario, seed: int) -> Plan:
         cut_share=scenario.network.cut_share,
         sync_us=scenario.disk.sync_us,
         sessions=sessions,
+        bounds=_bounds(scenario, draw),
         entries=entries,
     )
+
+
+def _bounds(scenario: Scenario, draw: Draw) -> dict[str, float]:
+    if not draw.chance(scenario.small_bounds_share, "bounds"):
+        return {}
+    return {
+        name: draw.choice(values, f"bounds/{name}")
+        for name, values in BOUNDS.items()
+        if draw.chance(0.5, f"bounds/{name}/small")
+    }
 
 
 def _requests(
@@ -188,11 +223,16 @@ def _requests(
     asked = work.opening()
     opening = len(asked)
     asked += [work.next() for _ in range(draw.between(*load.requests, "requests"))]
+    in_bursts = draw.chance(load.bursts_share, "asks/in-bursts")
     for n, (operation, batches) in enumerate(asked):
-        client = draw.between(0, len(sessions) - 1, "asks/client", n)
         early = n < opening
+        at = draw.between(0, horizon // 8 if early else horizon, "asks/at", n)
+        if in_bursts and not early:
+            burst = draw.between(1, BURSTS, "asks/burst", n)
+            at = horizon * burst // (BURSTS + 1) + at % BURST_NS
+        client = draw.between(0, len(sessions) - 1, "asks/client", n)
         entry: dict[str, Any] = {
-            "at_ns": draw.between(0, horizon // 8 if early else horizon, "asks/at", n),
+            "at_ns": at,
             "client": client,
             "session": draw.between(0, sessions[client] - 1, "asks/session", n),
             "ask": int(operation),

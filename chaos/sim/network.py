@@ -175,6 +175,7 @@ class Transport:
         self._connection.down.send(bytes(data), self._durable())
         if self.get_write_buffer_size() > self._high and not self._paused:
             self._paused = True
+            world.count("peer-is-behind")
             self._protocol.pause_writing()
 
     def caught_up(self) -> None:
@@ -194,6 +195,7 @@ class Transport:
         return self._connection.name
 
     def pause_reading(self) -> None:
+        self._connection.network.world.count("server-reads-no-more")
         self._connection.up.hold("reading")
 
     def resume_reading(self) -> None:
@@ -211,6 +213,7 @@ class Transport:
     def _end(self) -> None:
         if not self._closing:
             self._closing = True
+            self._connection.network.world.count("server-closes")
             self._connection.kill(server_told=False)
             self._connection.network.world.after(0, self.lose)
 

@@ -17,7 +17,7 @@ from chaos.scenario import MS, SECOND, Plan
 from chaos.sim import checks
 from chaos.sim.client import Client, Request
 from chaos.sim.network import Network
-from chaos.sim.server import Server, empty_book, memory, virtual_door
+from chaos.sim.server import Server, configured, empty_book, memory, virtual_door
 from chaos.sim.world import World
 from chaos.workload import records
 from tests import model
@@ -51,7 +51,7 @@ class Runs:
 
     def run(self, plan: Plan) -> Outcome:
         world = World(plan.seed)
-        with virtual_door(world):
+        with virtual_door(world), configured(plan.bounds):
             run = _Run(world, plan, self._template)
             try:
                 run.all()
@@ -89,12 +89,15 @@ class _Run:
                 self.troubles.plan(entry)
         world.at(0, self.server.start)
         world.run(lambda: world.now_ns >= horizon, horizon)
+        if world.broken is not None:
+            return
         world.now_ns = max(world.now_ns, horizon)
         self.troubles.heal()
         self._until(lambda: not any(one.busy for one in self.clients), "requests")
         closing = self._close()
         self._until(lambda: self.server.idle, "the server")
-        self.server.check_bounds()
+        if world.broken is None:
+            self.server.check_bounds()
         if world.broken is not None:
             return
         core = self.server.core

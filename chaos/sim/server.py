@@ -156,6 +156,19 @@ class VirtualTime:
 
 
 @contextmanager
+def configured(bounds: dict[str, float]) -> Iterator[None]:
+    """The configuration with other bounds."""
+    kept = {name: getattr(config, name) for name in bounds}
+    for name, value in bounds.items():
+        setattr(config, name, type(kept[name])(value))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(config, name, value)
+
+
+@contextmanager
 def virtual_door(world: World) -> Iterator[None]:
     """The door reads virtual time, and what it would log about peers is not printed."""
     real, binary.time = binary.time, VirtualTime(world)  # type: ignore[assignment]
