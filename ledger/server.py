@@ -193,7 +193,6 @@ class _Server:
             await self._until(lambda: engine.idle and door.written, config.DRAIN_SECONDS_MAX)
         door.close()
         if self._cause is not None:
-            log.error("%s", self._cause)
             self._on_warning(str(self._cause))
             return self._cause.exit_code
         runner.run(engine.write_stamp, self._stamped)
