@@ -1,15 +1,18 @@
 """Test tool: builds the fault library `shim.c` when it is first needed and sets it up for a child.
 
 The library is kept in the user's cache, under a name made from its source. See `shim.c` for the
-faults and what the log says. This file knows nothing of what is tested.
+faults, what the log says and what a recording holds. This file knows nothing of what is tested.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
+import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +26,33 @@ class Event(NamedTuple):
     call: str
     ns: int
     result: int
+
+
+class Op(enum.IntEnum):
+    """What a record tells of. MARK is not a call: the recorded process put it there itself."""
+
+    WRITE = 1
+    SYNC = 2
+    TRUNCATE = 3
+    ALLOCATE = 4
+    CREATE = 5
+    MKDIR = 6
+    RENAME = 7
+    REMOVE = 8
+    MARK = 9
+
+
+class Record(NamedTuple):
+    """One change, as `record_t` of the library has it; `data` is what follows it there."""
+
+    op: Op
+    durable: bool
+    inode: int
+    at: int
+    data: bytes
+
+
+_RECORD = struct.Struct("<QQQQQ")  # op, durable, inode, at, bytes that follow
 
 
 def library() -> Path:
@@ -46,6 +76,7 @@ def environment(
     *,
     control: Path | None = None,
     log: Path | None = None,
+    record: Path | None = None,
 ) -> dict[str, str]:
     """The environment of a child that gets faults on paths that contain `match`.
 
@@ -59,6 +90,8 @@ def environment(
         variables["SHIM_CONTROL"] = str(control)
     if log is not None:
         variables["SHIM_LOG"] = str(log)
+    if record is not None:
+        variables["SHIM_RECORD"] = str(record)
     return variables
 
 
@@ -73,3 +106,23 @@ def events(log: Path) -> list[Event]:
     """What the log holds so far."""
     lines = [line.split() for line in log.read_text().splitlines()]
     return [Event(what, call, int(ns), int(result)) for what, call, ns, result in lines]
+
+
+def mark(record: Path, data: bytes) -> None:
+    """Put a mark into a recording, between what was done before and what is done after."""
+    descriptor = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, _RECORD.pack(Op.MARK, 0, 0, 0, len(data)) + data)
+    finally:
+        os.close(descriptor)
+
+
+def recorded(record: Path) -> Iterator[Record]:
+    """The changes that were recorded, in order. What a kill left half written is not told."""
+    log = record.read_bytes()
+    start = 0
+    while start + _RECORD.size <= len(log):
+        op, durable, inode, at, size = _RECORD.unpack_from(log, start)
+        start += _RECORD.size + size
+        if start <= len(log):
+            yield Record(Op(op), bool(durable), inode, at, log[start - size : start])

@@ -1,0 +1,242 @@
+"""The disk tier: one life of a book: recovered, worked on by the real engine, ended.
+
+A life says in the recording what it promises: which groups are about to be appended and what the
+book then holds, which positions were acknowledged, how far the head is stamped. Its requests come
+from the tests' generator; its clock and its runner are moved by hand, so that a seed is always the
+same life. It knows nothing of crashes: whoever starts it decides how it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from ledger import config, recovery, schema
+from ledger.engine import Engine
+from ledger.group import Group
+from ledger.recovery import Parts
+from tests.core_driver import EVENT_BYTES
+from tests.generate import Generator
+
+Mark = Callable[[dict[str, Any]], None]
+
+START_NS = 1_700_000_000 * 10**9
+REQUESTS_MAX = 4  # requests of the generator in one turn
+BULKS = (200, 1_500, 6_000)  # transfers of one bulk request
+BULK_SHARE = 0.12
+AHEAD_NS_MAX = 24 * 3600 * 10**9  # a life lasts a day: the generator's time may end with the world
+SOON_MAX = 100
+
+
+class Script(NamedTuple):
+    """What a life does: turns of requests from `seed`, from the generator's request `first` on."""
+
+    seed: int
+    first: int
+    turns: int
+    stamps: bool = True  # the clock runs fast enough to renew the head stamp
+
+
+def digest(body: bytes | memoryview) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class _Log:
+    """The real journal, and before each append the word of what is about to be in it."""
+
+    def __init__(self, parts: Parts, mark: Mark) -> None:
+        self._parts, self._journal, self._mark = parts, parts.journal, mark
+        self.one, self.room, self.digest = parts.journal.one, parts.journal.room, self._digest
+
+    @property
+    def cluster(self) -> int:
+        return self._journal.cluster
+
+    @property
+    def group(self) -> int:
+        return self._journal.group
+
+    @property
+    def position(self) -> int:
+        return self._journal.position
+
+    def _digest(self) -> bytes:
+        return self._journal.digest()
+
+    def append(self, expected_position: int, group: Group) -> int:
+        self._mark(
+            {
+                "what": "append",
+                "group": self._journal.group + 1,
+                "position": expected_position + group.position_count,
+                "state": self._parts.core.state_hash().hex(),
+                "body": digest(bytes(group.body)),
+            }
+        )
+        return self._journal.append(expected_position, group)
+
+
+class _Stamp:
+    """The real head stamp, and the word that it was written."""
+
+    def __init__(self, parts: Parts, mark: Mark) -> None:
+        self._checkpoint, self._mark = parts.checkpoint, mark
+
+    def write(self, cluster: int, group: int, position: int, digest: bytes) -> None:
+        assert self._checkpoint is not None
+        self._checkpoint.write(cluster, group, position, digest)
+        self._mark({"what": "stamped", "group": group})
+
+
+class _Clock:
+    def __init__(self, ns: int) -> None:
+        self.ns = ns
+
+    def now_ns(self) -> int:
+        return self.ns
+
+
+class _Runner:
+    """Appends happen where they are asked for; the rest when the life takes its turn."""
+
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], None]] = []
+
+    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        done(error)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+
+    def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        """Expiries that are due come with the next request."""
+
+    def turn(self) -> None:
+        for _ in range(SOON_MAX):
+            callbacks, self._soon = self._soon, []
+            for callback in callbacks:
+                callback()
+        assert not self._soon, "the engine never comes to rest"
+
+
+class _Asker:
+    """Says which position was acknowledged, at the moment its answer may leave."""
+
+    route = 0
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+
+    def take(self, engine: Engine, made: int) -> tuple[int, int]:
+        return int(engine.answers["position"][:made].max()), 128
+
+    def deliver(self, taken: int) -> None:
+        self._mark({"what": "acknowledged", "position": taken})
+
+    def full(self) -> bool:
+        return False
+
+    def resume(self) -> None:
+        """Nothing waits: every append has ended when it returns."""
+
+    def stopped(self, cause: BaseException) -> None:
+        """The life ends by itself: its next request raises."""
+
+
+def arrival(operation: int, batches: list[bytes]) -> tuple[np.ndarray[Any, Any], bytes]:
+    """One arrival record and the buffer its events lie in."""
+    size = EVENT_BYTES[operation]
+    events = b"".join(batches)
+    counts = [len(batch) // size for batch in batches]
+    trailer = np.array(counts[::-1], "<u2").tobytes()
+    arrivals = np.zeros(1, schema.ARRIVAL)
+    arrivals["operation"], arrivals["verdict"] = operation, schema.Verdict.REPLY
+    arrivals["event_count"], arrivals["batch_count"] = sum(counts), len(batches)
+    arrivals["batches_offset"] = len(events) + len(trailer) - 2
+    return arrivals, events + trailer
+
+
+def _bulk(random: Random) -> tuple[int, list[bytes]]:
+    """Many payments between two accounts of their own, or those accounts."""
+    rows = np.zeros(random.choice(BULKS), schema.TRANSFER)
+    rows["id"][:, 0] = random.getrandbits(63) + np.arange(len(rows))
+    rows["id"][:, 1] = 1 << 40
+    rows["debit_account_id"][:, 0], rows["credit_account_id"][:, 0] = 1 << 50, (1 << 50) + 1
+    rows["amount"][:, 0] = random.randrange(1, 1000)
+    rows["ledger"], rows["code"] = 5, 1
+    return int(schema.Operation.CREATE_TRANSFERS), [rows.tobytes()]
+
+
+def _bulk_accounts() -> tuple[int, list[bytes]]:
+    accounts = [schema.Account(id=(1 << 50) + n, ledger=5, code=1) for n in range(2)]
+    return int(schema.Operation.CREATE_ACCOUNTS), [schema.pack_accounts(accounts).tobytes()]
+
+
+def recover(book: Path) -> Parts:
+    """The real recovery, with the wall clock standing still."""
+    cast(Any, recovery).time = SimpleNamespace(time_ns=lambda: START_NS)
+    return recovery.recover(book, accept_clock=True)
+
+
+def live(book: Path, script: Script, mark: Mark) -> None:
+    """Recover the book and work on it; LedgerError as the parts raise them."""
+    parts = recover(book)
+    try:
+        tell_recovered(parts, mark)
+        work(parts, script, mark)
+    finally:
+        parts.close()
+
+
+def tell_recovered(parts: Parts, mark: Mark) -> None:
+    """Say what was found: from now on it may have been shown to somebody."""
+    journal = parts.journal
+    mark(
+        {
+            "what": "recovered",
+            "group": journal.group,
+            "position": journal.position,
+            "state": parts.core.state_hash().hex(),
+            "body": digest(journal.one(journal.group)[1]),
+        }
+    )
+
+
+def work(parts: Parts, script: Script, mark: Mark) -> None:
+    """Put the script through the real engine, group by group, and stamp the head at the end."""
+    random = Random(f"{script.seed}/{script.first}")
+    clock, runner, asker = _Clock(parts.core.clock_ns + 1), _Runner(), _Asker(mark)
+    stamp = _Stamp(parts, mark)
+    log = _Log(parts, mark)
+    engine = Engine(parts.core, parts.buffers, cast(Any, log), clock, runner, stamp=stamp)
+    engine.start(START_NS, config.RELEASE)
+    runner.turn()
+    base_ns = clock.ns
+    requests = itertools.islice(Generator(script.seed), script.first, None)
+    for _ in range(script.turns):
+        turn = [_bulk_accounts(), _bulk(random)] if random.random() < BULK_SHARE else []
+        for operation, batches, now_ns in itertools.islice(
+            requests, random.randint(1, REQUESTS_MAX)
+        ):
+            clock.ns = max(clock.ns, base_ns + min(now_ns, AHEAD_NS_MAX))
+            clock.ns += config.HEAD_NS if script.stamps else 1
+            turn.append((int(operation), batches))
+        for operation, batches in turn:
+            arrivals, buffer = arrival(operation, batches)
+            assert engine.submit(cast(Any, asker), buffer, arrivals, 1) == 1
+        runner.turn()
+        engine.check()
+    if script.stamps:
+        engine.write_stamp()

@@ -1,0 +1,118 @@
+"""The disk tier: faults of a ledger that the tier must find, put into a life before it begins.
+
+Each is the smallest change that makes the ledger promise what a power cut can take back. Nothing
+here runs but when a mutant is asked for by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import lmdb
+import numpy as np
+
+from ledger import files, journal
+from ledger.checkpoint import Checkpoint
+from ledger.config import GROUP_VALUE_BYTES_MAX
+from ledger.engine import Engine
+from ledger.group import Group, digest_group, write_group
+from ledger.journal import Journal
+
+
+def _nothing(*arguments: object, **named: object) -> None:
+    """What a mutant does instead."""
+
+
+def _lmdb_with(**changed: bool) -> None:
+    real = lmdb.open
+
+    def opened(*arguments: Any, **named: Any) -> Any:
+        return real(*arguments, **(named | changed))
+
+    cast(Any, lmdb).open = opened
+
+
+def _no_sync() -> None:
+    _lmdb_with(sync=False)
+
+
+def _no_metasync() -> None:
+    _lmdb_with(metasync=False)
+
+
+def _no_sync_at_start() -> None:
+    cast(Any, journal)._reach_disk = _nothing
+
+
+def _stamp_ahead() -> None:
+    opened: dict[Path, Checkpoint] = {}
+    real_init, real_append = Checkpoint.__init__, Journal.append
+
+    def init(self: Checkpoint, directory: Path) -> None:
+        real_init(self, directory)
+        opened[self.directory] = self
+
+    def append(self: Journal, expected_position: int, group: Group) -> int:
+        number, last = self.group + 1, self.position + group.position_count
+        value = np.zeros(GROUP_VALUE_BYTES_MAX, np.uint8)
+        header, body, _ = write_group(value, self.cluster, number, self.digest(), group)
+        opened[self.directory].write(self.cluster, number, last, digest_group(header, body))
+        return real_append(self, expected_position, group)
+
+    Checkpoint.__init__ = init  # type: ignore[method-assign]
+    Journal.append = append  # type: ignore[method-assign]
+
+
+def _create_in_place() -> None:
+    def create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
+        directory.mkdir(0o700)
+        journal._write_first(directory, cluster, group)
+        files.sync(directory)
+        files.sync(directory.parent)
+
+    journal._create_at = create_at
+
+
+def _create_unsynced() -> None:
+    real = journal._create_at
+
+    def create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
+        fsync = os.fsync
+        os.fsync = _nothing
+        try:
+            real(temporary, directory, cluster, group)
+        finally:
+            os.fsync = fsync
+
+    journal._create_at = create_at
+
+
+def _acknowledge_early() -> None:
+    real = Engine._append
+
+    def append(self: Engine) -> None:
+        for asker, taken, _ in self._waits_open:
+            asker.deliver(taken)
+        real(self)
+
+    Engine._append = append  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "the journal is opened with sync=False": _no_sync,
+    "the journal is opened with metasync=False": _no_metasync,
+    "no sync at start": _no_sync_at_start,
+    "the head is stamped before the group is durable": _stamp_ahead,
+    "a book is created in its place": _create_in_place,
+    "a book is created without syncs": _create_unsynced,
+    "acknowledged before the append": _acknowledge_early,
+}
+
+
+def apply(name: str) -> None:
+    """Make this process the mutant of that name; none when it is empty. KeyError for no mutant."""
+    if name:
+        MUTANTS[name]()

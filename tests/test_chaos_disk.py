@@ -1,0 +1,232 @@
+"""Tests of the disk tier: what a disk may hold, images of a real book, mutants that are found."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos import disk, disk_mutants
+from chaos.disk_model import Disk, Plan, moments, plans
+from tests import shim
+from tests.shim import Op, Record
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER, FILE = 1, 2  # inodes of what the model tests make
+SECTOR = 512
+
+
+def test_no_image_of_a_book_is_broken() -> None:
+    told: list[tuple[int, int]] = []
+    report = disk.run(7, 320, lambda done, wanted: told.append((done, wanted)))
+    assert report.clean, report.found
+    assert report.images >= 300 and report.again >= 50
+    assert told[-1] == (report.images, 320)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "kind"),
+    [
+        ("the journal is opened with metasync=False", "durable"),
+        ("no sync at start", "durable"),
+        ("a book is created in its place", "refused"),
+    ],
+)
+def test_a_mutant_is_found(mutant: str, kind: str) -> None:
+    assert mutant in disk_mutants.MUTANTS
+    report = disk.run(7, 300, mutant=mutant)
+    assert report.kinds.get(kind, 0) > 0, report.kinds
+    assert report.found[0].why
+
+
+def test_a_seed_is_the_same_run_every_time() -> None:
+    script = "from chaos import disk; print(disk.run(3, 40, mutant='no sync at start', jobs=1))"
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.partition("seconds")[0]
+        for seed in ("1", "2")
+    }
+    assert len(runs) == 1 and "traces=['" in runs.pop()
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+class Written:
+    """The model of an empty folder, and calls on one file in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.disk = Disk(path)
+        self.inode = path.stat().st_ino
+        self.do(Op.CREATE, at=self.inode, data=b"f", inode=FILE)
+
+    def do(
+        self, op: Op, at: int = 0, data: bytes = b"", inode: int = FILE, durable: bool = False,
+        returned: bool = True,
+    ) -> None:  # fmt: skip
+        record = Record(op, durable, inode, at, data)
+        self.disk.issue(record)
+        if returned:
+            self.disk.settle(record)
+
+    def sync(self) -> None:
+        self.do(Op.SYNC)
+        self.do(Op.SYNC, inode=self.inode)
+
+    def images(self) -> set[bytes | None]:
+        """What the file may hold; None where it is not there."""
+        found = plans(self.disk, random.Random(1))
+        return {self.disk.image(plan).get("f") for plan in found}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    return Written(tmp_path)
+
+
+def test_an_entry_may_be_lost_until_its_folder_is_synced(written: Written) -> None:
+    assert written.images() == {None, b""}
+    written.do(Op.SYNC, inode=written.inode)
+    assert written.images() == {b""}
+
+
+def test_sectors_of_a_write_come_in_any_order_and_sizes_before_bytes(written: Written) -> None:
+    written.sync()
+    written.do(Op.WRITE, data=b"a" * SECTOR + b"b")
+    zeros = bytes(SECTOR)
+    whole = b"a" * SECTOR + b"b"
+    assert written.images() == {
+        b"", b"a" * SECTOR, whole, zeros + b"b", zeros + b"\0", b"a" * SECTOR + b"\0",
+    }  # fmt: skip
+    written.do(Op.SYNC, returned=False)
+    assert len(written.images()) == 6
+    written.sync()
+    assert written.images() == {whole}
+
+
+def test_a_sector_holds_what_memory_held_at_some_moment(written: Written) -> None:
+    written.do(Op.WRITE, data=b"one")
+    written.sync()
+    written.do(Op.WRITE, data=b"t")
+    written.do(Op.WRITE, at=1, data=b"w")
+    assert written.images() == {b"one", b"tne", b"twe"}
+
+
+def test_a_write_that_syncs_itself_is_certain_and_no_other(written: Written) -> None:
+    written.do(Op.WRITE, data=bytes(2 * SECTOR))
+    written.sync()
+    written.do(Op.WRITE, data=b"a")
+    written.do(Op.WRITE, at=SECTOR, data=b"b", durable=True, returned=False)
+    assert len(written.images()) == 4
+    written.do(Op.WRITE, at=SECTOR, data=b"b", durable=True)
+    images = [image for image in written.images() if image is not None]
+    assert len(images) == 2 and all(image[SECTOR : SECTOR + 1] == b"b" for image in images)
+
+
+def test_of_a_cut_file_a_first_part_of_its_changes_is_there(written: Written) -> None:
+    written.do(Op.WRITE, data=b"old text")
+    written.sync()
+    written.do(Op.TRUNCATE)
+    written.do(Op.WRITE, data=b"new")
+    assert written.images() == {b"old text", b"", b"new"}
+
+
+def test_a_rename_happens_at_once_or_not(written: Written) -> None:
+    written.do(Op.WRITE, data=b"x")
+    written.sync()
+    written.do(Op.RENAME, at=written.inode, inode=written.inode, data=b"f\0g")
+    found = [written.disk.image(plan) for plan in plans(written.disk, random.Random(1))]
+    assert sorted(map(sorted, found)) == [["f"], ["g"]]
+
+
+def test_more_changes_than_can_be_tried_are_sampled(written: Written) -> None:
+    written.sync()
+    for place in range(40):
+        written.do(Op.WRITE, at=place * SECTOR, data=bytes([place]) * SECTOR)
+    found = plans(written.disk, random.Random(1))
+    assert found == plans(written.disk, random.Random(1)) != plans(written.disk, random.Random(2))
+    sizes = {len(plan.kept) for plan in found}
+    assert {0, 1, 39, 40} <= sizes and 20 < len(found) < 100
+    assert Plan(frozenset(), True) in found
+
+
+# ---- the recording ------------------------------------------------------------------------------
+
+
+def test_a_recording_is_what_the_disk_holds(tmp_path: Path) -> None:
+    """All calls that change a disk, through the library; with nothing lost the model has it all."""
+    watched, record = tmp_path / "watched", tmp_path / "record"
+    watched.mkdir()
+    model = Disk(watched)
+    script = """if True:
+        import os, pathlib, shutil, sys
+        place = pathlib.Path(sys.argv[1])
+        (place / "a" / "b").mkdir(parents=True)
+        (place / "a" / "b" / "gone").write_text("gone")
+        (place / "kept").write_bytes(b"0123456789" * 200)
+        (place / "kept").rename(place / "renamed")
+        fd = os.open(place / "renamed", os.O_RDWR)
+        os.pwrite(fd, b"xyz", 600)
+        os.writev(fd, [b"first", b"second"])
+        os.pwritev(fd, [b"third"], 1990)
+        os.ftruncate(fd, 1992)
+        os.posix_fallocate(fd, 0, 3000)
+        os.fsync(fd)
+        os.close(fd)
+        os.close(os.open(place / "empty", os.O_CREAT | os.O_WRONLY))
+        (place / "c").mkdir()
+        (place / "c" / "file").write_text("old")
+        (place / "c" / "file").write_text("new")
+        (place / "c" / "removed").touch()
+        (place / "c" / "removed").unlink()
+        shutil.rmtree(place / "a")
+        """
+    environment = shim.environment(watched, record=record)
+    subprocess.run([sys.executable, "-c", script, watched], env=environment, check=True)
+    records = list(shim.recorded(record))
+    for _, state in moments(model, records):
+        everything = frozenset(c.number for node in state.changing() for c in node.pending)
+        last = state.image(Plan(everything, False))
+    paths = {path: path.relative_to(watched).as_posix() for path in watched.rglob("*")}
+    assert last == {
+        name: None if path.is_dir() else path.read_bytes() for path, name in paths.items()
+    }
+    assert set(Op) - {record.op for record in records} == {Op.MARK}
+
+
+def test_what_a_kill_left_half_written_is_not_told(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    record.touch()
+    shim.mark(record, b"one")
+    shim.mark(record, b"two")
+    whole = record.read_bytes()
+    assert [one.data for one in shim.recorded(record)] == [b"one", b"two"]
+    record.write_bytes(whole[:-1])
+    assert [one.data for one in shim.recorded(record)] == [b"one"]
+
+
+@pytest.mark.parametrize("rule", ["pwrite 1 kill-after", "pwrite 1 kill", "pwrite 1 lie"])
+def test_a_call_that_is_cut_off_is_not_known_to_be_on_disk(tmp_path: Path, rule: str) -> None:
+    watched, record = tmp_path / "watched", tmp_path / "record"
+    watched.mkdir()
+    script = """if True:
+        import os, sys
+        fd = os.open(sys.argv[1] + "/f", os.O_CREAT | os.O_RDWR | os.O_DSYNC)
+        os.pwrite(fd, b"a", 0)
+        os.pwrite(fd, b"b", 1)
+        """
+    environment = shim.environment(watched, rule, record=record)
+    subprocess.run([sys.executable, "-c", script, watched], env=environment, check=False)
+    writes = [(one.durable, one.data) for one in shim.recorded(record) if one.op is Op.WRITE]
+    expected = {"kill-after": [(False, b"a")], "kill": [], "lie": [(True, b"b")]}
+    assert writes == expected[rule.split()[-1]]
