@@ -128,6 +128,21 @@ def test_a_restart_under_load_is_only_a_pause(server: Start, how: str) -> None:
         assert posted(again, session) == made
 
 
+def test_a_client_that_sends_everything_twice_pays_once(server: Start) -> None:
+    """With two addresses a client sends each request to both: here they are one server."""
+    running = server()
+    peer, session = with_accounts(running.address)
+    payer = Program(PAYER, f"{running.address},{running.address}", "4")
+    for _ in range(3):
+        payer.say("pay")
+        assert payer.hear() == "paid"
+    payer.say("stop")
+    made = int(payer.hear())
+    assert payer.end() == 0
+    assert posted(peer, session) == made
+    peer.close()
+
+
 def test_a_closed_connection_is_made_again(server: Start, tmp_path: Path) -> None:
     """The server ends silent connections; the client comes back with the same session."""
     env = altered(tmp_path, IDLE_SECONDS_MAX=0.2, SWEEP_SECONDS=0.05)
