@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos import failure, scenario
+from chaos.failure import Failure
 from chaos.scenario import Refused, Scenario
-from chaos.sim.run import Outcome, Runs
+from chaos.sim.run import Runs
+from ledger import schema
 
 TWICE_EVERY = 100  # of so many seeds one is run twice, and must leave the same trace
+CODES = len(schema.AccountStatus) + len(schema.TransferStatus)
+PARTS = 8  # pieces of work of each process
 FAILURES_MAX = 10  # files written by one scenario of a run
 
 console = Console()
@@ -81,74 +88,105 @@ def _chosen(names: tuple[str, ...]) -> list[Scenario]:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--seed", type=click.IntRange(0, scenario.SEED_MAX), help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), help="How many seeds; one when --seed is given.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, help="How many processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each scenario.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(),
     help="Where files of failures go.",
 )  # fmt: skip
 def run(
-    names: tuple[str, ...], seed: int | None, seeds: int | None, as_json: bool, out: Path
-) -> None:
+    names: tuple[str, ...], seed: int | None, seeds: int | None, jobs: int, as_json: bool,
+    out: Path,
+) -> None:  # fmt: skip
     """Run scenarios by NAME, by file, or all of a folder (fast, slow)."""
     try:
         chosen = _chosen(names)
     except Refused as error:
         _refused(error)
     broken = 0
-    with Runs() as runs:
-        for one in chosen:
-            count = seeds or (one.scenario.seeds if seed is None else 1)
-            broken += _run_one(runs, one, seed or 0, count, as_json, out)
+    for one in chosen:
+        count = seeds or (one.scenario.seeds if seed is None else 1)
+        broken += _run_one(one, seed or 0, count, jobs, as_json, out)
     sys.exit(1 if broken else 0)
 
 
+class Tally:
+    """What the seeds of one scenario came to, added up."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
+        self.virtual_ns = 0
+        self.failures: list[Failure] = []
+
+    def add(self, other: Tally) -> None:
+        self.seen += other.seen
+        self.codes += other.codes
+        self.virtual_ns += other.virtual_ns
+        self.failures += other.failures
+
+
+def _run_some(one: Scenario, seeds: range) -> Tally:
+    """Run seeds of one scenario, now and then one of them twice."""
+    tally = Tally()
+    with Runs() as runs:
+        for seed in seeds:
+            plan = scenario.expand(one, seed)
+            outcome = runs.run(plan)
+            if outcome.broken is None and seed % TWICE_EVERY == 0:
+                again = runs.run(plan)
+                if again.trace_hash != outcome.trace_hash:
+                    what = f"seed {seed} left {outcome.trace_hash}, then {again.trace_hash}"
+                    outcome.broken = ("repeatable", what)
+            tally.seen.update(outcome.seen)
+            tally.codes.update(outcome.codes)
+            tally.virtual_ns += outcome.virtual_ns
+            if outcome.broken is not None:
+                tally.failures.append(failure.of(outcome))
+    return tally
+
+
+def _tally(one: Scenario, first: int, count: int, jobs: int) -> Tally:
+    """All seeds, in `jobs` processes. A seed's run does not depend on where it runs."""
+    if jobs == 1:
+        return _run_some(one, range(first, first + count))
+    tally = Tally()
+    parts = [range(first + n, first + count, jobs * PARTS) for n in range(jobs * PARTS)]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for part in pool.map(_run_some, [one] * len(parts), parts):
+            tally.add(part)
+    tally.failures.sort(key=lambda found: found.plan.seed)
+    return tally
+
+
 def _run_one(
-    runs: Runs, one: Scenario, first: int, count: int, as_json: bool, out: Path
+    one: Scenario, first: int, count: int, jobs: int, as_json: bool, out: Path
 ) -> int:
     """Run seeds of one scenario, tell what they came to; how many broke an invariant."""
     began = time.monotonic()
-    seen: dict[str, int] = {}
-    failures: list[dict[str, Any]] = []
-    virtual_ns = 0
-    for seed in range(first, first + count):
-        plan = scenario.expand(one, seed)
-        outcome = runs.run(plan)
-        if outcome.broken is None and (seed - first) % TWICE_EVERY == 0:
-            again = runs.run(plan)
-            if again.trace_hash != outcome.trace_hash:
-                what = f"seed {seed} left {outcome.trace_hash}, then {again.trace_hash}"
-                outcome.broken = ("repeatable", what)
-        virtual_ns += outcome.virtual_ns
-        for name, times in outcome.seen.items():
-            seen[name] = seen.get(name, 0) + times
-        if outcome.broken is not None:
-            failures.append(_keep(outcome, out, len(failures)))
+    tally = _tally(one, first, count, jobs)
     seconds = time.monotonic() - began
+    failures = [_keep(found, out, n) for n, found in enumerate(tally.failures)]
+    name, rate, virtual = one.scenario.name, round(count / seconds * 60), tally.virtual_ns // 10**9
     report = {
-        "scenario": one.scenario.name,
-        "first_seed": first,
-        "seeds": count,
-        "broken": len(failures),
-        "seconds": round(seconds, 3),
-        "seeds_per_minute": round(count / seconds * 60),
-        "virtual_seconds": virtual_ns // 10**9,
-        "seen": dict(sorted(seen.items())),
+        "scenario": name, "first_seed": first, "seeds": count, "broken": len(failures),
+        "seconds": round(seconds, 3), "seeds_per_minute": rate, "virtual_seconds": virtual,
+        "seen": dict(sorted(tally.seen.items())), "codes": dict(sorted(tally.codes.items())),
         "failures": failures,
-    }
+    }  # fmt: skip
     verdict = "[green]held[/]" if not failures else f"[red]{len(failures)} broken[/]"
     lines = [
-        f"[bold]{one.scenario.name}[/]: {verdict}; {count} seeds in {seconds:.1f} s"
-        f" ({report['seeds_per_minute']}/min), {report['virtual_seconds']} s of virtual time",
-        "  " + ", ".join(f"{name} {times}" for name, times in sorted(seen.items())),
+        f"[bold]{name}[/]: {verdict}; {count} seeds in {seconds:.1f} s ({rate}/min), {virtual} s"
+        f" of virtual time, {len(tally.codes)} of {CODES} result codes",
+        "  " + ", ".join(f"{what} {times}" for what, times in sorted(tally.seen.items())),
     ]
     lines += [f"  [red]{row['check']}[/] seed {row['seed']}: {row['file']}" for row in failures]
     _say(as_json, report, "\n".join(lines))
     return len(failures)
 
 
-def _keep(outcome: Outcome, out: Path, written: int) -> dict[str, Any]:
+def _keep(found: Failure, out: Path, written: int) -> dict[str, Any]:
     """Write the failure's file, the first few of them."""
-    found = failure.of(outcome)
     path = out / f"FAILURE-{found.plan.scenario}-{found.plan.seed}.json"
     if written < FAILURES_MAX:
         out.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "UNREAD_BYTES_MAX": (5_000, 100_000),
     "RECEIVE_BYTES_MAX": (1_000, 20_000),
     "SHARED_BUFFER_BYTES": (600, 5_000),
+    "SESSIONS_MAX": (3, 8),
     "HEAD_NS": (1, 50_000_000),
     "FRAME_SECONDS_MAX": (0.05, 0.5),
     "SEND_SECONDS_MAX": (0.05, 0.5),

@@ -29,6 +29,36 @@ _KINDS = {
 }
 
 
+# One thing that is wrong, or different from what is stored.
+WRONG_ACCOUNTS: tuple[Event, ...] = (
+    {"id": 0}, {"id": ALL}, {"reserved": 1}, {"flags": 1 << 9}, {"flags": int(A.linked)},
+    {"timestamp": 1}, {"flags": int(A.imported)}, {"flags": int(A.imported), "timestamp": 1},
+    {"flags": int(A.imported), "timestamp": model.TIMESTAMP_MAX}, {"user_data_128": 1},
+    {"user_data_64": 1}, {"user_data_32": 1}, {"ledger": 7}, {"flags": int(A.history)},
+    {"id": 77, "flags": 6}, {"id": 77, "debits_pending": 1}, {"id": 77, "debits_posted": 1},
+    {"id": 77, "credits_pending": 1}, {"id": 77, "credits_posted": 1}, {"id": 77, "ledger": 0},
+    {"id": 77, "code": 0}, {"id": 77, "flags": int(A.imported), "timestamp": 1},
+)  # fmt: skip
+WRONG_TRANSFERS: tuple[Event, ...] = (
+    {"ledger": 9}, {"ledger": 0}, {"code": 0}, {"id": 0}, {"id": ALL}, {"amount": LIMITED},
+    {"debit_account_id": 0}, {"debit_account_id": ALL}, {"debit_account_id": 998},
+    {"credit_account_id": 0}, {"credit_account_id": ALL}, {"credit_account_id": 999},
+    {"flags": int(F.balancing_debit), "amount": ALL},
+    {"flags": int(F.balancing_credit), "amount": ALL}, {"flags": 1 << 12},
+    {"pending_id": 5}, {"timeout": 5}, {"flags": int(F.closing_debit)}, {"timestamp": 1},
+    {"flags": int(F.imported)}, {"flags": int(F.imported), "timestamp": 1},
+    {"flags": int(F.imported), "timestamp": model.TIMESTAMP_MAX},
+    {"flags": int(F.pending), "timeout": 2**32 - 1}, {"amount": ALL}, {"amount": ALL - 1},
+    {"flags": int(F.pending), "amount": ALL}, {"flags": int(F.linked)},
+)  # fmt: skip
+WRONG_SETTLES: tuple[Event, ...] = (
+    {"flags": int(F.post_pending | F.void_pending)}, {"pending_id": 0}, {"pending_id": ALL},
+    {"pending_id": 12_345}, {"timeout": 1}, {"debit_account_id": 998}, {"ledger": 9}, {"code": 9},
+    {"credit_account_id": 999}, {"flags": int(F.post_pending), "amount": LIMITED},
+    {"flags": int(F.void_pending), "amount": 1},
+)  # fmt: skip
+
+
 def records(operation: int, batches: list[list[Any]]) -> list[list[Any]]:
     """The model's records, or plain ids for a lookup."""
     kind = _KINDS.get(Operation(operation))
@@ -69,8 +99,10 @@ class Workload:
         if kind == "read":
             return self._read()
         if kind == "account":
-            repeated = self.random.choice(self.accounts)
-            return Operation.create_accounts, [[repeated | {"code": self.random.choice((10, 11))}]]
+            account = self.random.choice(self.accounts) | {"code": self.random.choice((10, 11))}
+            if self.random.random() < 0.6:
+                account |= self.random.choice(WRONG_ACCOUNTS)
+            return Operation.create_accounts, [[account]]
         count = self.random.randint(1, self._batch_max)
         batches = [[self._event(kind) for _ in range(count)]]
         if kind == "chain":
@@ -90,7 +122,14 @@ class Workload:
             event = draw.choice(self.transfers[-40:])
             if draw.random() < 0.7:
                 return event
-            return event | {"amount": min(ALL, event.get("amount", 0) + 1)}
+            return event | draw.choice(
+                (
+                    {"amount": min(ALL, event.get("amount", 0) + 1)}, {"code": 8}, {"ledger": 8},
+                    {"flags": event.get("flags", 0) ^ F.pending}, {"user_data_128": 1},
+                    {"user_data_64": 1}, {"user_data_32": 1}, {"debit_account_id": 998},
+                    {"credit_account_id": 999}, {"pending_id": 998}, {"timeout": 9},
+                )
+            )  # fmt: skip
         event = self._pay()
         if kind == "hold":
             event["flags"] = int(F.pending)
@@ -99,19 +138,20 @@ class Workload:
             if draw.random() < 0.1:
                 event["flags"] |= draw.choice((F.closing_debit, F.closing_credit))
         elif kind == "wrong":
-            event |= draw.choice(
-                (
-                    {"ledger": 9}, {"credit_account_id": 999}, {"code": 0}, {"id": 0},
-                    {"debit_account_id": event["credit_account_id"]}, {"amount": LIMITED},
-                    {"flags": int(F.balancing_debit), "amount": ALL},
-                )
-            )  # fmt: skip
+            event |= draw.choice(WRONG_TRANSFERS)
+            if draw.random() < 0.1:
+                event["credit_account_id"] = event["debit_account_id"]
+            if draw.random() < 0.1 and self.holds:
+                event = self._settle() | draw.choice(WRONG_SETTLES)
         return event
 
     def _pay(self) -> Event:
         draw = self.random
         debit = draw.choice(self.accounts)
-        credit = self.accounts[0] if draw.random() < self.hot_share else draw.choice(self.accounts)
+        peers = [one for one in self.accounts if one["ledger"] == debit["ledger"]]
+        credit = draw.choice(peers if len(peers) > 1 else self.accounts)
+        if draw.random() < self.hot_share:
+            credit = self.accounts[0]
         if credit is debit:
             credit = self.accounts[(self.accounts.index(debit) + 1) % len(self.accounts)]
         self._ids += 1

@@ -9,7 +9,7 @@ names; `judged` is the model's own: a result or a read that differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +43,19 @@ class Broken(Exception):
         self.check, self.what = check, what
 
 
-def judge(directory: Path, histories: list[list[Request]], live: bytes) -> model.Model:
-    """Broken for the first invariant that does not hold. `live` is the hash of the last state."""
+def judge(
+    directory: Path, histories: list[list[Request]], live: bytes, evicted: Set[int] = frozenset()
+) -> model.Model:
+    """Broken for the first invariant that does not hold. `live` is the hash of the last state,
+    `evicted` are the clients that were told that the server does not know their session."""
     runs, accounts = _journal(directory, live)
     history = [request for one in histories for request in one]
     creates = {(one.client, one.number): one for one in history if one.creates}
     records = list(_records(runs))
     _found(records, creates)
+    ended = {int_of(id) for id in runs.rows(JournalKind.SESSION_EVICTED).records["client"]}
+    for client in sorted(evicted - ended):
+        raise Broken("durable", f"client {client:x} lost a session that did not end")
     book = _replay(records, runs, history, creates)
     _real_time(history)
     if book.accounts_state() != [accounts[at : at + 128] for at in range(0, len(accounts), 128)]:
@@ -157,6 +163,8 @@ def _apply(
     creates: dict[tuple[int, int], Request],
 ) -> None:
     timestamp = int(record.row["timestamp"])
+    if record.kind == JournalKind.SESSION_EVICTED and timestamp == book.last:
+        return  # it makes room for the register record that follows, and takes no time of its own
     if timestamp <= book.last:
         raise Broken(
             "clock-increases", f"position {record.position}: {timestamp} after {book.last}"

@@ -30,6 +30,9 @@ RECONNECT_NS_MAX = 1_000 * MS
 SILENCE_RESENDS = 2  # resends without any answer before the connection is given up
 REPLIES_MAX = 64
 
+ACCOUNT_CODES = {int(one): one.name.lower() for one in schema.AccountStatus}
+TRANSFER_CODES = {int(one): one.name.lower() for one in schema.TransferStatus}
+
 _FORMATS = {8: "Q", 4: "I", 2: "H", 1: "B"}
 _BASES = [schema.REPLY[name] for name in schema.REPLY.names or ()]
 _UNPACK = struct.Struct(
@@ -101,6 +104,7 @@ class Client:
         self.sessions: list[Session] = []
         self.history: list[Request] = []
         self.registers: list[Request] = []
+        self.evicted: set[int] = set()
         self.storming = 0
         self._replies = np.zeros(REPLIES_MAX, schema.REPLY)
         self._lines: dict[Connection, Buffer] = {}  # alive, the newest last
@@ -255,8 +259,7 @@ class Client:
         client = int.from_bytes(fields[_AT["client"]], "little")
         session = self.by_client.get(client)
         if verdict == Verdict.EVICT:
-            reason = EvictionReason(fields[_AT["reason"]]).name.lower()
-            self.world.breaks("durable", f"client {client:x} was evicted: {reason}")
+            self._evicted(client, EvictionReason(fields[_AT["reason"]]))
             return
         if verdict != Verdict.REPLY or session is None:
             return
@@ -277,12 +280,31 @@ class Client:
             return
         self._return(session, request, fields, data)
 
+    def _evicted(self, client: int, reason: EvictionReason) -> None:
+        """The server has ended a session; the judge looks for where the journal says so."""
+        session = self.by_client[client]
+        # A copy of the register that arrives after the end of its session opens a later one.
+        if reason not in (EvictionReason.NO_SESSION, EvictionReason.SESSION_TOO_LOW):
+            self.world.breaks("durable", f"client {client:x} was evicted: {reason.name.lower()}")
+        self.evicted.add(client)
+        if session.client != client or session.session == 0:
+            return
+        self.world.count("evicted")
+        self.world.note(f"c{self.index} is evicted")
+        request, session.flight = session.flight, None
+        if request is not None:
+            request.abandoned = True
+        session.renew()
+        self._next(session)
+
     def _compare(self, request: Request, context: bytes, fields: tuple[Any, ...]) -> None:
         """A second reply to a request that creates says what the first one said."""
         self.world.count("second-reply")
-        if not (request.creates or request.operation == Operation.REGISTER):
+        if context == fields[_AT["context"]]:
             return
-        if context != fields[_AT["context"]]:
+        if request.operation == Operation.REGISTER:
+            self.evicted.add(request.client)  # only after its session's end is this right
+        elif request.creates:
             what = (request.position, request.timestamp)
             again = (fields[_AT["position"]], fields[_AT["timestamp"]])
             self.world.breaks(
@@ -308,6 +330,8 @@ class Client:
                 count = int.from_bytes(data[at : at + 2], "little")
                 request.results.append(bytes(data[start : start + count * size]))
                 start += count * size
+        if request.creates:
+            self._count_codes(request)
         session.parent = int.from_bytes(request.context, "little")
         session.flight = None
         self.world.note(
@@ -315,6 +339,15 @@ class Client:
             f" {request.context.hex()}"
         )
         self._next(session)
+
+
+    def _count_codes(self, request: Request) -> None:
+        accounts = request.operation == Operation.CREATE_ACCOUNTS
+        names, what = (ACCOUNT_CODES, "account") if accounts else (TRANSFER_CODES, "transfer")
+        codes = self.world.codes
+        for result in np.frombuffer(b"".join(request.results), schema.CREATE_RESULT):
+            name = f"{what} {names[int(result['status'])]}"
+            codes[name] = codes.get(name, 0) + 1
 
 
 class Buffer:

@@ -32,6 +32,7 @@ class Outcome:
 
     def __init__(self, plan: Plan, world: World) -> None:
         self.plan, self.broken, self.seen = plan, world.broken, world.seen
+        self.codes = world.codes
         self.trace_hash, self.tail = world.trace_hash(), world.trace[-TAIL:]
         self.virtual_ns = world.now_ns
         self.trace = world.trace
@@ -104,7 +105,8 @@ class _Run:
         world.note(f"end: {core.position if core else 0}")
         live = self.server.stop()
         histories = [one.history for one in (*self.clients, closing)]
-        checks.judge(self.server.directory, histories, live)
+        evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
+        checks.judge(self.server.directory, histories, live, evicted)
         world.note(f"state {live.hex()}")
 
     def _until(self, done: Any, what: str) -> None:

@@ -28,6 +28,7 @@ class World:
         self.trace: list[str] = []
         self.broken: tuple[str, str] | None = None  # (invariant, what was seen)
         self.seen: dict[str, int] = {}  # how often each fault and each event happened
+        self.codes: dict[str, int] = {}  # how often clients were told each result code
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
 
