@@ -150,6 +150,25 @@ def test_an_imported_post_in_a_batch_of_its_own_is_the_worst_there_is():
     book.check()
 
 
+def test_a_request_is_taken_where_its_worst_fits_and_nowhere_else():
+    """So that the bound of the core is that of config, and no request ever passes the group's."""
+    count = 2000
+    bound = count * config.EVENT_BYTES_WORST + 2 * count + 2 * 256
+    for group_bytes_max, expected in ((bound - 1, _core.GROUP_FULL), (bound, _core.DONE)):
+        book = Book()
+        assert set(book.transfers(*[hold(id) for id in range(1, count + 1)])) == {CREATED}
+        first = book.timestamp + 1
+        book.driver.close_group()
+        one = core(group_bytes_max)
+        for group in book.driver.groups:
+            replay(one, group)
+        posts = [imported(post(id + 10**5, id), first + id) for id in range(1, count + 1)]
+        arrivals, buffer = book.driver.arrival(147, [encode(event) for event in posts])
+        assert one.execute(buffer, arrivals, 0, 1, book.now + NS_PER_S, 0)[2] == expected
+        _, body = one.take_group()
+        assert len(body) > count * config.EVENT_BYTES_WORST or expected == _core.GROUP_FULL
+
+
 def mixes(draw_id):
     """Requests of 8,189 events that alternate what makes short runs."""
     ids = itertools.count(draw_id)
