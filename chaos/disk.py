@@ -29,6 +29,8 @@ MEMORY = Path("/dev/shm")
 RECORDING_IMAGES = 600
 FOUND_MAX = 50  # kept of a run; the count goes on
 
+FORMAT = 1
+
 Progress = Callable[[int, int], None]  # images tried, images wanted
 
 
@@ -37,6 +39,7 @@ class Report(msgspec.Struct):
 
     seed: int
     mutant: str = ""
+    images_each: int = 0  # wanted of each recording
     images: int = 0
     again: int = 0  # of them after a second power cut
     violations: int = 0
@@ -59,6 +62,36 @@ class Report(msgspec.Struct):
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
         if batch.trace:
             self.traces.append(batch.trace)
+
+
+class Failure(msgspec.Struct):
+    """What a file of a failure holds: all that it takes to make the same image again."""
+
+    format: int
+    tier: str
+    seed: int
+    images_each: int
+    mutant: str
+    found: Found
+
+
+def keep(report: Report, found: Found, path: Path) -> None:
+    """Write the file that replay() takes."""
+    failure = Failure(FORMAT, "disk", report.seed, report.images_each, report.mutant, found)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(failure), indent=2) + b"\n")
+
+
+def replay(path: Path) -> Found | None:
+    """Make the recording of a failure and its images again: the same finding, or None.
+
+    OSError or msgspec.ValidationError for a file that is none.
+    """
+    kept = msgspec.json.decode(path.read_bytes(), type=Failure, strict=True)
+    if (kept.format, kept.tier) != (FORMAT, "disk"):
+        raise msgspec.ValidationError(f"{path}: format {kept.format} of the {kept.tier} tier")
+    report = Report(kept.seed, kept.mutant, kept.images_each)
+    _fill(report, [kept.found.recording], 1)
+    return next((one for one in report.found if one == kept.found), None)
 
 
 def missing() -> str | None:
@@ -85,9 +118,17 @@ def run(
     `mutant` is one of disk_mutants.MUTANTS. What is found does not depend on `jobs`, the number of
     processes; one for each core when None.
     """
-    report = Report(seed, mutant)
     count = max(1, round(images / RECORDING_IMAGES))
-    jobs = min(count, jobs or len(os.sched_getaffinity(0)))
+    report = Report(seed, mutant, images // count)
+    _fill(report, list(range(count)), jobs or len(os.sched_getaffinity(0)), on_progress)
+    return report
+
+
+def _fill(
+    report: Report, recordings: list[int], jobs: int, on_progress: Progress | None = None
+) -> None:
+    jobs = min(len(recordings), jobs)
+    wanted = report.images_each * len(recordings)
     lock = threading.Lock()
     started = time.monotonic()
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
@@ -97,18 +138,18 @@ def run(
             with lock:
                 report.take(batch)
                 if on_progress is not None:
-                    on_progress(report.images, images)
+                    on_progress(report.images, wanted)
 
         def work(number: int) -> None:
-            mine = list(range(number, count, jobs))
-            _work(Job(f"{place}/{number}", seed, mine, images // count, mutant), take)
+            mine = recordings[number::jobs]
+            job = Job(f"{place}/{number}", report.seed, mine, report.images_each, report.mutant)
+            _work(job, take)
 
         with ThreadPoolExecutor(jobs) as threads:
             list(threads.map(work, range(jobs)))
     report.found.sort(key=lambda one: (one.recording, one.image, one.again))
     report.traces.sort()
     report.seconds = round(time.monotonic() - started, 3)
-    return report
 
 
 def _work(job: Job, take: Callable[[Batch], None]) -> None:

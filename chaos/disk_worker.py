@@ -8,6 +8,7 @@ for each batch. It knows no scenario; `disk.py` starts it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from ledger.errors import LedgerError
 from tests import shim
 from tests.shim import Op, Record
 
-BATCH_IMAGES = 32  # in one fork
+BATCH_IMAGES = 64  # in one fork
 IMAGE_SECONDS_MAX = 60
 TURNS = (2, 5)
 AGAIN_IMAGES = 8  # second images of one first image
@@ -291,6 +292,7 @@ def forked(work: Callable[[Callable[[bytes], None]], None]) -> tuple[int, bytes]
         code = 1
         try:
             os.close(reader)
+            gc.freeze()  # what was there before is not to be copied page by page for a look
 
             def say(data: bytes) -> None:
                 while data:
