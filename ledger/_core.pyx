@@ -110,9 +110,9 @@ cdef class Core:
         if <uintptr_t>self.payload.buf % 16 or <uintptr_t>self.answers.buf % 16:
             raise ValueError("answers and payload must be aligned to 16 bytes")
         memcpy(key, <const char *>hash_key, 16)
+        self.ready = True  # from here on there may be memory to give back
         if state_init(&self.s, group_bytes_max, sessions_max, key) != 0:
             raise MemoryError("the ledger's tables")
-        self.ready = True
         # One group is open while the other is made durable.
         self.groups = [numpy.zeros(group_bytes_max, numpy.uint8) for _ in range(2)]
         effect_begin_group(&self.s, self._group_buffer(self.s.group_number))
@@ -189,6 +189,8 @@ cdef class Core:
         cdef int why = REQUEST_DONE
         PyObject_GetBuffer(arrivals, &asked, PyBUF_SIMPLE)
         try:
+            if <uintptr_t>asked.buf % 16:
+                raise ValueError("arrivals must be aligned to 16 bytes")
             PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE)
         except BaseException:
             PyBuffer_Release(&asked)

@@ -159,7 +159,9 @@ class Book(_Door[Rows]):
         """Create any number of accounts or transfers, several requests under way at once.
 
         records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
-        Returns an array of CREATE_RESULT, (n,). ValueError for a chain longer than a request.
+        Returns an array of CREATE_RESULT, (n,). ValueError, with nothing done, for a chain longer
+        than a request. When it raises DiskFull or LedgerStopped, earlier parts may be done: retry
+        all of it with the same ids.
         """
         operation, rows = kind(records)
         waiting = [self._begin(operation, piece, None) for piece in pieces(rows)]

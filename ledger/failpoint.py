@@ -27,7 +27,8 @@ def failpoint(setting: str | None = None) -> Callable[[str], None] | None:
     if not setting:
         return None
     parts = setting.split(":")
-    if len(parts) != 3 or parts[1] not in ("kill", "raise") or not parts[2].isdigit():
+    counts = len(parts) == 3 and parts[2].isdigit() and int(parts[2]) > 0
+    if not counts or parts[1] not in ("kill", "raise"):
         raise ValueError(f"{VARIABLE}={setting!r} is not stage:kill|raise:nth")
     wanted, action, left = parts[0], parts[1], int(parts[2])
 

@@ -40,7 +40,9 @@ def test_the_environment_sets_it(monkeypatch):
         failpoint()("encoded")
 
 
-@pytest.mark.parametrize("setting", ["a", "a:raise", "a:raise:x", "a:stop:1", "a:raise:1:2"])
+@pytest.mark.parametrize(
+    "setting", ["a", "a:raise", "a:raise:x", "a:raise:0", "a:stop:1", "a:raise:1:2"]
+)
 def test_a_setting_that_is_none_is_refused(setting):
     with pytest.raises(ValueError, match="is not stage:kill"):
         failpoint(setting)
