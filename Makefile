@@ -20,7 +20,7 @@ test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest
 
 chaos: .venv/built  ## the quick scenarios, on virtual time; about a minute
-	$(BIN)/python -m chaos run fast --out build/chaos
+	$(BIN)/python -m chaos run fast --jobs 2 --out build/chaos
 
 lint: .venv/built  ## types, style, layers
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from chaos import failure, scenario
+from chaos import disk, failure, scenario
 from chaos.failure import Failure
 from chaos.scenario import Refused, Scenario
 from chaos.sim.run import Runs
@@ -163,6 +165,8 @@ def _run_one(
     one: Scenario, first: int, count: int, jobs: int, as_json: bool, out: Path
 ) -> int:
     """Run seeds of one scenario, tell what they came to; how many broke an invariant."""
+    if one.scenario.tier == "disk":
+        return sum(_run_disk(one, first + n, jobs, as_json, out) for n in range(count))
     began = time.monotonic()
     tally = _tally(one, first, count, jobs)
     seconds = time.monotonic() - began
@@ -185,6 +189,25 @@ def _run_one(
     return len(failures)
 
 
+def _run_disk(one: Scenario, seed: int, jobs: int, as_json: bool, out: Path) -> int:
+    """One seed of the disk tier; how many images broke an invariant."""
+    name, why = one.scenario.name, disk.missing()
+    if why is not None:
+        skipped = {"scenario": name, "seed": seed, "skipped": why}
+        _say(as_json, skipped, f"[bold]{name}[/]: [yellow]skipped[/]: {why}")
+        return 0
+    report = disk.run(seed, one.disk.images, jobs=jobs)
+    files = []
+    for number, found in enumerate(report.found[:FAILURES_MAX]):
+        out.mkdir(parents=True, exist_ok=True)
+        files.append(str(out / f"FAILURE-{name}-{seed}-{number}.json"))
+        disk.keep(report, found, Path(files[-1]))
+    data = {"scenario": name, "files": files, **msgspec.to_builtins(report)}
+    told = [f"[bold]{name}[/]: {escape(line)}" for line in report.lines()]
+    _say(as_json, data, "\n".join([*told, *files]))
+    return report.violations
+
+
 def _keep(found: Failure, out: Path, written: int) -> dict[str, Any]:
     """Write the failure's file, the first few of them."""
     path = out / f"FAILURE-{found.plan.scenario}-{found.plan.seed}.json"
@@ -200,6 +223,11 @@ def _keep(found: Failure, out: Path, written: int) -> dict[str, Any]:
 @click.option("--trace", "with_trace", is_flag=True, help="Show the whole trace.")
 def replay(path: Path, as_json: bool, with_trace: bool) -> None:
     """Run a failure's plan again and say whether the same happens."""
+    if disk.is_failure(path):
+        seen = disk.replay(path)
+        data = {"check": seen and seen.why.partition(":")[0], "what": seen and seen.why}
+        _say(as_json, data, escape(seen.why) if seen else "held: it is not seen any more")
+        sys.exit(1 if seen else 0)
     try:
         kept = failure.read(path)
     except Refused as error:
@@ -226,6 +254,8 @@ def replay(path: Path, as_json: bool, with_trace: bool) -> None:
 def shrink(path: Path, out: Path | None, as_json: bool) -> None:
     """Leave out what is not needed for the same check to fail."""
     began = time.monotonic()
+    if disk.is_failure(path):
+        _refused(Refused(f"{path}: one image of one moment has nothing to leave out"))
     try:
         kept = failure.read(path)
         with Runs() as runs:

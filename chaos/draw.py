@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Draw:
-    """The choices of one seed. The same arguments always give the same answer."""
+    """The choices of one seed of `of`. The same arguments always give the same answer."""
 
-    def __init__(self, seed: int) -> None:
-        self._key = seed.to_bytes(16, "little")
+    def __init__(self, seed: int, of: str = "") -> None:
+        self._key = blake2b(f"{seed}/{of}".encode(), digest_size=32).digest()
 
     def bits(self, name: str, index: int = 0, bits: int = 64) -> int:
         """A number of `bits` bits, at most 512."""

@@ -22,6 +22,7 @@ FORMAT = 1
 SECOND = 1_000_000_000
 MS = 1_000_000
 SEED_MAX = 2**63
+TIERS = ("sim", "disk")
 BURSTS = 5
 BURST_NS = 10 * MS
 MIX = {
@@ -70,9 +71,10 @@ class Weather(Strict):
 
 
 class Disk(Strict):
-    """[disk]: how long an append takes until it is durable."""
+    """[disk]: how long an append takes until it is durable; `images` is the disk tier's."""
 
     sync_us: tuple[int, int] = (200, 5_000)
+    images: int = 600  # of each seed
 
 
 class Swarm(Strict):
@@ -81,6 +83,7 @@ class Swarm(Strict):
     quiet_share: float = 0.25
     faults: tuple[str, ...] = ()
     each: tuple[int, int] = (1, 3)  # how many of each fault that is on
+    small_bounds_share: float = 0.5  # of the seeds: each bound is made small or left
 
 
 # Bounds of the server that a run may make small, with the values drawn from. Each is lawful: work
@@ -92,7 +95,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "SEND_BYTES_MAX": (1_000, 20_000),
     "BEHIND_BYTES": (500, 4_000),
     "UNREAD_BYTES_MAX": (5_000, 100_000),
-    "RECEIVE_BYTES_MAX": (1_000, 20_000),
+    "RECEIVE_BYTES_MAX": (20_000, 100_000),
     "SHARED_BUFFER_BYTES": (600, 5_000),
     "SESSIONS_MAX": (3, 8),
     "HEAD_NS": (1, 50_000_000),
@@ -122,12 +125,11 @@ class Scenario(Strict):
     disk: Disk = msgspec.field(default_factory=Disk)
     swarm: Swarm = msgspec.field(default_factory=Swarm)
     fault: tuple[Fault, ...] = ()
-    small_bounds_share: float = 0.5  # of the seeds: each bound is made small or left
 
 
 FAULTS = (
-    "crash", "crash-append", "fail-append", "slow-disk", "disk-full", "clock-step", "delay",
-    "reset", "half-open", "partition", "stall", "duplicate", "storm",
+    "crash", "crash-append", "fail-append", "freeze", "slow-disk", "disk-full", "clock-step",
+    "delay", "reset", "half-open", "partition", "stall", "duplicate", "storm",
 )  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def read(path: Path) -> Scenario:
         raise Refused(f"{path}: {error}") from error
     if found.scenario.format != FORMAT:
         raise Refused(f"{path}: format {found.scenario.format}, this software reads {FORMAT}")
-    if found.scenario.tier != "sim":
+    if found.scenario.tier not in TIERS:
         raise Refused(f"{path}: there is no tier {found.scenario.tier!r}")
     for name in (*found.swarm.faults, *(one.do for one in found.fault)):
         if name not in FAULTS:
@@ -182,7 +184,7 @@ def find(name: str) -> Scenario:
 
 def expand(scenario: Scenario, seed: int) -> Plan:
     """The plan of one seed."""
-    draw = Draw(seed)
+    draw = Draw(seed, scenario.scenario.name)
     load = scenario.workload
     horizon = int(load.seconds * SECOND)
     clients = draw.between(*load.clients, "clients")
@@ -206,7 +208,7 @@ def expand(scenario: Scenario, seed: int) -> Plan:
 
 
 def _bounds(scenario: Scenario, draw: Draw) -> dict[str, float]:
-    if not draw.chance(scenario.small_bounds_share, "bounds"):
+    if not draw.chance(scenario.swarm.small_bounds_share, "bounds"):
         return {}
     return {
         name: draw.choice(values, f"bounds/{name}")

@@ -264,15 +264,16 @@ def _whole(history: list[Request], book: model.Model) -> None:
         for event in (event for batch in request.batches for event in batch):
             asked[event.id] = asked.get(event.id, 0) + 1
     for request in requests:
-        chain: list[int] = []
-        for event in (event for batch in request.batches for event in batch):
-            chain.append(event.id)
-            if event.flags & TransferFlags.LINKED:
-                continue
-            there = {id in book.transfers for id in chain if asked[id] == 1}
-            if len(there) > 1:
-                raise Broken("whole", f"request {request.entry}: a part of chain {chain}")
-            chain = []
+        for batch in request.batches:
+            chain: list[int] = []  # one that a batch leaves open has ended, and failed
+            for event in batch:
+                chain.append(event.id)
+                if event.flags & TransferFlags.LINKED:
+                    continue
+                there = {id in book.transfers for id in chain if asked[id] == 1}
+                if len(there) > 1:
+                    raise Broken("whole", f"request {request.entry}: a part of chain {chain}")
+                chain = []
 
 
 def totals(seen: bytes) -> None:

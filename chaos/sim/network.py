@@ -27,9 +27,11 @@ class Stream:
     """One direction: bytes leave in order and arrive in order, at times of their own."""
 
     def __init__(
-        self, network: Network, name: str, arrive: Callable[[bytes, int], None]
-    ) -> None:
+        self, network: Network, name: str, arrive: Callable[[bytes, int], None],
+        to_server: bool,
+    ) -> None:  # fmt: skip
         self._network, self._name, self._arrive = network, name, arrive
+        self._to_server = to_server
         self._chunks: deque[tuple[bytes, int]] = deque()
         self._drawn = 0
         self._last_ns = 0
@@ -58,6 +60,10 @@ class Stream:
 
     def _one(self) -> None:
         """The time of one chunk has come."""
+        frozen_ns = self._network.frozen_ns()
+        if self._to_server and self._network.world.now_ns < frozen_ns:
+            self._network.world.at(frozen_ns, self._one)
+            return
         if self._chunks and not self.held and not self.dead:
             self._arrive(*self._chunks.popleft())
 
@@ -86,8 +92,8 @@ class Connection:
     def __init__(self, network: Network, name: str, end: End) -> None:
         self.name, self.network = name, network
         self.end: End | None = end
-        self.up = Stream(network, name + "/up", self._to_server)
-        self.down = Stream(network, name + "/down", self._to_client)
+        self.up = Stream(network, name + "/up", self._to_server, True)
+        self.down = Stream(network, name + "/down", self._to_client, False)
         self.transport: Transport | None = None
         self.established = False
 
@@ -225,6 +231,7 @@ class Network:
         self.world = world
         self.delay_ns, self.cut_share = delay_ns, cut_share
         self.calm_delay_ns = delay_ns
+        self.frozen_ns: Callable[[], int] = lambda: 0  # until when the server reads nothing
         self.accept: Callable[[Connection], bool] = lambda connection: False
         self.connections: dict[str, Connection] = {}
         self.cut_off: dict[int, str] = {}  # clients behind a partition
@@ -245,7 +252,7 @@ class Network:
         """The first packet arrives, or nobody is there."""
         if connection.end is None:
             return
-        if "partition" in connection.up.held:
+        if "partition" in connection.up.held or self.world.now_ns < self.frozen_ns():
             self.world.after(50 * MS, self._reach, connection)
         elif self.accept(connection):
             connection.established = True

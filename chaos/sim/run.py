@@ -207,6 +207,9 @@ class Troubles:
     def _crash(self, entry: dict[str, Any]) -> None:
         self._server.crash("killed", entry["for_ns"])
 
+    def _freeze(self, entry: dict[str, Any]) -> None:
+        self._server.freeze(self._world.now_ns + entry["for_ns"])
+
     def _slow_disk(self, entry: dict[str, Any]) -> Any:
         self._server.slowness = 40
 

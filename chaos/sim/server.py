@@ -10,7 +10,6 @@ What must hold at each start and each stop is checked here, against the journal 
 from __future__ import annotations
 
 import errno
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -70,7 +69,11 @@ class Runner:
         self.alive = True
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
-        if self.alive:
+        if not self.alive:
+            return
+        if self._world.now_ns < self._server.frozen_until_ns:
+            self._world.at(self._server.frozen_until_ns, self._place, callback, *arguments)
+        else:
             callback(*arguments)
 
     def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
@@ -113,8 +116,8 @@ class Runner:
         self._world.after(delay_ns, self._woken, self._wakes, callback)
 
     def _woken(self, number: int, callback: Callable[[], None]) -> None:
-        if self.alive and number == self._wakes:
-            callback()
+        if number == self._wakes:
+            self._place(callback)
 
 
 class SimDoor(binary.Door):
@@ -171,12 +174,14 @@ def configured(bounds: dict[str, float]) -> Iterator[None]:
 @contextmanager
 def virtual_door(world: World) -> Iterator[None]:
     """The door reads virtual time, and what it would log about peers is not printed."""
-    real, binary.time = binary.time, VirtualTime(world)  # type: ignore[assignment]
-    was, logging.getLogger("ledger.door").disabled = binary.log.disabled, True
+    real, was = vars(binary)["time"], binary.log.disabled
+    setattr(binary, "time", VirtualTime(world))  # noqa: B010
+    binary.log.disabled = True
     try:
         yield
     finally:
-        binary.time, binary.log.disabled = real, was  # type: ignore[assignment]
+        setattr(binary, "time", real)  # noqa: B010
+        binary.log.disabled = was
 
 
 def empty_book(directory: Path) -> None:
@@ -224,6 +229,7 @@ class Server:
         self.crash_at: dict[int, str] = {}
         self.fail_at: dict[int, str] = {}
         self.down_ns = BACK_AFTER_NS
+        self.frozen_until_ns = 0  # a process that is stopped and not dead
         self.acknowledged = 0  # the highest position a client was told of
         self.hurt = False  # whether a storage error was made for this incarnation
         self.starts = 0
@@ -232,6 +238,7 @@ class Server:
         self._runner: Runner | None = None
         self._door: SimDoor | None = None
         network.accept = self._accept
+        network.frozen_ns = lambda: self.frozen_until_ns
 
     def remove(self) -> None:
         """Close whatever is open and delete the book."""
@@ -254,7 +261,7 @@ class Server:
         self.hurt = False
         try:
             journal = self.journal = SimJournal.open(self.directory, CLUSTER)
-            journal.full = lambda: self.full > 0  # type: ignore[method-assign]
+            journal.full = lambda: self.full > 0
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
             self.core, buffers = new_core()
@@ -305,7 +312,12 @@ class Server:
                 client_told=not world.draw.chance(0.3, "crash/" + line.name), server_told=False
             )
         self._close(clean=False)
+        self.frozen_until_ns = 0
         world.after(down_ns, self.start)
+
+    def freeze(self, until_ns: int) -> None:
+        """Stop the process without killing it: its sockets stay, and nobody reads them."""
+        self.frozen_until_ns = max(self.frozen_until_ns, until_ns)
 
     def _close(self, clean: bool) -> None:
         if self._runner is not None:
