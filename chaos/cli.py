@@ -225,8 +225,8 @@ def replay(path: Path, as_json: bool, with_trace: bool) -> None:
     """Run a failure's plan again and say whether the same happens."""
     if disk.is_failure(path):
         seen = disk.replay(path)
-        data = {"check": seen and seen.why.partition(":")[0], "what": seen and seen.why}
-        _say(as_json, data, escape(seen.why) if seen else "held: it is not seen any more")
+        why = seen.why if seen else "held: it is not seen any more"
+        _say(as_json, {"check": why.partition(":")[0] if seen else None, "what": why}, escape(why))
         sys.exit(1 if seen else 0)
     try:
         kept = failure.read(path)

@@ -63,6 +63,21 @@ class Report(msgspec.Struct):
         if batch.trace:
             self.traces.append(batch.trace)
 
+    def lines(self) -> list[str]:
+        """What a person is told."""
+        rate = round(self.images / max(0.001, self.seconds))
+        held = "held" if self.clean else f"{self.violations} broken"
+        told = [
+            f"seed {self.seed}: {held}; {self.images} images of {len(self.traces)} recordings,"
+            f" {self.again} of them after a second power cut, in {self.seconds:.1f} s ({rate}/s)"
+        ]
+        return told + [
+            f"recording {one.recording}, image {one.image}"
+            + (f", again {one.again}" if one.again else "")
+            + f", cut at record {one.record} ({one.during}): {one.why}"
+            for one in self.found
+        ]
+
 
 class Failure(msgspec.Struct):
     """What a file of a failure holds: all that it takes to make the same image again."""
@@ -79,6 +94,15 @@ def keep(report: Report, found: Found, path: Path) -> None:
     """Write the file that replay() takes."""
     failure = Failure(FORMAT, "disk", report.seed, report.images_each, report.mutant, found)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(failure), indent=2) + b"\n")
+
+
+def is_failure(path: Path) -> bool:
+    """Whether a file holds a failure of this tier."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return False
+    return isinstance(found, dict) and found.get("tier") == "disk"
 
 
 def replay(path: Path) -> Found | None:

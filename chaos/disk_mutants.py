@@ -112,7 +112,16 @@ MUTANTS: dict[str, Callable[[], None]] = {
 }
 
 
+# A disk that lies cannot be survived by one machine; the tier must show the loss all the same.
+LYING_DISK = "the disk says it has synced and has not"
+
+
+def rule(name: str, rule: str) -> str:
+    """The rule of a life that has `rule`, when it is the mutant's."""
+    return "sync 0 lie" if name == LYING_DISK else rule
+
+
 def apply(name: str) -> None:
     """Make this process the mutant of that name; none when it is empty. KeyError for no mutant."""
-    if name:
+    if name not in ("", LYING_DISK):
         MUTANTS[name]()

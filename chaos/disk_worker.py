@@ -151,7 +151,8 @@ class Worker:
     def _recording(self, number: int) -> Iterator[Batch]:
         random = Random(f"{self.job.seed}/{number}")
         disk = self._fresh({})
-        for script, rule in lives(self.job.seed, number):
+        for script, end in lives(self.job.seed, number):
+            rule = disk_mutants.rule(self.job.mutant, end)
             why = self._live(script, rule)
             if why is not None:
                 why = why.replace(str(self.place), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -9,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from chaos import disk, disk_mutants
+from chaos import cli, disk, disk_mutants
 from chaos.disk_model import Disk, Plan, moments, plans
 from tests import shim
 from tests.shim import Op, Record
@@ -42,8 +44,37 @@ def test_a_mutant_is_found(mutant: str, kind: str, images: int, tmp_path: Path) 
     assert report.kinds.get(kind, 0) > 0, report.kinds
     assert report.found[0].why
     if mutant == "no sync at start":
-        disk.keep(report, report.found[-1], tmp_path / "FAILURE.json")
-        assert disk.replay(tmp_path / "FAILURE.json") == report.found[-1]
+        path = tmp_path / "FAILURE.json"
+        disk.keep(report, report.found[-1], path)
+        assert disk.replay(path) == report.found[-1]
+        replayed = CliRunner().invoke(cli.main, ["replay", str(path)])
+        assert replayed.exit_code == 1 and replayed.output.startswith("durable: ")
+        assert CliRunner().invoke(cli.main, ["shrink", str(path)]).exit_code == 2
+
+
+def test_a_disk_that_lies_loses_what_was_acknowledged() -> None:
+    report = disk.run(7, 100, mutant=disk_mutants.LYING_DISK)
+    assert report.kinds.get("durable", 0) > 0, report.kinds
+
+
+def test_the_command_runs_it(tmp_path: Path) -> None:
+    path = tmp_path / "few.toml"
+    head = 'name = "few"\nformat = 1\ntier = "disk"\nabout = "a few images"\n'
+    path.write_text(f"[scenario]\n{head}[disk]\nimages = 40\n")
+    arguments = ["run", str(path), "--seed", "9", "--json", "--out", str(tmp_path)]
+    ran = CliRunner().invoke(cli.main, arguments)
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(ran.output)
+    assert report["scenario"] == "few" and report["violations"] == 0 and report["images"] >= 30
+
+
+def test_a_machine_that_cannot_build_the_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Path:
+        raise FileNotFoundError("cc")
+
+    monkeypatch.setattr(shim, "library", refuse)
+    ran = CliRunner().invoke(cli.main, ["run", "crash-images", "--seed", "1"])
+    assert ran.exit_code == 0 and "skipped" in ran.output and "cc" in ran.output
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:
