@@ -19,7 +19,7 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest
 
-chaos: .venv/built  ## the quick scenarios, on virtual time; about a minute
+chaos: .venv/built  ## the quick scenarios; about two minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --out build/chaos
 
 lint: .venv/built  ## types, style, layers
