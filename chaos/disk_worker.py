@@ -70,6 +70,15 @@ class Found(msgspec.Struct):
     why: str
 
 
+class Checked(msgspec.Struct):
+    """What a fork says of one image; `number` counts the second images made of it."""
+
+    image: int
+    number: int
+    again: bool
+    why: str
+
+
 class Batch(msgspec.Struct):
     """What a process prints: images tried, of them second ones, and what was found."""
 
@@ -159,17 +168,15 @@ class Worker:
                 yield Batch(found=[Found(number, 0, 0, 0, rule, why)])
         records = list(shim.recorded(self.record))
         first = self.job.images - int(self.job.images * AGAIN_SHARE)
-        done = again = 0
+        done = 0
         batch: list[Crash] = []
         promise = at_first([json.loads(one.data) for one in records if one.op is Op.MARK])
         for crash in crashes(disk, records, promise, random, first):
             batch.append(crash)
             if len(batch) == BATCH_IMAGES:
-                result = self._batch(number, done, batch, records, again)
-                yield result
-                again += result.again
+                yield self._batch(number, done, batch, records)
                 done, batch = done + len(batch), []
-        result = self._batch(number, done, batch, records, again)
+        result = self._batch(number, done, batch, records)
         result.trace = trace(records)
         yield result
 
@@ -192,9 +199,7 @@ class Worker:
 
     # ---- the images -----------------------------------------------------------------------------
 
-    def _batch(
-        self, number: int, start: int, batch: list[Crash], records: list[Record], again: int
-    ) -> Batch:
+    def _batch(self, number: int, start: int, batch: list[Crash], records: list[Record]) -> Batch:
         """Check images in forks: a fork that dies has found something, and the next one goes on."""
         every = max(1, round(AGAIN_IMAGES / AGAIN_SHARE * (1 - AGAIN_SHARE)))
         result = Batch(images=len(batch))
@@ -210,7 +215,7 @@ class Worker:
 
             code, said = forked(work)
             for line in said.splitlines():
-                checked = msgspec.json.decode(line, type=_Checked)
+                checked = msgspec.json.decode(line, type=Checked)
                 at += not checked.again
                 result.again += checked.again
                 result.images += checked.again
@@ -220,7 +225,7 @@ class Worker:
                     why = checked.why.replace(str(self.place), "")
                     found = Found(number, checked.image, checked.number, crash.moment, during, why)
                     result.found.append(found)
-            if code != 0 or (at < len(batch) and not said):
+            if code != 0:
                 place = min(at, len(batch) - 1)
                 why = f"live: whoever opened it died: {_death(code)}"
                 moment = batch[place].moment
@@ -230,14 +235,14 @@ class Worker:
                 at += 1
         return result
 
-    def _check(self, number: int, image: int, crash: Crash, twice: bool) -> Iterator[_Checked]:
+    def _check(self, number: int, image: int, crash: Crash, twice: bool) -> Iterator[Checked]:
         """Open one image, work on it; `twice`: record that, and cut the power again."""
         random = Random(f"{self.job.seed}/{number}/{image}")
         script = Script(
             random.getrandbits(32), 0, random.randint(*SCRIPT_AFTER), random.random() < 0.5
         )
         if not twice:
-            yield _Checked(image, 0, False, self._open(crash, script, random) or "")
+            yield Checked(image, 0, False, self._open(crash, script, random) or "")
             return
         signal.alarm(IMAGE_SECONDS_MAX)
         disk = self._fresh(with_garbage(crash.image, random))
@@ -248,8 +253,8 @@ class Worker:
             seconds = crashes(disk, records, crash.promise, random, AGAIN_IMAGES)
             for place, second in enumerate(seconds, 1):
                 why_again = self._open(second, script._replace(turns=1), random)
-                yield _Checked(image, place, True, why_again or "")
-        yield _Checked(image, 0, False, why or "")
+                yield Checked(image, place, True, why_again or "")
+        yield Checked(image, 0, False, why or "")
 
     def _open(self, crash: Crash, script: Script, random: Random) -> str | None:
         signal.alarm(IMAGE_SECONDS_MAX)
@@ -257,13 +262,6 @@ class Worker:
         shutil.rmtree(place, ignore_errors=True)
         materialise(with_garbage(crash.image, random), place)
         return check(place / "book", crash.promise, script)
-
-
-class _Checked(msgspec.Struct):
-    image: int
-    number: int
-    again: bool
-    why: str
 
 
 def lives(seed: int, recording: int) -> Iterator[tuple[Script, str]]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from chaos import cli, disk, disk_mutants
+from chaos.disk_check import Promise
 from chaos.disk_model import Disk, Plan, moments, plans
+from chaos.disk_worker import Checked, Crash, Job, Worker
 from tests import shim
 from tests.shim import Op, Record
 
@@ -91,6 +95,22 @@ def test_a_seed_is_the_same_run_every_time() -> None:
         for seed in ("1", "2")
     }
     assert len(runs) == 1 and "traces=['" in runs.pop()
+
+
+def test_who_dies_of_an_image_is_a_finding(tmp_path: Path) -> None:
+    worker = Worker(Job(str(tmp_path / "work"), 1, [], 0))
+    crash = Crash(0, Plan(frozenset(), False), {}, Promise())
+
+    def check(number: int, image: int, crash: Crash, twice: bool) -> Iterator[Checked]:
+        if image == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Checked(image, 0, False, "")
+
+    worker._check = check  # type: ignore[method-assign]
+    batch = worker._batch(0, 10, [crash] * 3, [])
+    assert batch.images == 3
+    [found] = batch.found
+    assert found.image == 11 and found.why.endswith("SIGKILL")
 
 
 # ---- the model ----------------------------------------------------------------------------------
