@@ -39,6 +39,9 @@ WRONG_ACCOUNTS: tuple[Event, ...] = (
     {"id": 77, "credits_pending": 1}, {"id": 77, "credits_posted": 1}, {"id": 77, "ledger": 0},
     {"id": 77, "code": 0}, {"id": 77, "flags": int(A.imported), "timestamp": 1},
 )  # fmt: skip
+FIRST_ACCOUNTS: tuple[Event, ...] = (
+    {}, {"flags": int(A.linked)}, {"flags": int(A.imported), "timestamp": 2},
+)  # fmt: skip
 WRONG_TRANSFERS: tuple[Event, ...] = (
     {"ledger": 9}, {"ledger": 0}, {"code": 0}, {"id": 0}, {"id": ALL}, {"amount": LIMITED},
     {"debit_account_id": 0}, {"debit_account_id": ALL}, {"debit_account_id": 998},
@@ -82,8 +85,9 @@ class Workload:
 
     def _account(self, n: int) -> Event:
         draw = self.random
-        flags = draw.choice((0, 0, A.history, A.debits_must_not_exceed_credits))
-        if flags == A.debits_must_not_exceed_credits and n == 0:
+        limits = (A.debits_must_not_exceed_credits, A.credits_must_not_exceed_debits)
+        flags = draw.choice((0, 0, 0, A.history, A.history, *limits))
+        if flags in limits and n == 0:
             flags = 0
         account = {"id": n + 1, "ledger": 1 + n % 5 // 4, "code": 10, "flags": int(flags)}
         return {name: value for name, value in account.items() if value}
@@ -102,7 +106,11 @@ class Workload:
             account = self.random.choice(self.accounts) | {"code": self.random.choice((10, 11))}
             if self.random.random() < 0.6:
                 account |= self.random.choice(WRONG_ACCOUNTS)
-            return Operation.create_accounts, [[account]]
+            batch = [account]
+            if self.random.random() < 0.4:
+                first = {"id": 78, "ledger": 1, "code": 1}
+                batch.insert(0, first | self.random.choice(FIRST_ACCOUNTS))
+            return Operation.create_accounts, [batch]
         count = self.random.randint(1, self._batch_max)
         batches = [[self._event(kind) for _ in range(count)]]
         if kind == "chain":
@@ -143,6 +151,8 @@ class Workload:
                 event["credit_account_id"] = event["debit_account_id"]
             if draw.random() < 0.1 and self.holds:
                 event = self._settle() | draw.choice(WRONG_SETTLES)
+                if draw.random() < 0.1:
+                    event["pending_id"] = event["id"]
         return event
 
     def _pay(self) -> Event:

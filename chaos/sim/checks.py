@@ -176,7 +176,9 @@ def _apply(
     if record.kind == JournalKind.RESOLUTION:
         id = transfers[int(record.row["position"])]
         due = book.expiries.get(id)
-        if book.holds.get(id) != model.Hold.pending or due is None or due > timestamp:
+        # Holds that expire in one step share its clock: the last stamp is that, the others precede.
+        clock = timestamp + model.EXPIRIES_PER_STEP
+        if book.holds.get(id) != model.Hold.pending or due is None or due > clock:
             raise Broken("holds", f"hold {id} expired at {timestamp}, it was due at {due}")
         book._release(book.transfers[id], model.Hold.expired)
     book.last = timestamp
@@ -285,9 +287,14 @@ def totals(seen: bytes) -> None:
             a + b for a, b in zip(sums[account.ledger], account[1:5], strict=True)
         ]
         debits = account.debits_pending + account.debits_posted
-        limited = account.flags & schema.AccountFlags.DEBITS_MUST_NOT_EXCEED_CREDITS
-        if limited and debits > account.credits_posted:
-            raise Broken("limits", f"account {account.id}: {debits} over {account.credits_posted}")
+        credits = account.credits_pending + account.credits_posted
+        flags = schema.AccountFlags(account.flags)
+        for flag, used, limit in (
+            (schema.AccountFlags.DEBITS_MUST_NOT_EXCEED_CREDITS, debits, account.credits_posted),
+            (schema.AccountFlags.CREDITS_MUST_NOT_EXCEED_DEBITS, credits, account.debits_posted),
+        ):
+            if flag in flags and used > limit:
+                raise Broken("limits", f"account {account.id}: {used} over {limit}")
     for ledger, (dr_pending, dr_posted, cr_pending, cr_posted) in sums.items():
         if (dr_pending, dr_posted) != (cr_pending, cr_posted):
             raise Broken("conserved", f"ledger {ledger}: debits are not credits")
