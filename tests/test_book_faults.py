@@ -188,6 +188,8 @@ def test_an_interrupted_wait_leaves_the_book_working(book):
         import signal, sys, threading
         import ledger
         from tests.book_calls import account, appending, held, pay
+        # A shell starts what runs in the background with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         book = ledger.open(sys.argv[1])
         book.create_accounts([account(1), account(2)])
         with held(book) as event:
