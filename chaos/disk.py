@@ -123,7 +123,7 @@ def missing() -> str | None:
     if not sys.platform.startswith("linux"):
         return "the recording library is for Linux"
     try:
-        shim.library()
+        shim.built()
     except (OSError, subprocess.CalledProcessError) as error:
         return f"the recording library cannot be built: {error}"
     return None

@@ -26,7 +26,6 @@ from ledger import config, schema
 from ledger.calls import Answered, Calls, Rows, kind, pieces
 from ledger.engine import Engine
 from ledger.errors import Busy, DiskFull, LedgerStopped, WrongProcess
-from ledger.failpoint import failpoint
 from ledger.recovery import Parts, recover
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
@@ -141,15 +140,7 @@ class Book(_Door[Rows]):
     def __init__(self, parts: Parts, runner: ThreadRunner, lock: threading.Condition) -> None:
         self._lock = lock
         self._runner = runner
-        engine = Engine(
-            parts.core,
-            parts.buffers,
-            parts.journal,
-            parts.clock,
-            runner,
-            stamp=parts.checkpoint,
-            failpoint=failpoint(),
-        )
+        engine = parts.engine(runner)
         super().__init__(parts, engine)
         with lock:
             engine.start(time.time_ns(), config.RELEASE)
@@ -241,15 +232,7 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._rooms: set[asyncio.Future[None]] = set()  # callers that wait for acceptance
-        engine = Engine(
-            parts.core,
-            parts.buffers,
-            parts.journal,
-            parts.clock,
-            runner,
-            stamp=parts.checkpoint,
-            failpoint=failpoint(),
-        )
+        engine = parts.engine(runner)
         super().__init__(parts, engine)
         engine.start(time.time_ns(), config.RELEASE)
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from ledger import _core, config
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
-from ledger.engine import Answers
-from ledger.errors import DataRefused
+from ledger.engine import Answers, Engine, Runner
+from ledger.errors import DataRefused, LedgerStopped
+from ledger.failpoint import failpoint
 from ledger.group import Group
 from ledger.journal import Journal
 
@@ -36,6 +37,21 @@ class Parts:
     checkpoint: Checkpoint | None
     clock: Clock
     warnings: list[str] = field(default_factory=list)
+
+    def engine(
+        self, runner: Runner, on_stopped: Callable[[LedgerStopped], None] | None = None
+    ) -> Engine:
+        """An engine of these parts, with the failpoint that the environment sets."""
+        return Engine(
+            self.core,
+            self.buffers,
+            self.journal,
+            self.clock,
+            runner,
+            stamp=self.checkpoint,
+            failpoint=failpoint(),
+            on_stopped=on_stopped,
+        )
 
     def close(self) -> None:
         if self.checkpoint is not None:

@@ -27,7 +27,6 @@ from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
 from ledger.errors import DiskFull, LedgerError, LedgerStopped
-from ledger.failpoint import failpoint
 from ledger.recovery import Parts, Progress, recover
 from ledger.runner import LoopRunner
 
@@ -165,16 +164,7 @@ class _Server:
         on_listening: Callable[[str, int], None],
     ) -> Exit:
         loop = asyncio.get_running_loop()
-        engine = Engine(
-            parts.core,
-            parts.buffers,
-            parts.journal,
-            parts.clock,
-            runner,
-            stamp=parts.checkpoint,
-            failpoint=failpoint(),
-            on_stopped=self._stopped,
-        )
+        engine = parts.engine(runner, self._stopped)
         engine.start(time.time_ns(), config.RELEASE)
         await self._until(lambda: engine.idle, config.START_SECONDS_MAX)
         door = Door(engine, parts.journal.cluster, self.connections_max)

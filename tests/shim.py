@@ -55,7 +55,7 @@ class Record(NamedTuple):
 _RECORD = struct.Struct("<QQQQQ")  # op, durable, inode, at, bytes that follow
 
 
-def library() -> Path:
+def built() -> Path:
     """The built library. CalledProcessError when there is no working `cc`."""
     name = f"shim-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ledger-tests"
@@ -82,7 +82,7 @@ def environment(
 
     `rule` is "calls nth action". With `control` the child reads its rule from that file instead.
     """
-    variables = dict(os.environ, LD_PRELOAD=str(library()), SHIM_MATCH=str(match))
+    variables = dict(os.environ, LD_PRELOAD=str(built()), SHIM_MATCH=str(match))
     if rule:
         names = ("SHIM_CALL", "SHIM_NTH", "SHIM_ACTION")
         variables.update(zip(names, rule.split(), strict=True))
