@@ -76,7 +76,7 @@ def test_a_machine_that_cannot_build_the_library_is_told(monkeypatch: pytest.Mon
     def refuse() -> Path:
         raise FileNotFoundError("cc")
 
-    monkeypatch.setattr(shim, "library", refuse)
+    monkeypatch.setattr(shim, "built", refuse)
     ran = CliRunner().invoke(cli.main, ["run", "crash-images", "--seed", "1"])
     assert ran.exit_code == 0 and "skipped" in ran.output and "cc" in ran.output
 
