@@ -380,7 +380,6 @@ enum { OPERATIONS(AS_OPERATION) };
 
 enum {
     ID_BYTES = 16,
-    JOURNAL_FORMAT = 1,
     JOURNAL_KIND_VERSION = 1,
     /* The message size of the protocol bounds a request and its reply. */
     MESSAGE_BYTES_MAX = 1048576,
