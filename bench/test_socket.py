@@ -18,9 +18,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import ACCOUNTS, CREATED, EVENTS
+from chaos.process import Server
 from ledger import load
 from ledger.client import AsyncClient, Client, new_loop
-from tests.conftest import Server
 
 Start = Callable[..., Server]
 

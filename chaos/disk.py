@@ -21,8 +21,8 @@ from pathlib import Path
 
 import msgspec
 
+from chaos import shim
 from chaos.disk_worker import Batch, Found, Job
-from tests import shim
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from chaos.generate import Generator
+from chaos.model import EVENT_BYTES
 from ledger import config, recovery, schema
 from ledger.engine import Engine
 from ledger.group import Group
 from ledger.recovery import Parts
-from tests.core_driver import EVENT_BYTES
-from tests.generate import Generator
 
 Mark = Callable[[dict[str, Any]], None]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tests.shim import Op, Record
+from chaos.shim import Op, Record
 
 SECTOR_BYTES = 512
 EXHAUSTIVE_ATOMS_MAX = 5  # so many changes under way are tried in every combination

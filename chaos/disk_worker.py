@@ -23,13 +23,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chaos import disk_mutants
+from chaos import disk_mutants, shim
 from chaos.disk_check import Promise, at_first, check
 from chaos.disk_life import Script, live
 from chaos.disk_model import Disk, Image, Plan, moments, plans
+from chaos.shim import Op, Record
 from ledger.errors import LedgerError
-from tests import shim
-from tests.shim import Op, Record
 
 BATCH_IMAGES = 64  # in one fork
 IMAGE_SECONDS_MAX = 60

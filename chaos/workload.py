@@ -10,10 +10,10 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from tests import model
-from tests.model import AccountFlag as A
-from tests.model import FilterFlag, Operation
-from tests.model import TransferFlag as F
+from chaos import model
+from chaos.model import AccountFlag as A
+from chaos.model import FilterFlag, Operation
+from chaos.model import TransferFlag as F
 
 Event = dict[str, int]
 LIMITED = 2**100

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from conftest import Server
 from raw import Closed, Peer, Rows, Session, accounts, ids, transfers
 
+from chaos.process import Server
 from ledger import recovery, schema
 from ledger.journal import Journal
 from ledger.schema import AccountFlags, Operation, TransferFlags, TransferStatus

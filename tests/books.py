@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from chaos.generate import Generator
 from ledger import config, schema
 from ledger.checkpoint import Checkpoint
 from ledger.group import Group, Header, read_group, write_group
 from ledger.journal import Journal
 from ledger.runs import DTYPES
 from tests.core_driver import Driver
-from tests.generate import Generator
 
 Groups = list[tuple[dict[str, int], bytes]]
 Run = tuple[int, np.ndarray]  # kind, records

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ledger import schema
-from tests.core_driver import Driver
-from tests.model import (
+from chaos.model import (
     NS_PER_S,
     U128_MAX,
     Account,
@@ -30,6 +28,8 @@ from tests.model import (
     decode_all,
     encode,
 )
+from ledger import schema
+from tests.core_driver import Driver
 
 A, F = AccountFlag, TransferFlag
 NOW = 1_000 * NS_PER_S

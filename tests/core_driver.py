@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from chaos.model import EVENT_BYTES
 from ledger import _core, config, schema
 
-EVENT_BYTES = {140: 16, 141: 16, 142: 128, 143: 128, 144: 64, 145: 64, 146: 128, 147: 128}
 RESULT_BYTES = {140: 128, 141: 128, 142: 128, 143: 128, 144: 128, 145: 128, 146: 16, 147: 16}
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from chaos.model import encode
 from ledger import _core, config, schema
 from ledger.engine import Answers, Engine
 from ledger.journal import Room
 from ledger.schema import Operation, Verdict
 from tests.core_book import NOW
-from tests.model import encode
 
 ROOM = Room(1 << 40, 1, 0, None)
 

@@ -15,10 +15,10 @@ from threading import Event
 
 import numpy as np
 import pytest
-from conftest import Server
 from raw import Peer, Session, command_of, ids, opened, transfers, with_accounts
 from watched import Watched
 
+from chaos.process import Server
 from ledger import schema
 from ledger.schema import Operation
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import shim
 
 import ledger
+from chaos import shim
 from ledger import config
 from ledger.errors import (
     DiskFull,
@@ -74,7 +74,8 @@ def test_a_stopped_book_says_why_to_everybody_and_its_host_lives(book):
 
 DISK_FAILS = """
 import sys
-import ledger, shim
+import ledger
+from chaos import shim
 from pathlib import Path
 from tests.book_calls import account, pay
 directory, control = sys.argv[1], Path(sys.argv[2])

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from chaos import cli, disk, disk_mutants
+from chaos import cli, disk, disk_mutants, shim
 from chaos.disk_check import Promise
 from chaos.disk_model import Disk, Plan, moments, plans
 from chaos.disk_worker import Checked, Crash, Job, Worker
-from tests import shim
-from tests.shim import Op, Record
+from chaos.shim import Op, Record
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, FILE = 1, 2  # inodes of what the model tests make

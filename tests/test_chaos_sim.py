@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from chaos import cli, failure, scenario
+from chaos import cli, failure, model, scenario
 from chaos.sim import checks
 from chaos.sim.client import Request
 from chaos.sim.run import Outcome, Runs
@@ -32,7 +32,6 @@ from ledger.group import Header
 from ledger.journal import Journal
 from ledger.runs import UNIT_BYTES, read_runs
 from ledger.schema import JournalKind, Operation, Verdict
-from tests import model
 
 ROOT = Path(__file__).parent.parent
 SEEDS_MAX = 300  # within which a planted bug is found

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import Server
 
+from chaos.process import Server
 from ledger import schema
 from ledger.client import AsyncClient, Client
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, SessionEvicted, WrongProcess

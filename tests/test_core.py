@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos.generate import Generator
+from chaos.model import NS_PER_S, Operation, encode
 from ledger import _core, config, schema
 from ledger.errors import DataRefused
 from tests.core_book import CREATED, NOW, Book, account, hold, imported, linked, pay, post, void
 from tests.core_driver import Driver
 from tests.engine_parts import requests
-from tests.generate import Generator
-from tests.model import NS_PER_S, Operation, encode
 
 KEY = b"k" * 16
 ROOT = Path(__file__).resolve().parents[1]
@@ -419,7 +419,7 @@ def test_failed_chains_and_ended_holds_cost_no_memory():
         """if True:
         import itertools, os
         from tests.core_book import Book, NOW, hold, linked, pay, post, void
-        from tests.model import Operation, encode
+        from chaos.model import Operation, encode
         book = Book()
         ids = itertools.count(10)
         def pages():
@@ -454,7 +454,7 @@ def test_without_memory_a_request_is_not_begun():
         from ledger import _core, schema
         from tests.core_book import Book, NOW, pay
         from tests.engine_parts import requests
-        from tests.model import Operation
+        from chaos.model import Operation
         book = Book()
         core = book.core
         events = [pay(i) for i in range(1, 8190)]

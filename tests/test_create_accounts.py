@@ -8,9 +8,9 @@ from itertools import combinations, combinations_with_replacement
 
 import pytest
 
+from chaos.model import TIMESTAMP_MAX, U128_MAX
 from ledger import schema
 from tests.core_book import CREATED, FAILED, NOW, OPEN, A, Book, account, imported, linked, pay
-from tests.model import TIMESTAMP_MAX, U128_MAX
 
 BOTH_LIMITS = A.debits_must_not_exceed_credits | A.credits_must_not_exceed_debits
 

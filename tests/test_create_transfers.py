@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pytest
 
+from chaos.model import NS_PER_S, TIMESTAMP_MAX, U128_MAX
 from ledger import schema
 from tests.core_book import (
     CREATED,
@@ -24,7 +25,6 @@ from tests.core_book import (
     pay,
     post,
 )
-from tests.model import NS_PER_S, TIMESTAMP_MAX, U128_MAX
 
 HALF = 2**127
 # Accounts made for the tables, all in ledger 1, and what they are there for.

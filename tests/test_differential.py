@@ -16,11 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ledger import schema
-from tests.core_book import account, hold, linked, pay, post, void
-from tests.core_driver import Driver
-from tests.generate import Generator
-from tests.model import (
+from chaos.generate import Generator
+from chaos.model import (
     NS_PER_S,
     U128_MAX,
     AccountFilter,
@@ -37,6 +34,9 @@ from tests.model import (
     decode_all,
     encode,
 )
+from ledger import schema
+from tests.core_book import account, hold, linked, pay, post, void
+from tests.core_driver import Driver
 
 SEEDS = range(400)
 BATCHES_EACH = 60

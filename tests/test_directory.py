@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import shim
-from altered import days_ahead
-from conftest import SERVE, Server
-from disks import SmallDisk
 from raw import Peer, Session, serves, transfers, with_accounts
 
+from chaos import shim
+from chaos.altered import days_ahead
+from chaos.process import SERVE, Server
+from chaos.small_disk import SmallDisk
 from ledger import _check
 from ledger.config import Exit
 from ledger.group import HEADER_BYTES, MAGIC

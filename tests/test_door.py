@@ -13,8 +13,6 @@ from threading import Event
 
 import numpy as np
 import pytest
-from altered import altered
-from conftest import Server
 from raw import (
     RELEASE,
     Closed,
@@ -31,6 +29,8 @@ from raw import (
     with_accounts,
 )
 
+from chaos.altered import altered
+from chaos.process import Server
 from ledger import schema
 from ledger.schema import EvictionReason, Operation, Verdict
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chaos.model import NS_PER_S, U128_MAX, AccountFilter
 from ledger import config
 from ledger.errors import LedgerStopped
 from ledger.failpoint import FailpointReached, failpoint
 from ledger.schema import CREATE_RESULT, Operation, TransferStatus
 from tests.core_book import NOW, account, hold, pay
 from tests.engine_parts import Asker, Bench, requests
-from tests.model import NS_PER_S, U128_MAX, AccountFilter
 
 CREATED = 2**32 - 1
 REGISTER = 2

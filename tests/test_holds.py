@@ -9,6 +9,7 @@ from itertools import combinations
 
 import pytest
 
+from chaos.model import NS_PER_S, U128_MAX
 from tests.core_book import (
     CREATED,
     NOW,
@@ -22,7 +23,6 @@ from tests.core_book import (
     post,
     void,
 )
-from tests.model import NS_PER_S, U128_MAX
 from tests.test_create_transfers import ORDER, broken
 
 # What to change in post(id, 1); hold 1 is open. Transfer 2 is a payment, hold 3 posted, 4 voided,

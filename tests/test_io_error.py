@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import shim
 from bank import Bank
-from conftest import SERVE, Server
-from disks import SmallDisk
 from raw import Session, command_of, opened, posted, transfers, with_accounts
 from watched import Watched
 
+from chaos import shim
+from chaos.process import SERVE, Server
+from chaos.small_disk import SmallDisk
 from ledger import config, schema
 from ledger.config import Exit
 from ledger.schema import Operation

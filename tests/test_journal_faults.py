@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import shim
 
+from chaos import shim
 from ledger.config import Exit
 from ledger.errors import LedgerError, LedgerStopped
 from ledger.group import Group

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from bank import BURNED, CREATED, Bank
-from conftest import Server
 from raw import serves
+
+from chaos.process import Server
 
 Start = Callable[..., Server]
 ROUNDS = 50

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server
 
+from chaos.process import Server
 from ledger import config, load, load_report, schema
 from ledger._load import Swarm, bucket_values
 from ledger._wire import Codec

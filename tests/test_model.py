@@ -10,8 +10,8 @@ import itertools
 
 import pytest
 
-from tests.generate import Generator
-from tests.model import (
+from chaos.generate import Generator
+from chaos.model import (
     EXPIRIES_PER_STEP,
     NS_PER_S,
     TIMESTAMP_MAX,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tigerbeetle as tb
-from conftest import Server
 
+from chaos.process import Server
 from ledger.journal import Journal
 from ledger.schema import RUN, JournalKind
 

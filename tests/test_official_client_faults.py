@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 import tigerbeetle as tb
-from altered import altered
-from conftest import Server
 from raw import (
     Peer,
     Session,
@@ -29,6 +27,8 @@ from raw import (
     with_accounts,
 )
 
+from chaos.altered import altered
+from chaos.process import Server
 from ledger.schema import EvictionReason, Operation
 
 Start = Callable[..., Server]

@@ -5,6 +5,7 @@ A read changes nothing; a filter that makes no sense selects nothing.
 
 import pytest
 
+from chaos.model import NS_PER_S, TIMESTAMP_MAX, U128_MAX, Account, Operation, Transfer
 from tests.core_book import (
     CREATED,
     A,
@@ -16,7 +17,6 @@ from tests.core_book import (
     post,
     void,
 )
-from tests.model import NS_PER_S, TIMESTAMP_MAX, U128_MAX, Account, Operation, Transfer
 
 DEBITS, CREDITS, REVERSED = 1, 2, 4
 POSTINGS_IN_A_BLOCK = 14

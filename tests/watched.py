@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
-import shim
-from conftest import Server
 
+from chaos import shim
+from chaos.process import Server
 from ledger.journal import Journal
 
 

@@ -85,7 +85,7 @@ OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
 LONG_FUNCTIONS: dict[str, int] = {
-    "tests/model.py:_create_transfer": 91,  # the rules in order of precedence, read as one list
+    "chaos/model.py:_create_transfer": 91,  # the rules in order of precedence, read as one list
 }
 LONG_FILES: dict[str, int] = {}
 

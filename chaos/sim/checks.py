@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from chaos import model
 from chaos.sim.client import Request
 from chaos.sim.server import CLUSTER, SimJournal, new_core
 from ledger import recovery, schema
 from ledger.errors import LedgerError
 from ledger.runs import Runs, read_runs
 from ledger.schema import HoldOutcome, JournalKind, TransferFlags, int_of
-from tests import model
 
 Breaks = Callable[[str, str], None]
 NEVER = 1 << 62

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from chaos import model
 from chaos.sim.network import Connection, Network
 from chaos.sim.server import CLUSTER, RELEASE, Server
 from chaos.sim.world import MS, World
 from ledger import _wire, schema
 from ledger.schema import SHAPES, EvictionReason, Operation, Verdict
-from tests import model
 
 RESEND_NS = 600 * MS
 RESEND_NS_MAX = 8 * RESEND_NS

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from chaos import model
 from chaos.scenario import MS, SECOND, Plan
 from chaos.sim import checks
 from chaos.sim.client import Client, Request
@@ -20,7 +21,6 @@ from chaos.sim.network import Network
 from chaos.sim.server import Server, configured, empty_book, memory, virtual_door
 from chaos.sim.world import World
 from chaos.workload import records
-from tests import model
 
 HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
 TAIL = 60  # lines of the trace that go to a failure's file

@@ -10,7 +10,7 @@ guesses of timestamps), takes the shape of records from the oracle, and asks not
 import random
 from collections.abc import Iterator
 
-from tests.model import (
+from chaos.model import (
     NS_PER_S,
     QUERY_LIMIT_MAX,
     TIMESTAMP_MAX,

@@ -9,8 +9,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from altered import before
-
+from chaos.altered import before
 from ledger import config
 
 MIB = 1 << 20

@@ -1,4 +1,4 @@
-"""Test tool: builds the fault library `shim.c` when it is first needed and sets it up for a child.
+"""Builds the fault library `shim.c` when it is first needed and sets it up for a child.
 
 The library is kept in the user's cache, under a name made from its source. See `shim.c` for the
 faults, what the log says and what a recording holds. This file knows nothing of what is tested.
@@ -58,7 +58,7 @@ _RECORD = struct.Struct("<QQQQQ")  # op, durable, inode, at, bytes that follow
 def built() -> Path:
     """The built library. CalledProcessError when there is no working `cc`."""
     name = f"shim-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ledger-tests"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ledger-chaos"
     path = cache / name
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

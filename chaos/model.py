@@ -29,6 +29,8 @@ Operation = numbered("Operation", """
     144 query_accounts  145 query_transfers  146 create_accounts  147 create_transfers
 """)
 
+EVENT_BYTES = {140: 16, 141: 16, 142: 128, 143: 128, 144: 64, 145: 64, 146: 128, 147: 128}
+
 AccountFlag = numbered("AccountFlag", """
     1 linked  2 debits_must_not_exceed_credits  4 credits_must_not_exceed_debits  8 history
     16 imported  32 closed

@@ -1,4 +1,4 @@
-/* Test tool: a library for LD_PRELOAD that makes chosen file calls of a process fail, lie, wait or
+/* A library for LD_PRELOAD that makes chosen file calls of a process fail, lie, wait or
  * kill it, logs when each began and ended, and records all that they change.
  *
  * It watches files and directories whose path contains SHIM_MATCH. A fault is three words:
@@ -10,7 +10,7 @@
  *           success is said), kill (before the call), kill-after (the call has reached memory and
  *           nothing of it is known to be on disk)
  * given as SHIM_CALL, SHIM_NTH and SHIM_ACTION, or as one line "calls nth action" in the file
- * SHIM_CONTROL, which is read again at each watched call: a test can switch faults in a running
+ * SHIM_CONTROL, which is read again at each watched call: faults can be switched in a running
  * process. A changed line counts from 1 again; an empty or missing file is no fault.
  * SHIM_LOG gets "begin CALL ns 0" and "end CALL ns result" of each watched write, sync and fadvise,
  * and the end of a rename (CLOCK_MONOTONIC).
