@@ -6,12 +6,11 @@ tier cannot do on this machine is said, never left out in silence.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,16 @@ import click
 import msgspec
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
-from chaos import disk, failure, scenario
-from chaos.failure import Failure
-from chaos.scenario import Refused, Scenario
-from chaos.sim.run import Runs
+from chaos import batch, catalog, disk, failure, scenario
+from chaos.catalog import Entry
+from chaos.coverage import Coverage
+from chaos.scenario import Refused
 from ledger import schema
 
-TWICE_EVERY = 100  # of so many seeds one is run twice, and must leave the same trace
 CODES = len(schema.AccountStatus) + len(schema.TransferStatus)
-PARTS = 8  # pieces of work of each process
-FAILURES_MAX = 10  # files written by one scenario of a run
 
 console = Console()
 
@@ -47,43 +44,47 @@ def _say(as_json: bool, data: dict[str, Any], text: str) -> None:
         console.print(text, highlight=False)
 
 
-def _refused(error: Refused) -> None:
+def _refused(error: Exception) -> None:
     click.echo(f"chaos: {error}", err=True)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's standard error."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @main.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
 def list_command(as_json: bool) -> None:
-    """Show the scenarios there are."""
+    """Show the scenarios there are, and what this machine cannot run."""
     try:
-        found = list(scenario.known())
+        found = catalog.known()
     except Refused as error:
         _refused(error)
     if as_json:
         rows = [
-            {"name": one.scenario.name, "folder": folder, "tier": one.scenario.tier,
-             "seeds": one.scenario.seeds, "about": one.scenario.about}
-            for folder, one in found
+            {"name": one.name, "folder": one.folder, "tier": one.tier, "kind": one.kind,
+             "seeds": one.seeds, "about": one.about}
+            for one in found
         ]  # fmt: skip
         click.echo(json.dumps({"scenarios": rows}))
         return
     table = Table("name", "folder", "tier", "seeds", "about", box=None)
-    for folder, one in found:
-        head = one.scenario
-        table.add_row(head.name, folder, head.tier, str(head.seeds), head.about)
+    for one in found:
+        table.add_row(one.name, one.folder, one.tier, str(one.seeds), one.about)
     console.print(table)
+    for tier in ("disk", "process", "network"):
+        why = _missing(tier)
+        if why is not None:
+            console.print(f"not here: {tier}: {why}", highlight=False)
 
 
-def _chosen(names: tuple[str, ...]) -> list[Scenario]:
-    """The scenarios that are meant: by name, by file, or all of a folder."""
-    by_folder: dict[str, list[Scenario]] = {}
-    for folder, one in scenario.known():
-        by_folder.setdefault(folder, []).append(one)
-    chosen: list[Scenario] = []
-    for name in names:
-        chosen += by_folder[name] if name in by_folder else [scenario.find(name)]
-    return chosen
+def _missing(tier: str) -> str | None:
+    return disk.missing() if tier == "disk" else batch.missing(tier)
 
 
 @main.command()
@@ -91,97 +92,90 @@ def _chosen(names: tuple[str, ...]) -> list[Scenario]:
 @click.option("--seed", type=click.IntRange(0, scenario.SEED_MAX), help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), help="How many seeds; one when --seed is given.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, help="How many processes.")
+@click.option("--minutes", type=click.FloatRange(0.01, 10_000), help="With new seeds for so long.")
+@click.option("--coverage", is_flag=True, help="Fail for a code or a fault that was never seen.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each scenario.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(),
-    help="Where files of failures go.",
+    help="Where files of failures and reports go.",
 )  # fmt: skip
 def run(
-    names: tuple[str, ...], seed: int | None, seeds: int | None, jobs: int, as_json: bool,
-    out: Path,
+    names: tuple[str, ...], seed: int | None, seeds: int | None, jobs: int,
+    minutes: float | None, coverage: bool, as_json: bool, out: Path,
 ) -> None:  # fmt: skip
-    """Run scenarios by NAME, by file, or all of a folder (fast, slow)."""
+    """Run scenarios by NAME, by file, or all of a folder (fast, slow, sale)."""
     try:
-        chosen = _chosen(names)
+        chosen = catalog.chosen(names)
     except Refused as error:
         _refused(error)
-    broken = 0
-    for one in chosen:
-        count = seeds or (one.scenario.seeds if seed is None else 1)
-        broken += _run_one(one, seed or 0, count, jobs, as_json, out)
+    began, covered, broken, first = time.monotonic(), Coverage(), 0, seed or 0
+    while True:
+        most = 0
+        for one in chosen:
+            count = seeds or (one.seeds if seed is None else 1)
+            most = max(most, count)
+            try:
+                broken += _run_one(one, range(first, first + count), jobs, covered, as_json, out)
+            except Refused as error:
+                _refused(error)
+        first += most
+        if minutes is None or time.monotonic() - began >= minutes * 60:
+            break
+    broken += _covered(covered, as_json) if coverage else 0
+    if minutes is not None:
+        _say(as_json, {"minutes": (time.monotonic() - began) / 60, "broken": broken},
+             f"{(time.monotonic() - began) / 60:.1f} minutes, {broken} broken")  # fmt: skip
     sys.exit(1 if broken else 0)
 
 
-class Tally:
-    """What the seeds of one scenario came to, added up."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[str] = Counter()
-        self.codes: Counter[str] = Counter()
-        self.virtual_ns = 0
-        self.failures: list[Failure] = []
-
-    def add(self, other: Tally) -> None:
-        self.seen += other.seen
-        self.codes += other.codes
-        self.virtual_ns += other.virtual_ns
-        self.failures += other.failures
-
-
-def _run_some(one: Scenario, seeds: range) -> Tally:
-    """Run seeds of one scenario, now and then one of them twice."""
-    tally = Tally()
-    with Runs() as runs:
-        for seed in seeds:
-            plan = scenario.expand(one, seed)
-            outcome = runs.run(plan)
-            if outcome.broken is None and seed % TWICE_EVERY == 0:
-                again = runs.run(plan)
-                if again.trace_hash != outcome.trace_hash:
-                    what = f"seed {seed} left {outcome.trace_hash}, then {again.trace_hash}"
-                    outcome.broken = ("repeatable", what)
-            tally.seen.update(outcome.seen)
-            tally.codes.update(outcome.codes)
-            tally.virtual_ns += outcome.virtual_ns
-            if outcome.broken is not None:
-                tally.failures.append(failure.of(outcome))
-    return tally
-
-
-def _tally(one: Scenario, first: int, count: int, jobs: int) -> Tally:
-    """All seeds, in `jobs` processes. A seed's run does not depend on where it runs."""
-    if jobs == 1:
-        return _run_some(one, range(first, first + count))
-    tally = Tally()
-    parts = [range(first + n, first + count, jobs * PARTS) for n in range(jobs * PARTS)]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for part in pool.map(_run_some, [one] * len(parts), parts):
-            tally.add(part)
-    tally.failures.sort(key=lambda found: found.plan.seed)
-    return tally
+def _covered(covered: Coverage, as_json: bool) -> int:
+    missing = covered.missing()
+    if as_json:
+        codes, fired = dict(covered.codes), {k: dict(v) for k, v in covered.fired.items()}
+        click.echo(json.dumps({"coverage": {"codes": codes, "fired": fired, "missing": missing}}))
+        return len(missing)
+    console.print(covered.table())
+    for name in missing:
+        console.print(f"[red]never seen[/]: {name}", highlight=False)
+    return len(missing)
 
 
 def _run_one(
-    one: Scenario, first: int, count: int, jobs: int, as_json: bool, out: Path
+    one: Entry, numbers: range, jobs: int, covered: Coverage, as_json: bool, out: Path
 ) -> int:
     """Run seeds of one scenario, tell what they came to; how many broke an invariant."""
-    if one.scenario.tier == "disk":
-        return sum(_run_disk(one, first + n, jobs, as_json, out) for n in range(count))
-    began = time.monotonic()
-    tally = _tally(one, first, count, jobs)
-    seconds = time.monotonic() - began
-    failures = [_keep(found, out, n) for n, found in enumerate(tally.failures)]
-    name, rate, virtual = one.scenario.name, round(count / seconds * 60), tally.virtual_ns // 10**9
+    why = _missing(one.tier)
+    if why is not None:
+        skipped = {"scenario": one.name, "skipped": why}
+        _say(as_json, skipped, f"[bold]{one.name}[/]: [yellow]skipped[/]: {escape(why)}")
+        return 0
+    if one.kind != "plan":
+        return sum(_run_real(one, seed, as_json, out) for seed in numbers)
+    if one.tier == "disk":
+        return sum(_run_disk(one, seed, jobs, as_json, out) for seed in numbers)
+    return _run_plans(one, numbers, jobs, covered, as_json, out)
+
+
+def _run_plans(
+    one: Entry, numbers: range, jobs: int, covered: Coverage, as_json: bool, out: Path
+) -> int:
+    read = scenario.read(one.path)
+    with _progress(one.name) as progress:
+        tally = batch.run(read, numbers.start, len(numbers), jobs, progress)
+    covered.add(read, tally.seen, tally.codes)
+    failures = [batch.keep(found, out, n) for n, found in enumerate(tally.failures)]
+    rate, ran = round(tally.seeds / tally.seconds * 60), tally.run_ns // 10**9
     report = {
-        "scenario": name, "first_seed": first, "seeds": count, "broken": len(failures),
-        "seconds": round(seconds, 3), "seeds_per_minute": rate, "virtual_seconds": virtual,
-        "seen": dict(sorted(tally.seen.items())), "codes": dict(sorted(tally.codes.items())),
-        "failures": failures,
+        "scenario": one.name, "tier": one.tier, "first_seed": numbers.start, "seeds": tally.seeds,
+        "broken": len(failures), "seconds": round(tally.seconds, 3), "seeds_per_minute": rate,
+        "virtual_seconds": ran, "seen": dict(sorted(tally.seen.items())),
+        "codes": dict(sorted(tally.codes.items())), "failures": failures,
     }  # fmt: skip
     verdict = "[green]held[/]" if not failures else f"[red]{len(failures)} broken[/]"
     lines = [
-        f"[bold]{name}[/]: {verdict}; {count} seeds in {seconds:.1f} s ({rate}/min), {virtual} s"
-        f" of virtual time, {len(tally.codes)} of {CODES} result codes",
+        f"[bold]{one.name}[/]: {verdict}; {tally.seeds} seeds in {tally.seconds:.1f} s"
+        f" ({rate}/min), {ran} s of {'virtual' if one.tier == 'sim' else 'real'} time,"
+        f" {len(tally.codes)} of {CODES} result codes",
         "  " + ", ".join(f"{what} {times}" for what, times in sorted(tally.seen.items())),
     ]
     lines += [f"  [red]{row['check']}[/] seed {row['seed']}: {row['file']}" for row in failures]
@@ -189,32 +183,28 @@ def _run_one(
     return len(failures)
 
 
-def _run_disk(one: Scenario, seed: int, jobs: int, as_json: bool, out: Path) -> int:
+def _run_disk(one: Entry, seed: int, jobs: int, as_json: bool, out: Path) -> int:
     """One seed of the disk tier; how many images broke an invariant."""
-    name, why = one.scenario.name, disk.missing()
-    if why is not None:
-        skipped = {"scenario": name, "seed": seed, "skipped": why}
-        _say(as_json, skipped, f"[bold]{name}[/]: [yellow]skipped[/]: {why}")
-        return 0
-    report = disk.run(seed, one.disk.images, jobs=jobs)
+    with _progress(one.name) as progress:
+        report = disk.run(seed, scenario.read(one.path).disk.images, progress, jobs=jobs)
     files = []
-    for number, found in enumerate(report.found[:FAILURES_MAX]):
+    for number, found in enumerate(report.found[: batch.FAILURES_MAX]):
         out.mkdir(parents=True, exist_ok=True)
-        files.append(str(out / f"FAILURE-{name}-{seed}-{number}.json"))
+        files.append(str(out / f"FAILURE-{one.name}-{seed}-{number}.json"))
         disk.keep(report, found, Path(files[-1]))
-    data = {"scenario": name, "files": files, **msgspec.to_builtins(report)}
-    told = [f"[bold]{name}[/]: {escape(line)}" for line in report.lines()]
+    data = {"scenario": one.name, "files": files, **msgspec.to_builtins(report)}
+    told = [f"[bold]{one.name}[/]: {escape(line)}" for line in report.lines()]
     _say(as_json, data, "\n".join([*told, *files]))
     return report.violations
 
 
-def _keep(found: Failure, out: Path, written: int) -> dict[str, Any]:
-    """Write the failure's file, the first few of them."""
-    path = out / f"FAILURE-{found.plan.scenario}-{found.plan.seed}.json"
-    if written < FAILURES_MAX:
-        out.mkdir(parents=True, exist_ok=True)
-        failure.write(path, found)
-    return {"seed": found.plan.seed, "check": found.check, "what": found.what, "file": str(path)}
+def _run_real(one: Entry, seed: int, as_json: bool, out: Path) -> int:
+    """One run of a sale or a comparison on real processes; whether it is broken."""
+    tells = Console(stderr=True)
+    with tells.status(one.name) as status:
+        verdict = catalog.run(one, seed, out, lambda what: status.update(f"{one.name}: {what}"))
+    _say(as_json, msgspec.to_builtins(verdict), escape("\n".join(verdict.lines())))
+    return 0 if verdict.held else 1
 
 
 @main.command()
@@ -228,22 +218,28 @@ def replay(path: Path, as_json: bool, with_trace: bool) -> None:
         why = seen.why if seen else "held: it is not seen any more"
         _say(as_json, {"check": why.partition(":")[0] if seen else None, "what": why}, escape(why))
         sys.exit(1 if seen else 0)
+    again = catalog.replay(path)
+    if again is not None:
+        _say(as_json, msgspec.to_builtins(again), escape("\n".join(again.lines())))
+        sys.exit(0 if again.held else 1)
     try:
         kept = failure.read(path)
     except Refused as error:
         _refused(error)
-    with Runs() as runs:
+    with batch.runs(kept.plan.tier) as runs:
         outcome = runs.run(kept.plan)
-    same = outcome.trace_hash == kept.trace_hash
     check, what = outcome.broken or (None, "every check held")
     if with_trace and not as_json:
         click.echo("\n".join(outcome.trace))
-    data: dict[str, Any] = {"check": check, "what": what, "same_trace": same}
-    data["trace_hash"] = outcome.trace_hash
+    data: dict[str, Any] = {"check": check, "what": what, "trace_hash": outcome.trace_hash}
+    told = f"[bold]{check or 'held'}[/]: {escape(what)}"
+    if kept.plan.tier == "sim":
+        same = data["same_trace"] = outcome.trace_hash == kept.trace_hash
+        tells = "the same trace" if same else f"another trace than at {kept.commit}"
+        told += f"\n{tells} ({outcome.trace_hash[:16]})"
     if with_trace:
         data["trace"] = outcome.trace
-    tells = "the same trace" if same else f"another trace than at {kept.commit}"
-    _say(as_json, data, f"[bold]{check or 'held'}[/]: {what}\n{tells} ({outcome.trace_hash[:16]})")
+    _say(as_json, data, told)
     sys.exit(0 if outcome.broken is None else 1)
 
 
@@ -258,12 +254,14 @@ def shrink(path: Path, out: Path | None, as_json: bool) -> None:
         _refused(Refused(f"{path}: one image of one moment has nothing to leave out"))
     try:
         kept = failure.read(path)
-        with Runs() as runs:
+        with batch.runs(kept.plan.tier) as runs:
             shrinker = failure.Shrinker(runs.run, kept.check)
             plan = shrinker.shrink(kept.plan)
-            small = failure.of(runs.run(plan))
+            last = shrinker.last
     except Refused as error:
         _refused(error)
+    assert last is not None
+    small = msgspec.structs.replace(failure.of(last), plan=plan)
     out = out or path.with_name(path.stem + "-small.json")
     failure.write(out, small)
     data = {
@@ -274,6 +272,6 @@ def shrink(path: Path, out: Path | None, as_json: bool) -> None:
     _say(
         as_json,
         data,
-        f"[bold]{small.check}[/]: {small.what}\n{len(kept.plan.entries)} entries became"
+        f"[bold]{small.check}[/]: {escape(small.what)}\n{len(kept.plan.entries)} entries became"
         f" {len(plan.entries)} in {shrinker.runs} runs: {out}",
     )

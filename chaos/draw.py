@@ -18,6 +18,7 @@ class Draw:
     """The choices of one seed of `of`. The same arguments always give the same answer."""
 
     def __init__(self, seed: int, of: str = "") -> None:
+        self.seed = seed
         self._key = blake2b(f"{seed}/{of}".encode(), digest_size=32).digest()
 
     def bits(self, name: str, index: int = 0, bits: int = 64) -> int:

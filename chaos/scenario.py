@@ -22,7 +22,7 @@ FORMAT = 1
 SECOND = 1_000_000_000
 MS = 1_000_000
 SEED_MAX = 2**63
-TIERS = ("sim", "disk")
+TIERS = ("sim", "disk", "process", "network")
 BURSTS = 5
 BURST_NS = 10 * MS
 MIX = {
@@ -106,10 +106,34 @@ BOUNDS: dict[str, tuple[float, ...]] = {
 }
 
 
+class Lives(Strict):
+    """[lives]: how often the process of a live tier is ended, and the ways; each is a kill point.
+
+    `failpoint`: at a named stage of a group; `call`: at the n-th call that touches its files, by
+    SIGKILL or, `error_share` of them, by an error of the disk; `recovery`: the same, counted from
+    the start of the process; `time`: at a moment.
+    """
+
+    each: tuple[int, int] = (0, 0)
+    arms: tuple[str, ...] = ("failpoint", "call", "recovery", "time")
+    error_share: float = 0.25
+
+
+class Cuts(Strict):
+    """[cuts]: connections are reset after each byte 1 .. `bytes_max` of what clients send, `each`
+    of them in a run; the next seed goes on where one ends."""
+
+    each: int = 0
+    bytes_max: int = 768
+
+
 class Fault(Strict):
-    """[[fault]]: one that happens in every run. `at` in ms, or at the `append`-th append."""
+    """[[fault]]: one that happens in every run. `at` in ms, or at the `append`-th append, or when
+    the fault whose `id` is `after` has ended and `at_ms` more have passed."""
 
     do: str
+    id: str = ""
+    after: str = ""
     at_ms: int | None = None
     append: int | None = None
     for_ms: int = 300
@@ -124,13 +148,27 @@ class Scenario(Strict):
     network: Weather = msgspec.field(default_factory=Weather)
     disk: Disk = msgspec.field(default_factory=Disk)
     swarm: Swarm = msgspec.field(default_factory=Swarm)
+    lives: Lives = msgspec.field(default_factory=Lives)
+    cuts: Cuts = msgspec.field(default_factory=Cuts)
     fault: tuple[Fault, ...] = ()
 
 
-FAULTS = (
-    "crash", "crash-append", "fail-append", "freeze", "slow-disk", "disk-full", "clock-step",
-    "delay", "reset", "half-open", "partition", "stall", "duplicate", "storm",
-)  # fmt: skip
+_LINE = ("delay", "reset", "half-open", "partition", "stall", "duplicate", "storm")
+_LIVE = ("crash", "freeze", "slow-disk", "terminate", "cut", "lose-reply", *_LINE)
+FAULTS = {
+    "sim": (
+        "crash", "crash-append", "fail-append", "freeze", "slow-disk", "disk-full", "clock-step",
+        *_LINE,
+    ),
+    "disk": (),
+    "process": _LIVE,
+    "network": _LIVE,
+}  # fmt: skip
+ARMS = ("failpoint", "call", "recovery", "time")
+STAGES = ("applied", "encoded", "appended", "released")
+CALLS = ("any", "sync", "dsync", "all")
+NTH_MAX = {"failpoint": 40, "call": 30, "recovery": 45, "time": 1}
+ERRORS = ("eio", "enospc", "short")
 
 
 class Plan(Strict):
@@ -138,6 +176,7 @@ class Plan(Strict):
 
     format: int
     scenario: str
+    tier: str
     seed: int
     seconds: float
     delay_us: tuple[int, int]
@@ -160,26 +199,31 @@ def read(path: Path) -> Scenario:
         raise Refused(f"{path}: format {found.scenario.format}, this software reads {FORMAT}")
     if found.scenario.tier not in TIERS:
         raise Refused(f"{path}: there is no tier {found.scenario.tier!r}")
+    faults = FAULTS[found.scenario.tier]
     for name in (*found.swarm.faults, *(one.do for one in found.fault)):
-        if name not in FAULTS:
-            raise Refused(f"{path}: there is no fault {name!r}; there are {', '.join(FAULTS)}")
+        if name not in faults:
+            raise Refused(
+                f"{path}: the {found.scenario.tier} tier has no fault {name!r}; it has"
+                f" {', '.join(faults) or 'none'}"
+            )
+    for arm in found.lives.arms:
+        if arm not in ARMS:
+            raise Refused(f"{path}: there is no arm {arm!r}; there are {', '.join(ARMS)}")
+    if found.scenario.tier in ("sim", "disk") and (found.lives.each[1] or found.cuts.each):
+        raise Refused(f"{path}: lives and cuts are of the live tiers, process and network")
+    known: set[str] = set()
+    for one in found.fault:
+        if one.after and one.after not in known:
+            raise Refused(f"{path}: no fault before {one.do!r} has the id {one.after!r}")
+        known.add(one.id)
     return found
 
 
-def known() -> Iterator[tuple[str, Scenario]]:
-    """Each scenario that comes with the software: (its folder's name, the scenario)."""
-    for path in sorted(FOLDER.glob("*/*.toml")):
-        yield path.parent.name, read(path)
-
-
 def find(name: str) -> Scenario:
-    """A scenario by its name or by its file's."""
-    if name.endswith(".toml"):
-        return read(Path(name))
-    found = {one.scenario.name: one for _, one in known()}
-    if name not in found:
-        raise Refused(f"there is no scenario {name!r}; there are {', '.join(sorted(found))}")
-    return found[name]
+    """A scenario that comes with the software, by its name."""
+    for path in sorted(FOLDER.glob(f"*/{name}.toml")):
+        return read(path)
+    raise Refused(f"there is no scenario {name!r}")
 
 
 def expand(scenario: Scenario, seed: int) -> Plan:
@@ -196,6 +240,7 @@ def expand(scenario: Scenario, seed: int) -> Plan:
     return Plan(
         format=FORMAT,
         scenario=scenario.scenario.name,
+        tier=scenario.scenario.tier,
         seed=seed,
         seconds=load.seconds,
         delay_us=scenario.network.delay_us,
@@ -248,12 +293,22 @@ def _requests(
 
 def _faults(scenario: Scenario, draw: Draw, clients: int) -> Iterator[dict[str, Any]]:
     horizon_ms = int(scenario.workload.seconds * 1000)
+    ends_ms: dict[str, int] = {}
     for one in scenario.fault:
-        at = 0 if one.append is not None else one.at_ms
-        at = horizon_ms // 2 if at is None else at
+        at = 0 if one.append is not None or one.after else horizon_ms // 2
+        at = ends_ms.get(one.after, 0) + (at if one.at_ms is None else one.at_ms)
+        ends_ms[one.id] = at + one.for_ms
         yield {
             "do": one.do, "at_ns": at * MS, "for_ns": one.for_ms * MS, "append": one.append or 0,
-            "stage": one.stage, "client": one.client, "by_ns": one.by_ms * MS,
+            "stage": one.stage, "client": one.client, "by_ns": one.by_ms * MS, "bytes": 300,
+        }  # fmt: skip
+    yield from _lives(scenario.lives, draw, horizon_ms)
+    cuts = scenario.cuts
+    for n in range(cuts.each):
+        yield {
+            "do": "cut", "at_ns": draw.between(0, horizon_ms * 1000, "cuts/at", n) * 1000,
+            "for_ns": MS, "client": n % clients,
+            "bytes": 1 + (draw.seed * cuts.each + n) % cuts.bytes_max,
         }  # fmt: skip
     swarm = scenario.swarm
     if draw.chance(swarm.quiet_share, "swarm/quiet"):
@@ -272,4 +327,27 @@ def _faults(scenario: Scenario, draw: Draw, clients: int) -> Iterator[dict[str, 
                 "stage": draw.choice(("before", "after"), own + "/stage", n),
                 "client": draw.between(0, clients - 1, own + "/client", n),
                 "by_ns": by * MS if draw.chance(0.5, own + "/far", n) else by * 1000,
+                "bytes": draw.between(1, 700, own + "/bytes", n),
             }
+
+
+def _lives(lives: Lives, draw: Draw, horizon_ms: int) -> Iterator[dict[str, Any]]:
+    """How each run of the process ends, in their order."""
+    count = draw.between(*lives.each, "lives")
+    for n in range(count):
+        arm = draw.choice(lives.arms, "lives/arm", n)
+        fails = arm == "call" and draw.chance(lives.error_share, "lives/fails", n)
+        actions = ERRORS if fails else ("kill", "kill-after")
+        action = draw.choice(actions, "lives/action", n)
+        calls = draw.choice(CALLS, "lives/calls", n)
+        if arm == "recovery":
+            calls = "all"
+        elif fails:
+            calls = "any" if action == "short" else draw.choice(("any", "sync"), "lives/of", n)
+        yield {
+            "do": "life", "at_ns": horizon_ms * MS * n // count, "arm": arm, "action": action,
+            "stage": draw.choice(STAGES, "lives/stage", n), "calls": calls,
+            "nth": draw.between(1, NTH_MAX[arm], "lives/nth", n),
+            "after_ns": draw.between(1, 300, "lives/after", n) * MS,
+            "for_ns": MS, "client": 0,
+        }  # fmt: skip

@@ -44,10 +44,14 @@ class Broken(Exception):
 
 
 def judge(
-    directory: Path, histories: list[list[Request]], live: bytes, evicted: Set[int] = frozenset()
+    directory: Path,
+    histories: list[list[Request]],
+    live: bytes | None,
+    evicted: Set[int] = frozenset(),
 ) -> model.Model:
     """Broken for the first invariant that does not hold. `live` is the hash of the last state,
-    `evicted` are the clients that were told that the server does not know their session."""
+    when it is known; `evicted` are the clients that were told that the server does not know their
+    session."""
     runs, accounts = _journal(directory, live)
     history = [request for one in histories for request in one]
     creates = {(one.client, one.number): one for one in history if one.creates}
@@ -68,7 +72,7 @@ def judge(
     return book
 
 
-def _journal(directory: Path, live: bytes) -> tuple[Runs, bytes]:
+def _journal(directory: Path, live: bytes | None) -> tuple[Runs, bytes]:
     """All runs of the journal, and the accounts that its replay gives."""
     try:
         with SimJournal.open(directory, CLUSTER) as journal:
@@ -80,7 +84,7 @@ def _journal(directory: Path, live: bytes) -> tuple[Runs, bytes]:
                 bodies.append(bytes(body))
     except LedgerError as error:
         raise Broken("chain", f"the journal cannot be read again: {error}") from error
-    if core.state_hash() != live:
+    if live is not None and core.state_hash() != live:
         raise Broken("replay-equal", "the state replayed is not the state that was live")
     runs = read_runs(np.frombuffer(bytearray(b"".join(bodies)), np.uint8), headers)
     if runs.wrong is not None:

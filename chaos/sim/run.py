@@ -53,7 +53,7 @@ class Runs:
     def run(self, plan: Plan) -> Outcome:
         world = World(plan.seed)
         with virtual_door(world), configured(plan.bounds):
-            run = _Run(world, plan, self._template)
+            run = virtual(world, plan, self._template)
             try:
                 run.all()
             except checks.Broken as broken:
@@ -65,20 +65,32 @@ class Runs:
         return Outcome(plan, world)
 
 
-class _Run:
-    def __init__(self, world: World, plan: Plan, template: Path) -> None:
+def virtual(world: World, plan: Plan, template: Path) -> Run:
+    """The run of a plan on virtual time."""
+    low, high = plan.delay_us
+    network = Network(world, (low * 1000, high * 1000), plan.cut_share)
+    sync_low, sync_high = plan.sync_us
+    server = Server(world, network, template, (sync_low * 1000, sync_high * 1000))
+    run = Run(world, plan, network, server)
+    run.troubles = Troubles(run)
+    return run
+
+
+class Run:
+    """One run over a network and a server, whichever they are. Its maker gives it `troubles`."""
+
+    heal_ns_max = HEAL_NS_MAX
+    troubles: Troubles
+
+    def __init__(self, world: World, plan: Plan, network: Network, server: Any) -> None:
         self.world, self.plan = world, plan
-        low, high = plan.delay_us
-        self.network = Network(world, (low * 1000, high * 1000), plan.cut_share)
-        sync_low, sync_high = plan.sync_us
-        self.server = Server(world, self.network, template, (sync_low * 1000, sync_high * 1000))
+        self.network, self.server = network, server
         self.clients = [
             Client(world, self.network, self.server, index) for index in range(len(plan.sessions))
         ]
         for client, sessions in zip(self.clients, plan.sessions, strict=True):
             for _ in range(sessions):
                 client.add_session()
-        self.troubles = Troubles(self)
 
     def all(self) -> None:
         world, plan = self.world, self.plan
@@ -104,16 +116,19 @@ class _Run:
         core = self.server.core
         world.note(f"end: {core.position if core else 0}")
         live = self.server.stop()
+        if world.broken is not None:
+            return
         histories = [one.history for one in (*self.clients, closing)]
         evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
         checks.judge(self.server.directory, histories, live, evicted)
-        world.note(f"state {live.hex()}")
+        world.note(f"state {live.hex() if live else 'not told'}")
 
     def _until(self, done: Any, what: str) -> None:
         world = self.world
-        world.run(done, world.now_ns + HEAL_NS_MAX)
+        world.run(done, world.now_ns + self.heal_ns_max)
         if world.broken is None and not done():
-            world.breaks("live", f"{what} not done {HEAL_NS_MAX // SECOND} s after the last fault")
+            seconds = self.heal_ns_max // SECOND
+            world.breaks("live", f"{what} not done {seconds} s after the last fault")
 
     def _ask(self, entry: dict[str, Any]) -> None:
         client = self.clients[entry["client"]]
@@ -168,7 +183,7 @@ class _Run:
 class Troubles:
     """The faults of a plan: when each begins and ends."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self._run, self._world = run, run.world
         self._server, self._network = run.server, run.network
         self._ends: list[Any] = []

@@ -1,0 +1,74 @@
+"""What a set of runs has seen happen: every result code, every fault, every way to die.
+
+A check that never met what it is for proves nothing, so what never fired is named and is a failure
+of the run that asked for coverage. It knows scenarios only by what they say they do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.table import Table
+
+from chaos.scenario import STAGES, Scenario
+from chaos.sim.client import ACCOUNT_CODES, TRANSFER_CODES
+
+# How a fault tells that it has fired, where that is not its own name.
+FIRED = {
+    "crash-append": "crash",
+    "fail-append": "fail-append-before",
+    "cut": "line-cut",
+    "lose-reply": "reply-lost",
+    "duplicate": "duplicate-connection",
+}
+EVENTS = (
+    "resend", "second-reply", "give-up", "evicted", "peer-is-behind", "server-reads-no-more",
+    "server-closes",
+)  # fmt: skip
+KILLED = (
+    "kill-point", "fail-stop", "life at a moment", *(f"life at {stage}" for stage in STAGES),
+    "life kill of all in recovery", "life kill-after of all in recovery",
+)  # fmt: skip
+
+
+class Coverage:
+    """What was hoped for, and how often it was seen, over several scenarios."""
+
+    def __init__(self) -> None:
+        self.codes: Counter[str] = Counter()
+        self.fired: dict[str, Counter[str]] = {}  # by tier
+        self._hoped: dict[str, set[str]] = {}
+
+    def add(self, one: Scenario, seen: Counter[str], codes: Counter[str]) -> None:
+        tier = one.scenario.tier
+        self.codes += codes
+        self.fired.setdefault(tier, Counter()).update(seen)
+        hoped = self._hoped.setdefault(tier, set())
+        hoped |= {FIRED.get(name, name) for name in one.swarm.faults}
+        hoped |= {FIRED.get(fault.do, fault.do) for fault in one.fault}
+        hoped |= {"line-cut"} if one.cuts.each else set()
+        hoped |= set(EVENTS) if tier == "sim" else set()
+        hoped |= set(KILLED) if one.lives.each[0] else set()
+
+    def missing(self) -> list[str]:
+        """What never happened."""
+        names = [f"account {name}" for name in ACCOUNT_CODES.values()]
+        names += [f"transfer {name}" for name in TRANSFER_CODES.values()]
+        unseen = [f"code: {name}" for name in names if not self.codes[name]]
+        for tier, hoped in sorted(self._hoped.items()):
+            fired = self.fired[tier]
+            unseen += [f"{tier}: {name}" for name in sorted(hoped) if not fired[name]]
+        return unseen
+
+    def table(self) -> Table:
+        table = Table("what", "seen", "times", box=None)
+        seen = sum(1 for times in self.codes.values() if times)
+        codes = len(ACCOUNT_CODES) + len(TRANSFER_CODES)
+        rarest = ", ".join(f"{name} {n}" for name, n in self.codes.most_common()[:-4:-1])
+        table.add_row("result codes", f"{seen} of {codes}", f"the rarest: {rarest}")
+        for tier, hoped in sorted(self._hoped.items()):
+            fired = self.fired[tier]
+            there = sorted(name for name in hoped if fired[name])
+            told = ", ".join(f"{name} {fired[name]}" for name in there)
+            table.add_row(f"{tier} faults", f"{len(there)} of {len(hoped)}", told)
+        return table
