@@ -74,8 +74,10 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     interruptible: bool = False,
+    progress_seconds: float = PROGRESS_SECONDS,
 ) -> Report:
-    """Make the load and report. `on_progress` is called each second, in the thread of the call.
+    """Make the load and report. `on_progress` is called each `progress_seconds`, in the thread of
+    the call.
 
     `interruptible`: SIGINT ends the sending, and what is under way is waited for. LedgerError when
     what listens is no server of this cluster. A server that is not there, or goes and does not
@@ -84,7 +86,7 @@ def run(
     if options.seed is None:
         options = msgspec.structs.replace(options, seed=secrets.randbits(63))
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_Run(options, on_progress).go(interruptible))
+        return runner.run(_Run(options, on_progress, progress_seconds).go(interruptible))
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -134,9 +136,15 @@ class _Connection(asyncio.BufferedProtocol):
 class _Run:
     """One run: its connections, phases, timers and figures."""
 
-    def __init__(self, options: Options, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        on_progress: Callable[[Progress], None] | None,
+        progress_seconds: float,
+    ) -> None:
         self.options = options
         self.on_progress = on_progress
+        self.progress_seconds = min(progress_seconds, options.patience_seconds / 2)
         self.host, self.port = parse_address(options.address)
         self.connections = [
             _Connection(self, _swarm(options, index)) for index in range(options.connections)
@@ -302,7 +310,7 @@ class _Run:
 
     async def progressing(self) -> None:
         while True:
-            await asyncio.sleep(min(PROGRESS_SECONDS, self.options.patience_seconds / 2))
+            await asyncio.sleep(self.progress_seconds)
             now_ns = time.monotonic_ns()
             progress = self.progress(now_ns)
             if self.on_progress is not None:
@@ -334,6 +342,7 @@ class _Run:
             refused=counters["refused"],
             payments_per_second=rate,
             recent=latency(recent),
+            recent_counts=recent,
             total=latency(total),
             requests_waiting=counters["flying"],
             resent=counters["resent"],

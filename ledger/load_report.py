@@ -23,7 +23,7 @@ TRANSFERS_MAX = 1 << 34
 BUCKETS = np.array(bucket_values(), np.uint64)
 DISTRIBUTIONS = ("uniform", "zipf", "hot")
 ID_ORDERS = ("ordered", "random")
-BUCKETS = np.array(bucket_values(), np.uint64)
+LATE_NS = 1_000_000_000  # when who pays has given up waiting
 
 Counts = NDArray[np.uint64]
 
@@ -103,7 +103,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Latencies of `payments` payments, each from when it was due to its reply; ns, within 1%."""
+    """Latencies of `payments` payments, each from when it was due to its reply; ns, within 1%.
+
+    `late` of them took longer than LATE_NS.
+    """
 
     payments: int
     p50_ns: int
@@ -111,10 +114,13 @@ class Latency(msgspec.Struct, frozen=True):
     p99_9_ns: int
     p99_99_ns: int
     max_ns: int
+    late: int
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it stands; `recent` and `payments_per_second` are of the last second."""
+    """A run as it stands; `recent` and `payments_per_second` are of the time since the last one,
+    and so are `recent_counts`, payments by latency over BUCKETS.
+    """
 
     phase: str
     seconds: float
@@ -122,6 +128,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     payments_per_second: float
     recent: Latency
+    recent_counts: Counts
     total: Latency
     requests_waiting: int
     resent: int
@@ -172,9 +179,10 @@ def latency(histogram: Counts) -> Latency:
     cumulative = np.cumsum(histogram)
     count = int(cumulative[-1])
     if count == 0:
-        return Latency(0, 0, 0, 0, 0, 0)
+        return Latency(0, 0, 0, 0, 0, 0, 0)
     ranks = [-(-count * share // 10_000) for share in (5_000, 9_900, 9_990, 9_999, 10_000)]
-    return Latency(count, *(int(BUCKETS[np.searchsorted(cumulative, rank)]) for rank in ranks))
+    percentiles = (int(BUCKETS[np.searchsorted(cumulative, rank)]) for rank in ranks)
+    return Latency(count, *percentiles, int(histogram[BUCKETS > LATE_NS].sum()))
 
 
 # ---- for people ---------------------------------------------------------------------------------

@@ -455,6 +455,26 @@ def test_at_a_fixed_rate_a_stall_is_charged_to_all_who_waited(server: Start) -> 
     assert report.latency.max_ns > 500_000_000 and report.latency.p99_ns > 300_000_000
 
 
+def test_progress_is_told_as_often_as_asked_and_adds_up(server: Start) -> None:
+    one = server()
+    seen: list[load.Progress] = []
+
+    def on_progress(progress: load.Progress) -> None:
+        if progress.accepted and not any(before.accepted for before in seen):
+            one.pause()
+            threading.Timer(1.2, one.resume).start()
+        seen.append(progress)
+
+    options = load.Options(
+        address=one.address, accounts=10, rate=1_000, duration_seconds=2, batch=1, sessions=50
+    )
+    report = load.run(options, on_progress, progress_seconds=0.1)
+    assert report.ok and len(seen) >= 15
+    assert [int(one.recent_counts.sum()) for one in seen] == [one.recent.payments for one in seen]
+    assert 0 < sum(one.recent.payments for one in seen) <= report.accepted
+    assert 0 < sum(one.recent.late for one in seen) <= report.latency.late < report.accepted
+
+
 def test_what_is_due_and_never_sent_is_told(server: Start) -> None:
     options = load.Options(
         address=server().address, accounts=10, rate=10_000_000, duration_seconds=0.2, batch=1,
