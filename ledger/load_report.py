@@ -181,8 +181,9 @@ def latency(histogram: Counts) -> Latency:
     if count == 0:
         return Latency(0, 0, 0, 0, 0, 0, 0)
     ranks = [-(-count * share // 10_000) for share in (5_000, 9_900, 9_990, 9_999, 10_000)]
-    percentiles = (int(BUCKETS[np.searchsorted(cumulative, rank)]) for rank in ranks)
-    return Latency(count, *percentiles, int(histogram[BUCKETS > LATE_NS].sum()))
+    figures = [int(BUCKETS[np.searchsorted(cumulative, rank)]) for rank in ranks]
+    figures.append(int(histogram[BUCKETS > LATE_NS].sum()))
+    return Latency(count, *figures)
 
 
 # ---- for people ---------------------------------------------------------------------------------
