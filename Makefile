@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test chaos lint bench docs clean
+.PHONY: demo test chaos chaos-long mutants lint bench docs clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -19,8 +19,15 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest
 
-chaos: .venv/built  ## the quick scenarios; about two minutes
-	$(BIN)/python -m chaos run fast --jobs 2 --out build/chaos
+chaos: .venv/built  ## the quick scenarios of every tier; about four minutes
+	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos
+
+chaos-long: .venv/built  ## an hour of new seeds on every tier, then the sale's scenarios
+	$(BIN)/python -m chaos run fast slow --jobs 2 --minutes 60 --coverage --out build/chaos
+	$(BIN)/python -m chaos run sale --out build/chaos
+
+mutants: .venv/built  ## faults put into the ledger on purpose: each must be caught
+	$(BIN)/python -m chaos.mutants --jobs 2
 
 lint: .venv/built  ## types, style, layers
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .

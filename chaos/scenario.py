@@ -23,6 +23,8 @@ SECOND = 1_000_000_000
 MS = 1_000_000
 SEED_MAX = 2**63
 TIERS = ("sim", "disk", "process", "network")
+WALL_NS = 1_700_000_000 * SECOND
+LATE_NS = 5_000_000_000 * SECOND  # 2128: the longest holds now end after the last timestamp
 BURSTS = 5
 BURST_NS = 10 * MS
 MIX = {
@@ -60,6 +62,7 @@ class Load(Strict):
     hot_share: float = 0.2
     give_up_share: float = 0.03
     bursts_share: float = 0.5  # of the seeds: requests come in a few bursts
+    late_share: float = 0.0  # of the seeds: in the year 2128 (sim)
     mix: dict[str, int] = msgspec.field(default_factory=lambda: dict(MIX))
 
 
@@ -184,6 +187,7 @@ class Plan(Strict):
     sync_us: tuple[int, int]
     sessions: tuple[int, ...]  # of each client
     bounds: dict[str, float]  # what differs from the server's configuration
+    wall_ns: int  # the wall clock when the run begins
     entries: list[dict[str, Any]]
 
 
@@ -248,6 +252,7 @@ def expand(scenario: Scenario, seed: int) -> Plan:
         sync_us=scenario.disk.sync_us,
         sessions=sessions,
         bounds=_bounds(scenario, draw),
+        wall_ns=LATE_NS if draw.chance(scenario.workload.late_share, "late") else WALL_NS,
         entries=entries,
     )
 

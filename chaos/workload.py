@@ -54,6 +54,19 @@ WRONG_TRANSFERS: tuple[Event, ...] = (
     {"flags": int(F.pending), "timeout": 2**32 - 1}, {"amount": ALL}, {"amount": ALL - 1},
     {"flags": int(F.pending), "amount": ALL}, {"flags": int(F.linked)},
 )  # fmt: skip
+# Books that begin with imports: accounts of the first moments, then transfers that are too early
+# for one of their accounts, or hold money for a time.
+IMPORTED_ACCOUNTS: tuple[Event, ...] = tuple(
+    {"id": 79 + n, "ledger": 1, "code": 1, "flags": int(A.imported), "timestamp": 1 + n}
+    for n in range(2)
+)
+IMPORTED_TRANSFERS: tuple[Event, ...] = (
+    {"id": 901, "debit_account_id": 79, "credit_account_id": 1},
+    {"id": 902, "debit_account_id": 1, "credit_account_id": 79},
+    {"id": 903, "debit_account_id": 79, "credit_account_id": 80, "timeout": 5,
+     "flags": int(F.imported | F.pending)},
+)  # fmt: skip
+IMPORTS_SHARE = 0.25
 WRONG_SETTLES: tuple[Event, ...] = (
     {"flags": int(F.post_pending | F.void_pending)}, {"pending_id": 0}, {"pending_id": ALL},
     {"pending_id": 12_345}, {"timeout": 1}, {"debit_account_id": 998}, {"ledger": 9}, {"code": 9},
@@ -96,7 +109,15 @@ class Workload:
         """The requests that create the accounts."""
         half = len(self.accounts) // 2
         parts = [self.accounts[:half], self.accounts[half:]]
-        return [(Operation.create_accounts, [part]) for part in parts if part]
+        asked = [(Operation.create_accounts, [part]) for part in parts if part]
+        if self.random.random() >= IMPORTS_SHARE:
+            return asked
+        early = {"ledger": 1, "code": 1, "amount": 1, "timestamp": 3, "flags": int(F.imported)}
+        imports = [early | one for one in IMPORTED_TRANSFERS]
+        return [
+            (Operation.create_accounts, [list(IMPORTED_ACCOUNTS)]), *asked,
+            (Operation.create_transfers, [imports]),
+        ]  # fmt: skip
 
     def next(self) -> tuple[Operation, list[list[Any]]]:
         kind = self.random.choices(self.kinds, self.weights)[0]

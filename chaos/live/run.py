@@ -21,7 +21,7 @@ from chaos import shim
 from chaos.live.network import Network
 from chaos.live.server import Server
 from chaos.live.world import World
-from chaos.scenario import MS, SECOND, Plan
+from chaos.scenario import MS, SECOND, WALL_NS, Plan
 from chaos.sim import checks
 from chaos.sim.run import Outcome, Run, Troubles
 from chaos.sim.server import empty_book, memory
@@ -47,7 +47,7 @@ class LiveRuns:
     def __enter__(self) -> LiveRuns:
         self._root = Path(tempfile.mkdtemp(prefix="chaos-template-", dir=memory()))
         self._template = self._root / "book"
-        empty_book(self._template)
+        empty_book(self._template, WALL_NS)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -39,21 +39,25 @@ class Outcome:
 
 
 class Runs:
-    """Runs plans, one after the other. Use it as a context: it keeps an empty book to copy."""
+    """Runs plans, one after the other. Use it as a context: it keeps empty books to copy."""
 
     def __enter__(self) -> Runs:
         self._root = Path(tempfile.mkdtemp(prefix="chaos-template-", dir=memory()))
-        self._template = self._root / "book"
-        empty_book(self._template)
         return self
 
     def __exit__(self, *exception: object) -> None:
         shutil.rmtree(self._root, ignore_errors=True)
 
+    def _template(self, wall_ns: int) -> Path:
+        path = self._root / f"book-{wall_ns}"
+        if not path.exists():
+            empty_book(path, wall_ns)
+        return path
+
     def run(self, plan: Plan) -> Outcome:
         world = World(plan.seed)
         with virtual_door(world), configured(plan.bounds):
-            run = virtual(world, plan, self._template)
+            run = virtual(world, plan, self._template(plan.wall_ns))
             try:
                 run.all()
             except checks.Broken as broken:
@@ -70,7 +74,8 @@ def virtual(world: World, plan: Plan, template: Path) -> Run:
     low, high = plan.delay_us
     network = Network(world, (low * 1000, high * 1000), plan.cut_share)
     sync_low, sync_high = plan.sync_us
-    server = Server(world, network, template, (sync_low * 1000, sync_high * 1000))
+    sync_ns = (sync_low * 1000, sync_high * 1000)
+    server = Server(world, network, template, sync_ns, plan.wall_ns)
     run = Run(world, plan, network, server)
     run.troubles = Troubles(run)
     return run

@@ -30,7 +30,6 @@ from ledger.group import Group
 from ledger.journal import Journal, Room
 
 CLUSTER = 7
-WALL_NS = 1_700_000_000 * SECOND  # the wall clock when a run begins
 RELEASE = config.RELEASE
 BACK_AFTER_NS = 200 * MS  # how long a supervisor takes to start a process again
 
@@ -184,10 +183,10 @@ def virtual_door(world: World) -> Iterator[None]:
         binary.log.disabled = was
 
 
-def empty_book(directory: Path) -> None:
+def empty_book(directory: Path, wall_ns: int) -> None:
     """A new book whose one group holds the start record of the run's first moment."""
     core, _ = new_core()
-    core.start(WALL_NS, WALL_NS, RELEASE)
+    core.start(wall_ns, wall_ns, RELEASE)
     fields, body = core.take_group()
     del fields["group"]
     Journal.create(directory, CLUSTER, Group(body, **fields))
@@ -213,9 +212,11 @@ class Server:
     """The process that is killed and started again, and the disk and clocks it stands on."""
 
     def __init__(
-        self, world: World, network: Network, template: Path, sync_ns: tuple[int, int]
-    ) -> None:
+        self, world: World, network: Network, template: Path, sync_ns: tuple[int, int],
+        wall_ns: int,
+    ) -> None:  # fmt: skip
         self.world, self.network, self.sync_ns = world, network, sync_ns
+        self._wall_ns = wall_ns
         self.root = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory()))
         self.directory = self.root / "book"
         shutil.copytree(template, self.directory)
@@ -248,7 +249,7 @@ class Server:
     # ---- clocks ---------------------------------------------------------------------------------
 
     def wall_ns(self) -> int:
-        return WALL_NS + self.world.now_ns + self.wall_step_ns
+        return self._wall_ns + self.world.now_ns + self.wall_step_ns
 
     # ---- the life of a process ------------------------------------------------------------------
 
