@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 WAIT_SECONDS_MAX = 60.0
@@ -20,19 +20,24 @@ SERVE = [sys.executable, "-m", "ledger", "serve"]
 
 
 class Server:
-    """One `ledger serve` over a directory; keeps its port from one start to the next."""
+    """One `ledger serve` over a directory; keeps its port from one start to the next.
+
+    `prefix` goes before the command and must become it, so that the process id stays.
+    """
 
     def __init__(
         self,
         directory: Path,
         cluster: int = 0,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
         **options: object,
     ) -> None:
         self.directory = directory
         self.cluster = cluster
         self.address = "127.0.0.1:0"
         self.log: list[str] = []
+        self._prefix = list(prefix)
         self._env = dict(os.environ) | dict(env or {})
         self._arguments: list[str] = []
         for name, value in options.items():
@@ -51,7 +56,7 @@ class Server:
     def begin(self, **env: str) -> None:
         """Start the process without waiting for it to listen."""
         assert self._process is None or self._process.poll() is not None, "still running"
-        command = [*SERVE, str(self.directory)]
+        command = [*self._prefix, *SERVE, str(self.directory)]
         command += ["--address", self.address, "--cluster", str(self.cluster), *self._arguments]
         self.log = []
         self._process = subprocess.Popen(
@@ -96,6 +101,12 @@ class Server:
             )
             assert found(), f"no {text!r} from the server (exit {self._process.poll()}): {self.log}"
             return found()[0]
+
+    @property
+    def listens(self) -> bool:
+        """Whether it has said by now that it listens."""
+        with self._said:
+            return any(LISTENING in line for line in self.log)
 
     def wait_listening(self) -> None:
         line = self.wait_line(LISTENING)
