@@ -165,9 +165,10 @@ class _Sale:
     def go(self) -> None:
         share = f"{self.control.hot_share:.0%} to one merchant"
         rate, own_at_sale = self.own_at_sale(share)
+        self.broken += judged(own_at_sale)
         lock_rate = self.postgres(share, rate)
         own = self.own(share, lock_rate)
-        self.broken += judged(own) + judged(own_at_sale)
+        self.broken += judged(own)
         self.arms.insert(-1, own.arm)
         self.arms.append(own_at_sale.arm)
         self.figures |= {
@@ -203,7 +204,7 @@ class _Sale:
         closed = self.own(share, 0.0, self.search_seconds)
         self.broken += closed.broken
         self.searched.append(closed.arm)
-        rate = min(SALE_RATE, OWN_RATE_SHARE * closed.arm.done_per_second)
+        rate = min(SALE_RATE, max(1.0, OWN_RATE_SHARE * closed.arm.done_per_second))
         for left in reversed(range(OWN_TRIES_MAX)):
             rate = float(round(rate, -3) if rate > 10_000 else round(rate))
             found = self.own(share, rate)
@@ -212,8 +213,10 @@ class _Sale:
             self.broken += found.broken
             self.searched.append(found.arm)
             rate *= OWN_RATE_SHARE
-        carried = "carries" if rate == SALE_RATE else f"does not carry {SALE_RATE:,}/s but"
-        self.figures["sale_rate"] = f"{rate:,.0f}/s: the ledger {carried} this on this machine"
+        told = "which the ledger carries here"
+        if rate < SALE_RATE:
+            told = f"the highest found that the ledger sustains here; {SALE_RATE:,}/s is more"
+        self.figures["sale_rate"] = f"{rate:,.0f}/s, {told}"
         return rate, found
 
     # ---- PostgreSQL -----------------------------------------------------------------------------
