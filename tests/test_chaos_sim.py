@@ -266,7 +266,7 @@ BUGS = {
     swallow_a_failed_append: ("power-cuts", "behind-the-line"),
     forget_burned_ids: ("power-cuts", "chain replay-equal"),
     forget_the_last_request: ("retry-storm", "replay-equal"),
-    take_money_when_replaying: ("power-cuts", "replay-equal"),
+    take_money_when_replaying: ("power-cuts", "replay-equal chain"),
     resend_another_reply: ("retry-storm", "original-reply"),
     forget_who_waits: ("swarm", "bounded live"),
     answer_after_the_end: ("power-cuts", "fail-stop"),

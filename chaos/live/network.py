@@ -13,7 +13,6 @@ import selectors
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
 
 from chaos.live.world import World
 from chaos.sim import network
@@ -51,7 +50,6 @@ class Wire:
             self._gone()
             return
         self._watch()
-        self._network.listening()
         if self._line.end is not None:
             self._line.established = True
             self._line.end.opened(self._line)
@@ -152,7 +150,6 @@ class Network(network.Network):
         self.real = real
         self.address = ("127.0.0.1", 0)
         self.cuts: dict[str, deque[int]] = {}  # of each client: after how many bytes to reset
-        self.listening: Callable[[], None] = lambda: None  # a connection was accepted
 
     def _reach(self, connection: Connection) -> None:
         """The first packet arrives at the machine."""

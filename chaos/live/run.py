@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from chaos.sim.server import empty_book, memory
 
 HEAL_NS_MAX = 40 * SECOND
 SLOW_SYNC_MS = 60
+LATE_TIMES_MAX = 4  # how many times the plan's time its lives may take beyond it
 
 
 def missing() -> str | None:
@@ -42,7 +44,13 @@ def missing() -> str | None:
 
 
 class LiveRuns:
-    """Runs plans on real processes, one after the other. Use it as a context."""
+    """Runs plans on real processes, one after the other. Use it as a context.
+
+    `environment` is what the server's process has beside this one's.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
 
     def __enter__(self) -> LiveRuns:
         self._root = Path(tempfile.mkdtemp(prefix="chaos-template-", dir=memory()))
@@ -57,7 +65,7 @@ class LiveRuns:
         with World(plan.seed) as world:
             low, high = plan.delay_us
             network = Network(world, (low * 1000, high * 1000), plan.cut_share)
-            server = Server(world, network, self._template)
+            server = Server(world, network, self._template, self._environment)
             try:
                 server.first()
                 run = _LiveRun(world, plan, network, server)
@@ -74,6 +82,11 @@ class LiveRuns:
 
 class _LiveRun(Run):
     heal_ns_max = HEAL_NS_MAX
+
+    def _last_troubles(self, horizon_ns: int) -> None:
+        """A slow machine needs longer for as many lives."""
+        world = self.world
+        world.run(lambda: not self.server.harmed, world.now_ns + LATE_TIMES_MAX * horizon_ns)
 
 
 class _Troubles(Troubles):

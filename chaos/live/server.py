@@ -29,6 +29,7 @@ from ledger.errors import LedgerError
 from ledger.failpoint import VARIABLE
 
 BACK_AFTER_NS = 20 * MS
+LOOK_NS = 10 * MS
 LIFE_NS_MAX = 1_500 * MS  # after which a life that was to end is ended
 KILLS = ("kill", "kill-after")
 
@@ -36,7 +37,9 @@ KILLS = ("kill", "kill-after")
 class Server:
     """The process over one book, and what it is known to have done. Remove it in the end."""
 
-    def __init__(self, world: World, network: Network, template: Path) -> None:
+    def __init__(
+        self, world: World, network: Network, template: Path, environment: dict[str, str]
+    ) -> None:
         self.world, self.network = world, network
         self.root = Path(tempfile.mkdtemp(prefix="chaos-live-", dir=memory()))
         self.directory, self._control = self.root / "book", self.root / "control"
@@ -49,11 +52,10 @@ class Server:
         self._ready = self._ending = self._healed = self._frozen = False
         self._expected: set[int] = set()  # how this process may end
         self._descriptor = -1
-        env = shim.environment(self.directory, control=self._control)
+        env = shim.environment(self.directory, control=self._control) | environment
         shim.switch(self._control)
         # The book begins in the past, as all books of a seed do.
         self._process = process.Server(self.directory, CLUSTER, env, accept_clock=True)
-        network.listening = self._listening
 
     def first(self) -> None:
         """Start and end it once, so that its port is known."""
@@ -88,6 +90,7 @@ class Server:
         self._process.begin(**setting)
         self._descriptor = os.pidfd_open(self._process.pid)
         self.world.watch(self._descriptor, selectors.EVENT_READ, self._died)
+        self.world.after(LOOK_NS, self._look, self.starts)
 
     def _rule(self, life: dict[str, Any] | None) -> None:
         """Put the life's rule for calls in force, or none."""
@@ -98,13 +101,16 @@ class Server:
         self._expected.add(died)
         shim.switch(self._control, f"{life['calls']} {life['nth']} {life['action']}")
 
-    def _listening(self) -> None:
-        """Somebody got through: what is meant for the work begins."""
-        life = self._life
-        if self._ready or life is None or self._healed:
-            self._ready = True
+    def _look(self, number: int) -> None:
+        """Once it listens, what is meant for the work begins."""
+        if number != self.starts or self._descriptor < 0:
             return
-        self._ready = True
+        if not self._process.listens:
+            self.world.after(LOOK_NS, self._look, number)
+            return
+        self._ready, life = True, self._life
+        if life is None or self._healed:
+            return
         if life["arm"] == "call":
             self._rule(life)
         after = life["after_ns"] if life["arm"] == "time" else LIFE_NS_MAX
@@ -128,6 +134,7 @@ class Server:
             self.world.count("fail-stop")
         if life is not None and code:
             self.world.count(f"life {_kind(life)}")
+        self._life = None
         self.world.after(BACK_AFTER_NS, self.start)
 
     def _forget(self) -> None:
@@ -179,6 +186,11 @@ class Server:
         shim.switch(self._control)
         if self._descriptor >= 0:
             self._thaw(self._process.pid)
+
+    @property
+    def harmed(self) -> bool:
+        """Whether lives are left that are to end."""
+        return bool(self.lives) or self._life is not None
 
     @property
     def idle(self) -> bool:

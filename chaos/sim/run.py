@@ -110,6 +110,7 @@ class Run:
         if world.broken is not None:
             return
         world.now_ns = max(world.now_ns, horizon)
+        self._last_troubles(horizon)
         self.troubles.heal()
         self._until(lambda: not any(one.busy for one in self.clients), "requests")
         closing = self._close()
@@ -127,6 +128,9 @@ class Run:
         evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
         checks.judge(self.server.directory, histories, live, evicted)
         world.note(f"state {live.hex() if live else 'not told'}")
+
+    def _last_troubles(self, horizon_ns: int) -> None:
+        """What the plan's time was not enough for; on virtual time it always is."""
 
     def _until(self, done: Any, what: str) -> None:
         world = self.world
