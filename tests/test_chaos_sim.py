@@ -270,7 +270,7 @@ BUGS = {
     resend_another_reply: ("retry-storm", "original-reply"),
     forget_who_waits: ("swarm", "bounded live"),
     answer_after_the_end: ("power-cuts", "fail-stop"),
-    lose_the_last_group_in_a_crash: ("power-cuts", "durable"),
+    lose_the_last_group_in_a_crash: ("power-cuts", "durable chain"),
 }
 
 
