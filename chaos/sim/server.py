@@ -270,10 +270,10 @@ class Server:
             clock = Clock(self.wall_ns, lambda: world.now_ns)
             clock.check_start(self.core.clock_ns)
         except LedgerStopped as error:
-            world.breaks("live", f"the book cannot be opened: {error}")
+            world.breaks("live", f"the book cannot be opened: {self._told(error)}")
             return
         except LedgerError as error:
-            world.breaks("chain", f"the book is refused: {error}")
+            world.breaks("chain", f"the book is refused: {self._told(error)}")
             return
         world.note(f"start {self.starts}: position {journal.position}")
         if journal.position < self.acknowledged:
@@ -290,6 +290,10 @@ class Server:
         )  # fmt: skip
         self.engine.start(self.wall_ns(), RELEASE)
         self._door = SimDoor(self.engine, self._runner, world)
+
+    def _told(self, error: LedgerError) -> str:
+        """What an error says, without the scratch folder's name, which is another in each run."""
+        return str(error).replace(str(self.directory), "the book")
 
     def _stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped for good: the process ends and is started again."""
