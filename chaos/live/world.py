@@ -44,12 +44,10 @@ class World(world.World):
 
     def run(self, done: Callable[[], bool], until_ns: int) -> None:
         """Let things happen until `done`, a broken invariant, or `until_ns`."""
-        while self.broken is None and not done():
-            self._now()
-            if self.now_ns >= until_ns:
-                return
+        while True:
+            # First what is due: a machine that is late must not leave any of it out.
             self._due()
-            if self.broken is not None or done():
+            if self.broken is not None or done() or self.now_ns >= until_ns:
                 return
             next_ns = min(self._heap[0][0], until_ns) if self._heap else until_ns
             wait = min(SELECT_SECONDS_MAX, max(0, next_ns - self._now()) / SECOND)
