@@ -90,16 +90,17 @@ class Server:
 
     def wait_line(self, text: str) -> str:
         """The first line of output that contains `text`."""
-        assert self._process is not None
+        process = self._process
+        assert process is not None
 
         def found() -> list[str]:
             return [line for line in self.log if text in line]
 
         with self._said:
             self._said.wait_for(
-                lambda: found() or self._process.poll() is not None, WAIT_SECONDS_MAX
+                lambda: found() or process.poll() is not None, WAIT_SECONDS_MAX
             )
-            assert found(), f"no {text!r} from the server (exit {self._process.poll()}): {self.log}"
+            assert found(), f"no {text!r} from the server (exit {process.poll()}): {self.log}"
             return found()[0]
 
     @property

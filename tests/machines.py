@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
@@ -18,6 +19,8 @@ def can(source: ModuleType) -> bool:
     """Whether this machine allows it; if not, it has said so in a line for people."""
     reason = source.missing()
     assert reason is None or readable(reason), reason
+    if reason is not None:
+        warnings.warn(f"not seen here: {reason}", stacklevel=2)
     return reason is None
 
 

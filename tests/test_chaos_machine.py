@@ -10,6 +10,7 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_a_machine_without_the_tools_says_which(
 
 
 def test_a_machine_without_libfaketime_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (faketime.missing() is None) == (faketime.library() is not None)
     monkeypatch.setattr(faketime, "_FOLDERS", ())
     assert faketime.missing() == "stepped wall clock: libfaketime.so.1 is not installed"
 
@@ -346,6 +348,14 @@ def test_a_file_that_may_not_grow(tmp_path: Path, ignores: str) -> None:
         code = child.process.wait(10)
         assert code == (0 if ignores == "ignore" else -signal.SIGXFSZ)
     assert path.stat().st_size == 10_500
+
+
+def test_a_limited_process_dies_of_what_its_wrapper_ignores() -> None:
+    if not can(limits):
+        return
+    for name in ("XFSZ", "PIPE"):
+        words = [*limits.prefix(files_max=30), "sh", "-c", f"kill -s {name} $$"]
+        assert subprocess.run(words).returncode == -signal.Signals[f"SIG{name}"]
 
 
 def test_a_server_whose_files_may_not_grow_stops(tmp_path: Path) -> None:

@@ -45,13 +45,17 @@ class Conditions:
 
 @dataclasses.dataclass(kw_only=True)
 class Counts:
-    """Packets so far: what became of each. `overflowed` is what a full queue did not take."""
+    """Packets so far: what became of each. `overflowed` is what a full queue did not take.
+
+    `under_way` are those that neither arrived nor were stopped yet.
+    """
 
     carried: int = 0
     lost: int = 0
     doubled: int = 0
     stopped: int = 0
     overflowed: int = 0
+    under_way: int = 0
 
 
 class Pump:
@@ -61,16 +65,16 @@ class Pump:
         self._sides = (near, far)
         self._chance = [random.Random(f"{seed} {way}") for way in ("there", "back")]
         self._latest_ns = [0, 0]
-        self._queue: list[tuple[int, int, int, bytes]] = []
+        self.queue: list[tuple[int, int, int, bytes]] = []
         self._number = 0
         self.conditions = Conditions()
         self.counts = Counts()
 
     def wait_seconds(self) -> float:
         """How long nothing is due."""
-        if not self._queue:
+        if not self.queue:
             return IDLE_SECONDS
-        return max(0, self._queue[0][0] - time.monotonic_ns()) / 1e9
+        return max(0, self.queue[0][0] - time.monotonic_ns()) / 1e9
 
     def take(self, side: int) -> None:
         """Read what came in at a side, some at a time so that nothing due waits for it."""
@@ -89,7 +93,7 @@ class Pump:
             self.counts.stopped += 1
         elif loss < self.conditions.loss:
             self.counts.lost += 1
-        elif len(self._queue) >= QUEUE_PACKETS_MAX:
+        elif len(self.queue) >= QUEUE_PACKETS_MAX:
             self.counts.overflowed += 1
         else:
             low, high = self.conditions.delay_ms
@@ -100,13 +104,13 @@ class Pump:
             self.counts.doubled += copies - 1
             for _ in range(copies):
                 self._number += 1
-                heapq.heappush(self._queue, (due_ns, self._number, way, packet))
+                heapq.heappush(self.queue, (due_ns, self._number, way, packet))
 
     def deliver(self) -> None:
         """Write what is due. What was under way when its direction was cut does not arrive."""
         now_ns = time.monotonic_ns()
-        while self._queue and self._queue[0][0] <= now_ns:
-            _, _, way, packet = heapq.heappop(self._queue)
+        while self.queue and self.queue[0][0] <= now_ns:
+            _, _, way, packet = heapq.heappop(self.queue)
             if self.conditions.cut[way]:
                 self.counts.stopped += 1
                 continue
@@ -127,6 +131,7 @@ def main(near: int, far: int, seed: str) -> None:
             if not line:
                 return
             pump.conditions = Conditions(**json.loads(line))
+            pump.counts.under_way = len(pump.queue)
             os.write(1, json.dumps(dataclasses.asdict(pump.counts)).encode() + b"\n")
         pump.deliver()
         for side, descriptor in enumerate((near, far)):
