@@ -15,7 +15,7 @@ import msgspec
 from chaos import disk_mutants
 
 FOLDER = Path(__file__).parent
-TIERS = ("sim", "disk", "tests")
+TIERS = ("sim", "disk", "process", "network", "tests")
 IMAGES = 600  # of a recording of the disk tier, at first
 
 
@@ -32,7 +32,7 @@ class Edit(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Mutant(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One fault. `run` is a scenario of the sim tier, or a file of tests.
+    """One fault. `run` is a scenario of the tier, or a file of tests.
 
     `runtime` names one of disk_mutants, which needs no edit. `images` is the disk tier's.
     """

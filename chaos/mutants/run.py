@@ -1,8 +1,8 @@
 """One mutant after the other on its tier: caught, and by which check, or not.
 
-A tier is run as anybody runs it, in the copy: the sim tier by its command line, a few seeds first
-and many more only when those saw nothing; the disk tier's images; a file of tests. Only what a
-check says counts: a run that falls over by itself is told as that, and is no catch. This file
+A tier is run as anybody runs it, in the copy: scenarios by their command line, a few seeds first
+and more only when those saw nothing; the disk tier's images; a file of tests. Only what a check
+says counts: a run that falls over by itself is told as that, and is no catch. This file
 knows no mutant by name.
 """
 
@@ -21,11 +21,12 @@ from chaos.mutants import patch
 from chaos.mutants.patch import Mutant, Refused
 from chaos.mutants.tree import Ended, Tree
 
-SEEDS = (40, 160, 1_800)  # of a scenario, one step after the other until something is seen
+# Seeds of a scenario by its tier, one step after the other until something is seen.
+SEEDS = {"sim": (40, 160, 1_800), "process": (1, 2, 4), "network": (1, 2, 4)}
 IMAGES_AGAIN = 4  # times as many images, when the first ones show nothing
 DISK_SEED = 7
 WHAT_MAX = 300
-EXCEPTION = "an exception:"  # how the sim tier begins to tell of an error of its own
+EXCEPTION = "an exception:"  # how a tier begins to tell of an error of its own
 IMAGES = """
 import sys, msgspec
 from chaos import disk
@@ -111,10 +112,10 @@ def one(mutant: Mutant, base: Tree, place: str, control: bool = False) -> Row:
 
 
 def _steps(mutant: Mutant, tree: Tree) -> Iterator[Seen]:
-    if mutant.tier == "sim":
+    if mutant.tier in SEEDS:
         first = 0
-        for seeds in SEEDS:
-            yield _sim(tree, mutant.run, first, seeds)
+        for seeds in SEEDS[mutant.tier]:
+            yield _plans(tree, mutant.run, first, seeds)
             first += seeds
     elif mutant.tier == "disk":
         yield _disk(tree, DISK_SEED, mutant.images, mutant.runtime)
@@ -123,7 +124,7 @@ def _steps(mutant: Mutant, tree: Tree) -> Iterator[Seen]:
         yield _tests(tree, mutant.run)
 
 
-def _sim(tree: Tree, scenario: str, first: int, seeds: int) -> Seen:
+def _plans(tree: Tree, scenario: str, first: int, seeds: int) -> Seen:
     out = tree.root / "failures"
     ended = tree.run(
         "-m", "chaos", "run", scenario, "--seed", str(first), "--seeds", str(seeds), "--json",
@@ -133,6 +134,8 @@ def _sim(tree: Tree, scenario: str, first: int, seeds: int) -> Seen:
     if stopped is not None:
         return Seen(seeds, 1, "invariant", stopped)
     report = _json(ended)
+    if "skipped" in report:
+        raise Refused(f"{scenario} was skipped: {report['skipped']}")
     told = [row for row in report["failures"] if not row["what"].startswith(EXCEPTION)]
     if not told and report["failures"]:
         row = report["failures"][0]
