@@ -11,6 +11,7 @@ sessions, no multi-batch trailer: a request is an operation, a list of batches a
 from collections import namedtuple
 from copy import copy
 from enum import IntEnum
+from typing import Any
 
 U128_MAX = 2**128 - 1
 TIMESTAMP_MAX = 2**63 - 1
@@ -19,7 +20,7 @@ QUERY_LIMIT_MAX = 8189
 EXPIRIES_PER_STEP = 8190
 
 
-def numbered(name: str, table: str) -> type[IntEnum]:
+def numbered(name: str, table: str) -> Any:
     words = table.split()
     return IntEnum(name, [(words[n + 1], int(words[n])) for n in range(0, len(words), 2)])
 

@@ -24,7 +24,7 @@ class SmallDisk:
         self.directory.mkdir()
         self.env: dict[str, str] = {}
         self._ballast = self.directory / "ballast"
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", self.directory]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.directory)]
         self.is_real = subprocess.run(mount, capture_output=True).returncode == 0
         if not self.is_real:
             self._ballast = place / "ballast"
@@ -45,7 +45,7 @@ class SmallDisk:
 
     def make_readonly(self) -> bool:
         """Whether that could be done."""
-        mount = ["mount", "-o", "remount,ro", self.directory]
+        mount = ["mount", "-o", "remount,ro", str(self.directory)]
         return self.is_real and subprocess.run(mount, capture_output=True).returncode == 0
 
     def end(self) -> None:

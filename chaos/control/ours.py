@@ -13,7 +13,7 @@ import msgspec
 
 from chaos.control.arm import DEADLINE_SECONDS, Arm
 from chaos.process import Server
-from ledger import load
+from ledger import load, load_report
 from ledger.verify import verify
 
 SESSIONS, CONNECTIONS = 20, 50  # each session has one payment under way
@@ -91,7 +91,7 @@ def _arm(name: str, report: load.Report, seconds: float) -> Arm:
     )
 
 
-def _late_max(latency: load.Latency) -> int:
+def _late_max(latency: load_report.Latency) -> int:
     """How many were done after the deadline, at most: percentiles tell no more."""
     deadline_ns = DEADLINE_SECONDS * NS
     shares = ((latency.p50_ns, 1.0), (latency.p99_ns, 0.5), (latency.p99_9_ns, 0.01),

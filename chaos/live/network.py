@@ -17,6 +17,7 @@ from collections import deque
 from chaos.live.world import World
 from chaos.sim import network
 from chaos.sim.network import Connection
+from chaos.sim.world import MS
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 CHUNK_BYTES = 1 << 16
@@ -156,7 +157,7 @@ class Network(network.Network):
         if connection.end is None:
             return
         if "partition" in connection.up.held:
-            self.world.after(50 * network.MS, self._reach, connection)
+            self.world.after(50 * MS, self._reach, connection)
             return
         wire = Wire(self, connection)
         connection.transport = wire  # type: ignore[assignment]
@@ -174,7 +175,7 @@ class Network(network.Network):
 
     def wires(self, client: int) -> list[Wire]:
         """The living sockets of a client."""
-        found = [line.transport for line in self.of(client)]
+        found: list[object] = [line.transport for line in self.of(client)]
         return [one for one in found if isinstance(one, Wire) and one.open]
 
     def close(self) -> None:

@@ -92,6 +92,8 @@ class _LiveRun(Run):
 class _Troubles(Troubles):
     """What the sim tier's faults are on a real process, and those that only it has."""
 
+    _network: Network
+
     def plan(self, entry: dict[str, Any]) -> None:
         if entry["do"] == "life":
             self._server.lives.append(entry)
