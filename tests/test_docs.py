@@ -15,12 +15,15 @@ from pathlib import Path
 import click
 import pytest
 
+from chaos import catalog
+from chaos.cli import main as chaos
+from chaos.scenario import Refused
 from ledger.cli import cli
 from tools import docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def commands(page: str) -> list[list[str]]:
@@ -37,7 +40,13 @@ def check(words: list[str]) -> None:
     if words[0] == "make":
         assert set(words[1:]) <= TARGETS, f"no such target: {words}"
         return
-    assert words[0] == "ledger", f"neither make nor ledger: {words}"
+    if words[:3] == ["python", "-m", "chaos"]:
+        asked = chaos.commands.get(words[3])
+        assert asked is not None, f"no such command: {words}"
+        with asked.make_context(words[3], words[4:]) as context:
+            catalog.chosen(context.params.get("names", ()))
+        return
+    assert words[0] == "ledger", f"neither make, chaos nor ledger: {words}"
     command = cli.commands.get(words[1])
     assert command is not None, f"no such command: {words}"
     command.make_context(words[1], list(words[2:]))
@@ -84,6 +93,8 @@ def test_commands_of_the_pages_are_commands(page: Path) -> None:
     "line",
     [
         "make nothing-of-the-kind",
+        "python -m chaos jump",
+        "python -m chaos run nothing-of-the-kind",
         "ledger serves books/main",
         "ledger serve books/main --adress 127.0.0.1:3000",
         "ledger serve books/main --address 3000",
@@ -92,7 +103,7 @@ def test_commands_of_the_pages_are_commands(page: Path) -> None:
 )
 def test_what_is_no_command_is_seen(line: str) -> None:
     [words] = commands(f"Text\n\n```sh\n{line}  # why\n```\n")
-    with pytest.raises((AssertionError, click.UsageError)):
+    with pytest.raises((AssertionError, click.UsageError, Refused)):
         check(words)
 
 
