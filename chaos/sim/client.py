@@ -169,7 +169,8 @@ class Client:
         self._silent += 1
         session.interval_ns = min(2 * session.interval_ns, RESEND_NS_MAX)
         main = self._main
-        if self._silent > SILENCE_RESENDS * len(self.sessions) and not self.storming and main:
+        asking = sum(one.flight is not None for one in self.sessions)
+        if self._silent > SILENCE_RESENDS * asking and not self.storming and main:
             tells = self.world.draw.chance(0.5, main.name + "/leaves")
             self.drop(tells)
         self._send(session, request)
