@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Tally:
         self.codes: Counter[str] = Counter()
         self.run_ns = 0  # by the clock of the runs
         self.failures: list[Failure] = []
+        self.traces: dict[int, str] = {}  # the hash of each seed's trace
         self.seeds = 0
         self.seconds = 0.0
 
@@ -53,6 +55,7 @@ class Tally:
         self.seen.update(outcome.seen)
         self.codes.update(outcome.codes)
         self.run_ns += outcome.virtual_ns
+        self.traces[outcome.plan.seed] = outcome.trace_hash
         if outcome.broken is not None:
             self.failures.append(failure.of(outcome))
 
@@ -61,7 +64,13 @@ class Tally:
         self.codes += other.codes
         self.run_ns += other.run_ns
         self.failures += other.failures
+        self.traces |= other.traces
         self.seeds += other.seeds
+
+    def trace_hash(self) -> str:
+        """One hash of all traces: the same wherever the same seeds of the sim tier run."""
+        told = "\n".join(f"{seed} {trace}" for seed, trace in sorted(self.traces.items()))
+        return sha256(told.encode()).hexdigest()
 
 
 def _some(one: Scenario, seeds: range) -> Tally:

@@ -171,11 +171,14 @@ def _run_plans(
         "virtual_seconds": ran, "seen": dict(sorted(tally.seen.items())),
         "codes": dict(sorted(tally.codes.items())), "failures": failures,
     }  # fmt: skip
+    if one.tier == "sim":
+        report["trace_hash"] = tally.trace_hash()
     verdict = "[green]held[/]" if not failures else f"[red]{len(failures)} broken[/]"
     lines = [
         f"[bold]{one.name}[/]: {verdict}; {tally.seeds} seeds in {tally.seconds:.1f} s"
         f" ({rate}/min), {ran} s of {'virtual' if one.tier == 'sim' else 'real'} time,"
-        f" {len(tally.codes)} of {CODES} result codes",
+        f" {len(tally.codes)} of {CODES} result codes"
+        + (f", traces {tally.trace_hash()[:16]}" if one.tier == "sim" else ""),
         "  " + ", ".join(f"{what} {times}" for what, times in sorted(tally.seen.items())),
     ]
     lines += [f"  [red]{row['check']}[/] seed {row['seed']}: {row['file']}" for row in failures]

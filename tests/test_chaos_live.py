@@ -162,4 +162,5 @@ def test_a_batch_of_seeds_is_the_same_in_several_processes() -> None:
     found = scenario.find("retry-storm")
     alone, shared = batch.run(found, 40, 40, 1), batch.run(found, 40, 40, 2)
     assert (alone.seen, alone.codes, alone.run_ns) == (shared.seen, shared.codes, shared.run_ns)
+    assert alone.trace_hash() == shared.trace_hash() and len(alone.traces) == 40
     assert alone.seeds == shared.seeds == 40 and not alone.failures
