@@ -226,7 +226,8 @@ class _Run:
         """Send no more; what is due by now and not sent is counted."""
         if self.options.rate is not None and PHASES[self.phase] == "transfers":
             due = int(self.options.rate * (time.monotonic_ns() - self.begun_ns) / 1e9)
-            self.overdue = max(0, due - self.counters()["sent"])
+            counters = self.counters()
+            self.overdue = max(0, due - counters["sent"] - counters["duplicates_sent"])
         for connection in self.connections:
             connection.swarm.stop()
         self.look()
