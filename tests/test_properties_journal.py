@@ -362,11 +362,14 @@ class JournalMachine(RuleBasedStateMachine):
         assert_found(copy, "head stamp's check failed")
 
     def teardown(self) -> None:
-        if self.journal is not None:
-            self.read_back(0, True)
-            self.verify_whole()
-            self.journal.close()
-        shutil.rmtree(self.root)
+        try:
+            if self.journal is not None:
+                self.read_back(0, True)
+                self.verify_whole()
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+            shutil.rmtree(self.root)
 
 
 TestJournal = JournalMachine.TestCase

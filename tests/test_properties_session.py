@@ -411,21 +411,27 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.engine.cause is None
 
     def teardown(self) -> None:
+        try:
+            if self.parts is not None:
+                self._end()
+        finally:
+            if self.parts is not None:
+                self.parts.close()
+            shutil.rmtree(self.root)
+
+    def _end(self) -> None:
         """After a last restart, every session's last request gets its original reply."""
-        if self.parts is not None:
-            self.settle()
-            self.crash_and_recover(False)
-            self.settle()
-            state = self.model.state
-            for client, session in list(state.sessions.items()):
-                for frame in self.sent[client]:
-                    if frame[:16] == session.checksum:
-                        self._ask(frame, 0)
-                        assert self.peers[0].got[-1] == session.reply
-            self.everyone_got_what_is_theirs()
-            assert self._evictions_journaled() == state.evicted
-            self.parts.close()
-        shutil.rmtree(self.root)
+        self.settle()
+        self.crash_and_recover(False)
+        self.settle()
+        state = self.model.state
+        for client, session in list(state.sessions.items()):
+            for frame in self.sent[client]:
+                if frame[:16] == session.checksum:
+                    self._ask(frame, 0)
+                    assert self.peers[0].got[-1] == session.reply
+        self.everyone_got_what_is_theirs()
+        assert self._evictions_journaled() == state.evicted
 
     def _evictions_journaled(self) -> list[tuple[int, int]]:
         found = []
