@@ -12,7 +12,7 @@ from chaos.sale.timeline import POINT_SECONDS, Timeline
 
 INK, PALE, ALARM = "#1f3b57", "#7fa3c7", "#c0392b"
 SHADE_SECONDS_MIN = 0.06  # a trouble of a moment is still seen
-LABELS_APART = 0.16  # of the width
+CHARACTER_SHARE = 0.0095  # of the width
 LATE_MS = 1000.0
 
 
@@ -82,11 +82,12 @@ def _gapped(axes: object, timeline: Timeline, name: str, label: str, color: str)
 
 def _names(axes: object, timeline: Timeline, last: float) -> None:
     """Each trouble's name over its beginning, one line lower when the one before is near."""
-    row, before = 0, -last
+    row, free = 0, 0.0
     for fault in sorted(timeline.faults, key=lambda one: one.begin_seconds):
-        row = (row + 1) % 3 if fault.begin_seconds - before < LABELS_APART * last else 0
-        before = fault.begin_seconds
-        right = fault.begin_seconds > 0.85 * last
+        wide = (len(fault.name) + 2) * CHARACTER_SHARE * last
+        right = fault.begin_seconds + wide > last
+        row = (row + 1) % 3 if fault.begin_seconds - wide * right < free else 0
+        free = fault.begin_seconds + wide * (not right)
         axes.annotate(  # type: ignore[attr-defined]
             fault.name, (fault.begin_seconds, 0.97 - 0.08 * row),
             xycoords=("data", "axes fraction"), xytext=(-4 if right else 4, 0),

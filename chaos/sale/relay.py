@@ -53,8 +53,12 @@ class Relay:
     def cut(self) -> int:
         """Reset every connection at once; how many there were."""
         count = len(self._lines)
-        self._call(lambda: [line.cut() for line in list(self._lines)])
+        self._call(self._cut_all)
         return count
+
+    def _cut_all(self) -> None:
+        for line in list(self._lines):
+            line.cut()
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -64,7 +68,8 @@ class Relay:
 
     def _call(self, what: Callable[[], object]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (what(), done.set()))
+        self._loop.call_soon_threadsafe(what)
+        self._loop.call_soon_threadsafe(done.set)
         assert done.wait(START_SECONDS_MAX), "the relay does not answer"
 
     def connect(self, near: _Near) -> None:

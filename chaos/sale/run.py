@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -303,16 +304,19 @@ class Sale:
             stage.notice()
             if payer.report is not None:
                 rates.setdefault(label, []).append(payer.report.payments_per_second)
-        if len(rates) == 2:
-            first, second = (sum(rates[label]) / len(rates[label]) for label in (own, other))
-            ratio = first / second
+        if len(rates) == 2 and len(rates[own]) == len(rates[other]):
+            first, second = (median(rates[label]) for label in (own, other))
+            ratios = [one / two for one, two in zip(rates[own], rates[other], strict=True)]
+            ratio = median(ratios)
             stage.figures |= {
-                f"payments_per_second ({own})": int(first),
-                f"payments_per_second ({other})": int(second),
+                f"payments_per_second ({own})": [int(one) for one in rates[own]],
+                f"payments_per_second ({other})": [int(one) for one in rates[other]],
+                "ratio_of_each_turn": [round(one, 2) for one in ratios],
                 "ratio": round(ratio, 2),
             }
             stage.seen.append(
-                f"{first:,.0f} payments/s with {own}, {second:,.0f} with {other}: {ratio:.2f}"
+                f"{first:,.0f} payments/s with {own}, {second:,.0f} with {other} (medians);"
+                f" ratio of a turn {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             )
 
     # ---- afterwards -----------------------------------------------------------------------------

@@ -125,9 +125,12 @@ class Stage:
 
         Behind a link it is the payers who are on the far side.
         """
-        options = {"allow_plaintext": True} if self.link is not None else {}
-        self._server = Process(self.directory, env=self._environment(), **options)
-        if self.link is not None:
+        if self.link is None:
+            self._server = Process(self.directory, env=self._environment())
+        else:
+            self._server = Process(
+                self.directory, env=self._environment(), allow_plaintext=True
+            )
             self._server.address = f"{self.link.near_address}:0"
         self.closing.callback(self._server.close)
         self._server.start()
