@@ -17,7 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from chaos.mutants import patch, run, tree
 from chaos.mutants.patch import Mutant, Refused
@@ -127,7 +127,8 @@ def _say(rows: list[Row], seconds: float, as_json: bool) -> None:
         }  # fmt: skip
         click.echo(json.dumps(data))
         return
-    table = Table("mutant", "tier", "tried", "broken", "check", "first seen", "s", box=None)
+    name = Column("mutant", no_wrap=True)
+    table = Table(name, "tier", "tried", "broken", "check", "first seen", "s", box=None)
     for row in rows:
         broken = f"{row.broken} of {row.of}" if row.caught else "0"
         what = row.error or " ".join(row.what.split())[:WHAT_SHOWN]
