@@ -1,7 +1,7 @@
 """The command line: which mutants there are, and the table of who caught them.
 
-Exit codes: 0 every mutant was caught and the tree as it is held, 1 not so, 2 wrong usage or a
-mutant that does not fit the tree any more.
+Exit codes: 0 every mutant was caught and the tree as it is held, 1 not so, or a mutant does not fit
+the tree any more, 2 wrong usage or a file of mutants that cannot be read.
 """
 
 from __future__ import annotations
