@@ -21,24 +21,24 @@ CREATED = schema.TransferStatus.CREATED
 _RANDOM = np.random.default_rng(1)
 
 
-def accounts(flags: int = 0) -> Iterator[Rows]:
-    """Accounts 1 .. ACCOUNTS, in requests."""
-    for first in range(1, ACCOUNTS + 1, EVENTS):
-        rows = np.zeros(min(EVENTS, ACCOUNTS + 1 - first), schema.ACCOUNT)
+def accounts(flags: int = 0, accounts: int = ACCOUNTS) -> Iterator[Rows]:
+    """Accounts 1 .. `accounts`, in requests."""
+    for first in range(1, accounts + 1, EVENTS):
+        rows = np.zeros(min(EVENTS, accounts + 1 - first), schema.ACCOUNT)
         rows["id"][:, 0] = np.arange(first, first + len(rows))
         rows["ledger"] = rows["code"] = 1
         rows["flags"] = flags
         yield rows
 
 
-def transfers(request: int, count: int = EVENTS) -> Rows:
+def transfers(request: int, count: int = EVENTS, accounts: int = ACCOUNTS) -> Rows:
     """Plain transfers between accounts chosen at random; `request` makes their ids unique."""
     rows = np.zeros(count, schema.TRANSFER)
     rows["id"][:, 0] = np.arange(count)
     rows["id"][:, 1] = request + 1
-    debit = _RANDOM.integers(0, ACCOUNTS, count)
+    debit = _RANDOM.integers(0, accounts, count)
     rows["debit_account_id"][:, 0] = debit + 1
-    rows["credit_account_id"][:, 0] = (debit + _RANDOM.integers(1, ACCOUNTS, count)) % ACCOUNTS + 1
+    rows["credit_account_id"][:, 0] = (debit + _RANDOM.integers(1, accounts, count)) % accounts + 1
     rows["amount"][:, 0] = 1
     rows["ledger"] = rows["code"] = 1
     return rows
