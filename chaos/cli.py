@@ -181,7 +181,10 @@ def _run_plans(
         + (f", traces {tally.trace_hash()[:16]}" if one.tier == "sim" else ""),
         "  " + ", ".join(f"{what} {times}" for what, times in sorted(tally.seen.items())),
     ]
-    lines += [f"  [red]{row['check']}[/] seed {row['seed']}: {row['file']}" for row in failures]
+    shown = failures[: batch.FAILURES_MAX]
+    lines += [f"  [red]{row['check']}[/] seed {row['seed']}: {row['file']}" for row in shown]
+    if len(failures) > len(shown):
+        lines.append(f"  and {len(failures) - len(shown)} more, of which no file is kept")
     _say(as_json, report, "\n".join(lines))
     return len(failures)
 

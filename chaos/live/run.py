@@ -83,6 +83,12 @@ class LiveRuns:
 class _LiveRun(Run):
     heal_ns_max = HEAL_NS_MAX
 
+    def _rest(self) -> None:
+        """Real time is too dear to be waited for."""
+
+    def rested_ns(self) -> int:
+        return 0
+
     def _last_troubles(self, horizon_ns: int) -> None:
         """A slow machine needs longer for as many lives."""
         world = self.world

@@ -48,10 +48,11 @@ def judge(
     histories: list[list[Request]],
     live: bytes | None,
     evicted: Set[int] = frozenset(),
+    rested_ns: int = 0,
 ) -> model.Model:
     """Broken for the first invariant that does not hold. `live` is the hash of the last state,
     when it is known; `evicted` are the clients that were told that the server does not know their
-    session."""
+    session; a hold that was due by `rested_ns` must have ended."""
     runs, accounts = _journal(directory, live)
     history = [request for one in histories for request in one]
     creates = {(one.client, one.number): one for one in history if one.creates}
@@ -62,6 +63,9 @@ def judge(
         raise Broken("durable", f"client {client:x} lost a session that did not end")
     book = _replay(records, runs, history, creates)
     _real_time(history)
+    for id, due in book.expiries.items():
+        if due <= rested_ns:
+            raise Broken("holds", f"hold {id} was due at {due} and is still open at {rested_ns}")
     if book.accounts_state() != [accounts[at : at + 128] for at in range(0, len(accounts), 128)]:
         raise Broken("judged", "the accounts are not what the model says")
     _whole(history, book)

@@ -23,6 +23,7 @@ from chaos.sim.world import World
 from chaos.workload import records
 
 HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
+REST_NS = 5 * SECOND  # longer than most holds
 TAIL = 60  # lines of the trace that go to a failure's file
 LOOKUP_MAX = 500
 
@@ -114,20 +115,29 @@ class Run:
         self.troubles.heal()
         self._until(lambda: not any(one.busy for one in self.clients), "requests")
         closing = self._close()
+        self._rest()
         self._until(lambda: self.server.idle, "the server")
         if world.broken is None:
             self.server.check_bounds()
         if world.broken is not None:
             return
-        core = self.server.core
+        core, rested_ns = self.server.core, self.rested_ns()
         world.note(f"end: {core.position if core else 0}")
         live = self.server.stop()
         if world.broken is not None:
             return
         histories = [one.history for one in (*self.clients, closing)]
         evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
-        checks.judge(self.server.directory, histories, live, evicted)
+        checks.judge(self.server.directory, histories, live, evicted, rested_ns)
         world.note(f"state {live.hex() if live else 'not told'}")
+
+    def _rest(self) -> None:
+        """Nobody asks for a while, so that holds must end by themselves."""
+        self.world.run(lambda: False, self.world.now_ns + REST_NS)
+
+    def rested_ns(self) -> int:
+        """The ledger clock by which whatever was due must have been done."""
+        return int(self.server.clock_ns()) - SECOND
 
     def _last_troubles(self, horizon_ns: int) -> None:
         """What the plan's time was not enough for; on virtual time it always is."""
@@ -243,12 +253,8 @@ class Troubles:
         return end
 
     def _disk_full(self, entry: dict[str, Any]) -> Any:
-        self._server.full += 1
-
-        def end() -> None:
-            self._server.full -= 1
-
-        return end
+        self._server.fill()
+        return self._server.free
 
     def _clock_step(self, entry: dict[str, Any]) -> None:
         self._server.wall_step_ns += entry["by_ns"]

@@ -31,6 +31,7 @@ from ledger.journal import Journal, Room
 
 CLUSTER = 7
 RELEASE = config.RELEASE
+CLOCK_SLACK_NS = 10 * MS  # each event takes a nanosecond of its own
 BACK_AFTER_NS = 200 * MS  # how long a supervisor takes to start a process again
 
 
@@ -39,8 +40,10 @@ class SimJournal(Journal):
 
     fail: str | None = None  # the next append fails "before" or "after" it reached the disk
     full: Callable[[], bool] = staticmethod(lambda: False)
+    witness: Callable[[Group], None] = staticmethod(lambda group: None)  # sees each group
 
     def _append(self, expected_position: int, group: Group) -> int:
+        self.witness(group)
         fail, self.fail = self.fail, None
         if fail == "before":
             raise OSError(errno.EIO, "input/output error")
@@ -78,6 +81,7 @@ class Runner:
     def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         server = self._server
         server.appends += 1
+        server.handed_ns = (server.handed_ns[1], self._world.now_ns)
         low, high = server.sync_ns
         world, number = self._world, server.appends
         until = world.draw.between(low, high, "disk/sync", number) * server.slowness
@@ -226,6 +230,8 @@ class Server:
         self.appends = 0
         self.slowness = 1
         self.full = 0  # how many faults keep the disk full
+        self.full_since_ns = 0
+        self.handed_ns = (0, 0)  # when the last two appends were handed over
         self.wall_step_ns = 0
         self.crash_at: dict[int, str] = {}
         self.fail_at: dict[int, str] = {}
@@ -235,6 +241,7 @@ class Server:
         self.hurt = False  # whether a storage error was made for this incarnation
         self.starts = 0
         self._group_first = 0  # the group before this incarnation's start record
+        self._began_ns = self._clock_first_ns = 0  # of this incarnation
         self._checkpoint: Checkpoint | None = None
         self._runner: Runner | None = None
         self._door: SimDoor | None = None
@@ -283,6 +290,9 @@ class Server:
                 f" {journal.position}",
             )
         self._group_first = journal.group
+        self._began_ns = world.now_ns
+        self._clock_first_ns = max(self.core.clock_ns, self.wall_ns())
+        journal.witness = self._witness
         self._runner = Runner(self)
         self.engine = Engine(
             self.core, buffers, journal, clock, self._runner,
@@ -294,6 +304,27 @@ class Server:
     def _told(self, error: LedgerError) -> str:
         """What an error says, without the scratch folder's name, which is another in each run."""
         return str(error).replace(str(self.directory), "the book")
+
+    def _witness(self, group: Group) -> None:
+        """What a group shows before it is appended: its clock, and whether it may be there."""
+        elapsed_ns = self.world.now_ns - self._began_ns
+        latest_ns = self._clock_first_ns + elapsed_ns * 11 // 10 + CLOCK_SLACK_NS
+        if group.clock_after > latest_ns:
+            self.world.breaks(
+                "clock-increases",
+                f"the ledger clock is at {group.clock_after}, a slewed one is at most {latest_ns}",
+            )
+        # What the group holds was taken after the one before was handed over.
+        if self.full and self.full_since_ns < self.handed_ns[0] and group.transfer_timestamp_max:
+            self.world.breaks("bounded", "a transfer was taken while the disk was full")
+
+    def fill(self) -> None:
+        """The disk is full, until as many calls of free()."""
+        self.full_since_ns = self.full_since_ns if self.full else self.world.now_ns
+        self.full += 1
+
+    def free(self) -> None:
+        self.full -= 1
 
     def _stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped for good: the process ends and is started again."""
@@ -347,6 +378,10 @@ class Server:
     @property
     def idle(self) -> bool:
         return self.engine is not None and self.engine.idle
+
+    def clock_ns(self) -> int:
+        """What the engine's clock says; 0 when there is none."""
+        return self.engine._clock.now_ns() if self.engine is not None else 0
 
     # ---- connections ----------------------------------------------------------------------------
 
