@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test chaos chaos-long mutants lint bench docs clean
+.PHONY: demo test chaos chaos-long mutants lint bench bench-full budget docs clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -38,6 +38,18 @@ lint: .venv/built  ## types, style, layers
 bench: .venv/built  ## core, journal, codec and socket path; about a minute
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
 		--benchmark-columns=min,median,max,iqr,rounds
+
+bench-full: .venv/built  ## all of it into build/bench and docs/performance.md; each part says how long
+	mkdir -p build/bench
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
+		--benchmark-columns=min,median,max,iqr,rounds --benchmark-json=build/bench/parts.json
+	$(BIN)/python -m bench.ceiling
+	$(BIN)/python -m bench.curve
+	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.report
+
+budget: .venv/built  ## instructions for each payment, counted by callgrind, against their budgets
+	$(BIN)/python -m bench.instructions
 
 docs: .venv/built  ## write what is generated from the C lists
 	$(BIN)/python tools/docs.py

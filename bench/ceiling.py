@@ -49,7 +49,7 @@ SHAPES: dict[str, tuple[Shape, curve.Point]] = {
     "100 a request": (HUNDREDS, curve.Point(100, 10)),
     "1 a request": (SINGLES, curve.Point(1, 50, 20)),
 }
-SECONDS_EACH = 12.0  # of one shape, without the whole path
+SECONDS_EACH = 4.0  # of one shape, without the whole path
 
 
 class Checks(Part):

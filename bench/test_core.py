@@ -80,6 +80,36 @@ def test_holds_opened_and_posted(measure: Measure) -> None:
     create(measure, Book(), workload.holds, EVENTS // 2 * 2)
 
 
+def test_holds_opened(measure: Measure) -> None:
+    create(measure, Book(), workload.opened, EVENTS)
+
+
+@pytest.mark.parametrize("flag", ["POST_PENDING_TRANSFER", "VOID_PENDING_TRANSFER"])
+def test_holds_resolved(measure: Measure, flag: str) -> None:
+    book = Book()
+
+    def prepare() -> tuple[Any, bytes, int]:
+        holds = workload.opened(book.requests)
+        book.run(*book.ask(Operation.CREATE_TRANSFERS, holds))
+        rows = workload.resolving(book.requests, holds, schema.TransferFlags[flag])
+        return book.ask(Operation.CREATE_TRANSFERS, rows)
+
+    measure(book.run, prepare, count=EVENTS, rounds=50)
+    assert book.created() == EVENTS
+
+
+def test_duplicates(measure: Measure) -> None:
+    book = Book()
+    rows = workload.transfers(book.requests)
+    book.run(*book.ask(Operation.CREATE_TRANSFERS, rows))
+    measure(book.run, lambda: book.ask(Operation.CREATE_TRANSFERS, rows), count=EVENTS, rounds=100)
+    assert (book.results(schema.CREATE_RESULT)["status"] == schema.TransferStatus.EXISTS).all()
+
+
+def test_refused_transfers(measure: Measure) -> None:
+    create(measure, Book(), workload.refused, 0)
+
+
 def test_chains_of_which_some_fail(measure: Measure) -> None:
     created = workload.chains(0)[1]
     create(measure, Book(), lambda number: workload.chains(number)[0], created)
@@ -103,10 +133,11 @@ def test_statement_of_one_account(measure: Measure, reverse: bool) -> None:
     assert ((found["debit_account_id"][:, 0] == 1) | (found["credit_account_id"][:, 0] == 1)).all()
 
 
-def test_lookup_of_transfers(measure: Measure, tiny: bool) -> None:
+@pytest.mark.parametrize("history", [10_000, 1_000_000], ids="of {:,}".format)
+def test_lookup_of_transfers(measure: Measure, tiny: bool, history: int) -> None:
     book = Book()
     first = book.requests
-    book.pay(2 if tiny else 100)
+    book.pay(2 if tiny else max(1, history // EVENTS))
     ids = np.zeros(EVENTS, schema.ID)
     random = np.random.default_rng(2)
 

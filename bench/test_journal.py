@@ -40,7 +40,7 @@ def append(journal: Journal, group: Group) -> None:
     journal.append(journal.position, group)
 
 
-@pytest.mark.parametrize("kib", [4, 128, 1024], ids="{}KiB".format)
+@pytest.mark.parametrize("kib", [4, 16, 64, 128, 256, 1024], ids="{}KiB".format)
 def test_append(measure: Measure, journal: Journal, kib: int) -> None:
     measure(
         append,

@@ -57,6 +57,30 @@ def holds(request: int) -> Rows:
     return rows
 
 
+def opened(request: int) -> Rows:
+    """A request of holds, of which none is resolved."""
+    rows = transfers(request)
+    rows["flags"] = schema.TransferFlags.PENDING
+    return rows
+
+
+def resolving(request: int, of: Rows, flag: int) -> Rows:
+    """A request that posts or voids every hold of another."""
+    rows = np.zeros(len(of), schema.TRANSFER)
+    rows["id"][:, 0] = np.arange(len(of))
+    rows["id"][:, 1] = request + 1
+    rows["pending_id"] = of["id"]
+    rows["flags"] = flag
+    return rows
+
+
+def refused(request: int) -> Rows:
+    """A request of payments in a ledger that their accounts are not of."""
+    rows = transfers(request)
+    rows["ledger"] = 2
+    return rows
+
+
 def chains(request: int, length: int = 4, failing: int = 8) -> tuple[Rows, int]:
     """Chains of `length`, of which each `failing`-th fails at its end; and how many are created."""
     rows = transfers(request, EVENTS // length * length)

@@ -1,0 +1,194 @@
+"""Each benchmark command runs in little, and what it says can be written into the page.
+
+How fast anything is, is nobody's affair here: that the figures are whole, that shares and budgets
+add up, and that a page takes them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench import ceiling, curve, environment, loopback, peers, picture, reference, report, workload
+from bench.parts import Shape
+from chaos.control import postgres
+
+PRINTED = """1222 batches in 5.22 s
+transfer batch size = 8189 txs
+transfer batch delay = 0 us
+load accepted = 1_915_708 tx/s
+batch latency p1 = 3 ms
+batch latency p50 = 4 ms
+batch latency p100 = 1_021 ms
+
+100 queries in 0.2 s
+query latency p50 = 1 ms
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a little curve and of little ceilings."""
+    out, disk = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("disk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "OPEN_SHARES", (0.25, 0.5))
+        curve.measure((1, 64), (2,), 0.1, out, disk)
+        little = {
+            "full": (Shape(1, 64), curve.Point(64, 2)),
+            "single": (Shape(8, 1), curve.Point(1, 2, 4)),
+        }
+        patch.setattr(ceiling, "SHAPES", little)
+        patch.setattr(ceiling, "APPEND_KIB", (4,))
+        ceiling.measure(0.1, 2, (8_189,), out, disk)
+    return out
+
+
+def figures(results: Path, name: str) -> dict[str, Any]:
+    found = environment.load(results / f"{name}.json")
+    assert found is not None and found.name == name
+    assert {"processor", "kernel", "commit", "file_system", "sync"} <= set(found.environment)
+    return found.figures
+
+
+def test_a_curve_has_every_point(results: Path) -> None:
+    found = figures(results, "curve")
+    points = {(one["batch"], one["connections"]) for one in found["closed"]}
+    assert points == {(1, 2), (64, 2)}
+    for one in (*found["closed"], found["sessions"], *found["open"]):
+        assert one["payments"] > 0 and one["payments_per_second"] > 0
+        assert 0 < one["p50_ns"] <= one["p99_ns"] <= one["max_ns"]
+        assert 0 < sum(count for _, count in one["histogram"]) <= one["payments"]
+    assert [one["share"] for one in found["open"]] == [0.25, 0.5]
+
+
+def test_too_much_under_way_is_left_out_and_told() -> None:
+    kept, left_out = curve.points((1, 8_189), (1, 4_000))
+    assert [(one.batch, one.connections) for one in kept] == [(1, 1), (1, 4_000), (8_189, 1)]
+    assert left_out == ["8,189 a request, 4,000 connections, closed loop"]
+
+
+def test_a_run_that_saw_a_fault_is_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failed:
+        ok, refused = False, {}
+
+    monkeypatch.setattr(curve.load, "run", lambda *_, **__: Failed())
+    with pytest.raises(RuntimeError, match="closed loop: exit 0"):
+        curve.run(curve.Point(1, 1), 0.1, tmp_path, accounts=2)
+
+
+def test_shares_and_budgets_add_up(results: Path) -> None:
+    found = figures(results, "ceiling")
+    assert [one["shape"] for one in found["shapes"]] == ["full", "single"]
+    for one in found["shapes"]:
+        for part in one["parts"]:
+            assert part["share"] == pytest.approx(part["limit_ns"] / part["ns"])
+        lowest = min(one["limits"].values())
+        assert one["limits"][one["bound"]] == lowest
+        assert one["share"] == pytest.approx(one["whole"]["payments_per_second"] / lowest)
+        assert set(one["budget"]) == set(picture.PARTS)
+        assert all(figure >= 0 for figure in one["budget"].values())
+    assert found["lookups"][0]["transfers"] == 8_189 and found["append"][0]["kib"] == 4
+
+
+def test_the_reference_pays_once_and_only_between_accounts() -> None:
+    book = reference.Reference(workload.ACCOUNTS, 64)
+    rows = workload.transfers(1, 32)
+    assert (book.apply(rows), book.apply(rows)) == (32, 0)
+    strange = workload.transfers(2, 32)
+    strange["credit_account_id"][:, 0] = workload.ACCOUNTS + 1
+    assert book.apply(strange) == 0
+    found = np.zeros(32, rows.dtype)
+    assert book.find(np.ascontiguousarray(rows[["id"]].astype([("id", "<u8", 2)])), found) == 32
+    assert (found == rows).all()
+    book.close()
+
+
+def test_the_raw_socket_counts_what_it_sent() -> None:
+    found = loopback.measure(400, 272, connections=2, under_way=3, requests=50)
+    assert found.requests == 50 and found.seconds > 0
+
+
+def test_what_a_benchmark_printed_is_read() -> None:
+    seen = peers.read(PRINTED)
+    assert seen.per_second == 1_915_708
+    assert seen.latency_ms == {1: 3, 50: 4, 100: 1021}
+    with pytest.raises(ValueError, match="no rate"):
+        peers.read("error: connection refused")
+
+
+def test_pairs_change_their_order_and_medians_are_of_ratios() -> None:
+    asked: list[str] = []
+    rates = {"ours": iter((10.0, 30.0, 20.0)), "theirs": iter((5.0, 5.0, 5.0))}
+
+    def run(name: str) -> dict[str, Any]:
+        asked.append(name)
+        return {"payments_per_second": next(rates[name])}
+
+    found = peers.pairs_of(lambda: run("ours"), lambda: run("theirs"), 3, lambda _: None)
+    assert asked == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert (found["ratios"], found["ratio_median"]) == ([2.0, 6.0, 4.0], 4.0)
+    assert (found["ours_median"], found["theirs_median"]) == (20.0, 5.0)
+
+
+def test_peers_that_are_not_installed_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(peers, "BINARY", "tigerbeetle-that-nobody-has")
+    monkeypatch.setattr(postgres, "FOLDER", tmp_path / "none")
+    ran = CliRunner().invoke(
+        peers.main, ["--pairs", "1", "--out", str(tmp_path), "--scratch", str(tmp_path)]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "no tigerbeetle-that-nobody-has on PATH" in ran.output
+    assert "no PostgreSQL server" in ran.output
+    result = environment.load(tmp_path / "peers.json")
+    assert result is not None
+    text = report.peers(result, tmp_path)
+    assert "not compared: no tigerbeetle-that-nobody-has on PATH" in text
+
+
+def test_every_load_asks_for_whole_batches() -> None:
+    for load in peers.LOADS:
+        arguments = load.arguments("--transfer-batch-count", 1e-9)
+        assert arguments[:2] == [
+            f"--transfer-count={load.batch}", f"--transfer-batch-count={load.batch}",
+        ]  # fmt: skip
+
+
+def test_the_page_takes_what_was_measured(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    for _ in range(2):  # and takes it again
+        ran = CliRunner().invoke(report.main, ["--from", str(results), "--page", str(page)])
+        assert ran.exit_code == 0, ran.output
+    text = page.read_text(encoding="utf-8")
+    closed = figures(results, "curve")["closed"]
+    assert f"{closed[0]['payments_per_second']:,.0f}" in text
+    assert text.count("python -m") and text.count("<!-- measured:") == 5
+    images = {path.name for path in (tmp_path / "images").glob("*.png")}
+    assert images == {"throughput.png", "latency.png", "disk.png", "budget.png"}
+    assert all(f"images/{name}" in text for name in images)
+
+
+def test_a_page_without_marks_is_refused(results: Path) -> None:
+    with pytest.raises(ValueError, match="no marks"):
+        report.render("# Performance", results, results)
+
+
+def test_the_images_of_the_page_are_small_and_there() -> None:
+    images = report.PAGE.parent / "images"
+    named = set(report.PAGE.read_text(encoding="utf-8").split("(images/")[1:])
+    for name in {one.partition(")")[0] for one in named}:
+        assert (images / name).stat().st_size < 120_000
+
+
+def test_a_result_says_its_command_without_where_it_went() -> None:
+    asked = "python -m bench.curve --seconds 1 --out somewhere --batch 8"
+    assert report.plain(asked) == "python -m bench.curve --seconds 1 --batch 8"
