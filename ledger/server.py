@@ -32,6 +32,8 @@ from ledger.runner import LoopRunner
 
 log = logging.getLogger("ledger.server")
 
+ENDS = (signal.SIGTERM, signal.SIGINT)  # what asks the server to end
+
 
 class PlaintextRefused(LedgerError):
     """The door would listen beyond this machine without anybody having said so."""
@@ -120,8 +122,19 @@ class _Server:
         self, listener: socket.socket, on_listening: Callable[[str, int], None]
     ) -> Exit:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        # Not the loop's own handlers: taking those away leaves a moment in which the signal kills.
+        for number in ENDS:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop.set))
+        try:
+            return await self._run(listener, on_listening)
+        finally:
+            # Who asks again while the process ends must not turn a good end into a kill.
+            for number in ENDS:
+                signal.signal(number, signal.SIG_IGN)
+
+    async def _run(
+        self, listener: socket.socket, on_listening: Callable[[str, int], None]
+    ) -> Exit:
         runner = LoopRunner()
         try:
             parts = await asyncio.to_thread(

@@ -4,8 +4,11 @@ its memory bounded, and loses nothing of what others sent.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -416,3 +419,17 @@ def test_accounts_of_many_batches(running: Server) -> None:
     assert made["status"].tolist() == [schema.AccountStatus.CREATED] * 3
     assert session.resend(peer) == session.reply
     peer.close()
+
+
+def test_who_ends_it_twice_ends_it_well(server: Start) -> None:
+    """SIGTERM again and again, until the process has gone."""
+    for _ in range(5):
+        running = server()
+        peer, session = with_accounts(running.address)
+        process = os.pidfd_open(running.pid)
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+        os.close(process)
+        assert running.wait() == 0, running.log
+        peer.close()
