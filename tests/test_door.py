@@ -425,7 +425,7 @@ def test_who_ends_it_twice_ends_it_well(server: Start) -> None:
     """SIGTERM again and again, until the process has gone."""
     for _ in range(5):
         running = server()
-        peer, session = with_accounts(running.address)
+        peer, _ = with_accounts(running.address)
         process = os.pidfd_open(running.pid)
         with contextlib.suppress(ProcessLookupError):
             while True:
