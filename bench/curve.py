@@ -9,6 +9,8 @@ that would need more payments under way than can be answered in its time is left
 
 from __future__ import annotations
 
+import gc
+import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,10 @@ OPEN_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the closed loop's rate of the same co
 OPEN_CONNECTIONS, OPEN_SESSIONS = 50, 20
 UNDER_WAY_MAX = 600_000  # payments
 PAYMENTS_EACH_MAX = 8_000_000
+CONNECTION_BYTES = 2_300_000  # of the load generator, for each
 ACCOUNTS = 10_000
-SECONDS_AROUND = 2.5  # starting a server, its accounts, ending it
+SECONDS_AROUND = 2.0  # starting a server, its accounts, ending it
+CONNECTION_SECONDS = 0.004
 PROGRESS_SECONDS = 0.1
 
 
@@ -60,10 +64,26 @@ class Point:
 
 
 def points(batches: tuple[int, ...], connections: tuple[int, ...]) -> tuple[list[Point], list[str]]:
-    """The closed loop's points, and those left out."""
-    every = [Point(batch, count) for batch in batches for count in connections]
-    kept = [one for one in every if one.batch * one.connections <= UNDER_WAY_MAX]
-    return kept, [one.told for one in every if one not in kept]
+    """The closed loop's points, and those left out, with the reason."""
+    kept, left_out = [], []
+    memory = available_bytes()
+    for one in (Point(batch, count) for batch in batches for count in connections):
+        if one.batch * one.connections > UNDER_WAY_MAX:
+            left_out.append(f"{one.told}: too many payments under way")
+        elif one.connections * CONNECTION_BYTES > memory / 2:
+            left_out.append(f"{one.told}: too little memory for the load generator")
+        else:
+            kept.append(one)
+    return kept, left_out
+
+
+def available_bytes() -> int:
+    """Memory that can be had now, as the kernel says; without it, all that there is."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def own_cpu_seconds() -> float:
@@ -104,6 +124,7 @@ def run(point: Point, seconds: float, disk: Path, accounts: int = ACCOUNTS) -> d
             asked = options(point, seconds, server.address, accounts)
             begun = used(server)
             load.run(msgspec.structs.replace(asked, transfers=1, rate=None, seed=2))
+            gc.collect()  # a run's connections and itself hold each other, and are large
             around = used(server).less(begun)
             begun = used(server)
             report = load.run(asked, add, progress_seconds=PROGRESS_SECONDS)
@@ -111,6 +132,7 @@ def run(point: Point, seconds: float, disk: Path, accounts: int = ACCOUNTS) -> d
             code = server.terminate()
         finally:
             server.close()
+            gc.collect()
     if code or not report.ok or report.refused:
         raise RuntimeError(f"{point.told}: exit {code}, {report}")
     return figures_of(point, report, spent) | {"histogram": histogram(counts)}
@@ -178,9 +200,10 @@ def measure(
     many = [one for one in connections if one >= OPEN_CONNECTIONS] or [max(connections)]
     open_point = Point(1, min(OPEN_CONNECTIONS, *many), OPEN_SESSIONS)
     runs = len(closed) + 1 + len(OPEN_SHARES)
-    steps = Steps("the curve", runs, runs * (seconds + SECONDS_AROUND))
+    around = sum(one.connections * CONNECTION_SECONDS for one in closed)
+    steps = Steps("the curve", runs, runs * (seconds + SECONDS_AROUND) + around)
     for told in left_out:
-        click.echo(f"left out, too many payments under way: {told}", err=True)
+        click.echo(f"left out: {told}", err=True)
     found = []
     for point in (*closed, open_point):
         steps.step(point.told)

@@ -81,7 +81,7 @@ def curve(result: Result, images: Path) -> str:
         "![Disk for each payment](images/disk.png)",
     ]  # fmt: skip
     if left_out:
-        parts.append(f"Left out, too many payments under way: {left_out}.")
+        parts.append(f"Left out: {left_out}.")
     return "\n\n".join(parts)
 
 

@@ -6,6 +6,8 @@ add up, and that a page takes them.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,15 @@ def test_a_curve_has_every_point(results: Path) -> None:
     assert [one["share"] for one in found["open"]] == [0.25, 0.5]
 
 
-def test_too_much_under_way_is_left_out_and_told() -> None:
+def test_too_much_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve, "available_bytes", lambda: 1 << 40)
     kept, left_out = curve.points((1, 8_189), (1, 4_000))
     assert [(one.batch, one.connections) for one in kept] == [(1, 1), (1, 4_000), (8_189, 1)]
-    assert left_out == ["8,189 a request, 4,000 connections, closed loop"]
+    told = "8,189 a request, 4,000 connections, closed loop: too many payments under way"
+    assert left_out == [told]
+    monkeypatch.setattr(curve, "available_bytes", lambda: 1 << 30)
+    kept, left_out = curve.points((1,), (1, 4_000))
+    assert (len(kept), len(left_out)) == (1, 1) and "too little memory" in left_out[0]
 
 
 def test_a_run_that_saw_a_fault_is_no_figure(
@@ -134,6 +141,52 @@ def test_pairs_change_their_order_and_medians_are_of_ratios() -> None:
     assert asked == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
     assert (found["ratios"], found["ratio_median"]) == ([2.0, 6.0, 4.0], 4.0)
     assert (found["ours_median"], found["theirs_median"]) == (20.0, 5.0)
+
+
+STAND_IN = """#!{python}
+# A stand-in for a binary that is not on every machine: its command line, and nothing behind it.
+import pathlib, socket, sys
+act, *rest = sys.argv[1:]
+if act == "version":
+    print("TigerBeetle version 0.0.0")
+elif act == "format":
+    pathlib.Path(rest[-1]).write_bytes(bytes(1 << 16))
+elif act == "start":
+    listener = socket.create_server(("127.0.0.1", int(rest[0].rpartition(":")[2])))
+    while True:
+        listener.accept()[0].close()
+elif rest == ["--help"]:
+    print("  --transfer-batch-size=<integer>")
+else:
+    port = rest[0].partition("=")[2]
+    socket.create_connection(("127.0.0.1", int(port))).close()
+    assert rest[1:] == ["--transfer-count=100", "--transfer-batch-size=100", "--clients=10"], rest
+    print({printed!r})
+"""
+
+
+def test_both_servers_are_driven_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "bin" / "tigerbeetle"
+    binary.parent.mkdir()
+    binary.write_text(STAND_IN.format(python=sys.executable, printed=PRINTED))
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(binary.parent), prepend=os.pathsep)
+    monkeypatch.setattr(postgres, "FOLDER", tmp_path / "none")
+    load = "100 a request, 10 clients"
+    asked = ["--pairs", "1", "--scale", "0.0001", "--load", load]
+    ran = CliRunner().invoke(
+        peers.main, [*asked, "--out", str(tmp_path), "--scratch", str(tmp_path)]
+    )
+    assert ran.exit_code == 0, ran.output
+    result = environment.load(tmp_path / "peers.json")
+    assert result is not None
+    [row] = result.figures["tigerbeetle"]["rows"]
+    assert (row["ours_median"], row["theirs_median"], row["ratios"]) == (1915708, 1915708, [1.0])
+    text = report.peers(result, tmp_path)
+    assert f"| {load} | 1,915,708 | 1,915,708 | 1.0 | 1.0 | ≥ 9 | ≥ 550,000 |" in text
+    assert "--transfer-batch-size=100 --clients=10`" in text
 
 
 def test_peers_that_are_not_installed_are_told(
