@@ -274,7 +274,8 @@ def shape_of(name: str, seconds: float, disk: Path, rounds: int) -> dict[str, An
     shape, point = SHAPES[name]
     with scratch_folder(disk) as folder:
         parts = parts_of(shape, folder, rounds)
-    requests = max(point.connections * point.sessions, rounds * 4_000 // shape.events)
+    # Enough for processor time that the kernel counts in hundredths of a second.
+    requests = max(point.connections * point.sessions, rounds * 50, rounds * 4_000 // shape.events)
     raw = transport(shape, point, requests)
     whole = curve.run(point, seconds, disk)
     limits = bounds(parts, raw, os.cpu_count() or 1)

@@ -17,6 +17,7 @@ from bench import picture
 from bench.environment import RESULTS, ROOT, Result, load
 
 PAGE = ROOT / "docs" / "performance.md"
+QUIET_LOAD_MAX = 0.5  # processes, the mean of the minute before
 BEGIN, END = "<!-- measured: {} -->", "<!-- end: {} -->"
 FACTS = ("date", "commit", "processor", "cores", "memory", "kernel", "file_system", "python",
          "lmdb", "uvloop", "compiler", "sync", "load_before")  # fmt: skip
@@ -34,7 +35,9 @@ def where(result: Result) -> str:
     told = "; ".join(
         f"{name.replace('_', ' ')} {facts[name]}" for name in FACTS if facts.get(name)
     )
-    return f"`{plain(result.command)}`, {result.seconds:.0f} s. {told}."
+    busy = float(facts["load_before"].split()[0]) > QUIET_LOAD_MAX
+    warning = "**Provisional: others used this machine meanwhile.** " if busy else ""
+    return f"{warning}`{plain(result.command)}`, {result.seconds:.0f} s. {told}."
 
 
 def plain(command: str) -> str:
@@ -42,6 +45,11 @@ def plain(command: str) -> str:
     words = command.split()
     skipped = {at + more for at, word in enumerate(words) if word == "--out" for more in (0, 1)}
     return " ".join(word for at, word in enumerate(words) if at not in skipped)
+
+
+def cpu(us: float) -> str:
+    """A dash where what was taken off for registering was more than what was left."""
+    return f"{us:.2f}" if us > 0 else "-"
 
 
 def ms(ns: float) -> str:
@@ -90,7 +98,7 @@ def _point(one: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{one['batch']:,}", f"{one['connections']:,}{sessions}",
         f"{one['payments_per_second']:,.0f}", ms(one["p50_ns"]), ms(one["p99_ns"]),
-        ms(one["p99_9_ns"]), f"{one['server_cpu_us']:.2f}", f"{one['client_cpu_us']:.2f}",
+        ms(one["p99_9_ns"]), cpu(one["server_cpu_us"]), cpu(one["client_cpu_us"]),
         f"{one['disk_bytes']:,.0f}",
     )  # fmt: skip
 
