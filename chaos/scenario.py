@@ -341,14 +341,14 @@ def _lives(lives: Lives, draw: Draw, horizon_ms: int) -> Iterator[dict[str, Any]
     count = draw.between(*lives.each, "lives")
     for n in range(count):
         arm = draw.choice(lives.arms, "lives/arm", n)
-        fails = arm == "call" and draw.chance(lives.error_share, "lives/fails", n)
+        fails = arm in ("call", "recovery") and draw.chance(lives.error_share, "lives/fails", n)
         actions = ERRORS if fails else ("kill", "kill-after")
         action = draw.choice(actions, "lives/action", n)
         calls = draw.choice(CALLS, "lives/calls", n)
-        if arm == "recovery":
-            calls = "all"
-        elif fails:
+        if fails:
             calls = "any" if action == "short" else draw.choice(("any", "sync"), "lives/of", n)
+        elif arm == "recovery":
+            calls = "all"
         yield {
             "do": "life", "at_ns": horizon_ms * MS * n // count, "arm": arm, "action": action,
             "stage": draw.choice(STAGES, "lives/stage", n), "calls": calls,

@@ -97,8 +97,10 @@ class Server:
         if life is None:
             shim.switch(self._control)
             return
-        died = -signal.SIGKILL if life["action"] in KILLS else int(Exit.IO_ERROR)
-        self._expected.add(died)
+        if life["action"] in KILLS:
+            self._expected.add(-signal.SIGKILL)
+        else:  # at the lock's file it is that the directory cannot be written
+            self._expected |= {int(Exit.IO_ERROR), int(Exit.DIRECTORY)}
         shim.switch(self._control, f"{life['calls']} {life['nth']} {life['action']}")
 
     def _look(self, number: int) -> None:
@@ -130,7 +132,7 @@ class Server:
             self.world.breaks("live", f"the server ended with {code}: {self._process.log[-1:]}")
         elif code == -signal.SIGKILL:
             self.world.count("kill-point")
-        elif code == Exit.IO_ERROR:
+        elif code in (Exit.IO_ERROR, Exit.DIRECTORY):
             self.world.count("fail-stop")
         if life is not None and code:
             self.world.count(f"life {_kind(life)}")
