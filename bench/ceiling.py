@@ -215,8 +215,8 @@ def parts_of(shape: Shape, folder: Path, rounds: int) -> list[dict[str, Any]]:
     found.append(row("digest", "SHA-256 alone", Digests(body), Hashes(size), count, rounds))
     for name, cpu in (("append, processor", True), ("append, until durable", False)):
         place = made(folder / str(len(found)))
-        ours, raw = Appends(place / "ours", body), Puts(made(place / "raw"), size)
-        found.append(row(name, "LMDB alone", ours, raw, count, rounds, cpu))
+        log, bare = Appends(place / "ours", body), Puts(made(place / "raw"), size)
+        found.append(row(name, "LMDB alone", log, bare, count, rounds, cpu))
     return found
 
 

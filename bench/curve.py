@@ -99,7 +99,9 @@ class Used(NamedTuple):
     disk: int
 
     def less(self, other: Used) -> Used:
-        return Used(*(mine - its for mine, its in zip(self, other, strict=True)))
+        return Used(
+            self.server - other.server, self.client - other.client, self.disk - other.disk
+        )
 
 
 def used(server: Server) -> Used:

@@ -18,13 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import lmdb
 import msgspec
-import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "build" / "bench"
@@ -70,7 +70,7 @@ def environment(disk: Path) -> dict[str, str]:
         "python": platform.python_version(),
         "compiler": _said(["cc", "--version"]),
         "lmdb": f"{'.'.join(map(str, lmdb.version()))}, py-lmdb {lmdb.__version__}",
-        "uvloop": uvloop.__version__,
+        "uvloop": metadata.version("uvloop"),
         "commit": _commit(),
         "file_system": file_system(disk),
         "sync": LMDB_SETTINGS,
