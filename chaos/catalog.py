@@ -8,12 +8,11 @@ only found and told apart; whoever runs it reads it strictly.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chaos import scenario
+from chaos import scenario, strict
 from chaos.scenario import FOLDER, Refused
 from chaos.verdict import Verdict
 
@@ -34,10 +33,7 @@ class Entry(NamedTuple):
 
 def entry(path: Path) -> Entry:
     """What a file is. Refused when it cannot be read or is no scenario."""
-    try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused(f"{path}: {error}") from error
+    found = strict.tables(path)
     kind = "control" if "control" in found else "sale" if "load" in found else "plan"
     if kind == "plan":
         head = scenario.read(path).scenario

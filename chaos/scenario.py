@@ -7,14 +7,16 @@ every request and every fault with its time. A plan is plain data that goes to a
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chaos import strict
 from chaos.draw import Draw
+from chaos.strict import Refused as Refused
+from chaos.strict import Strict as Strict
 from chaos.workload import Workload
 
 FOLDER = Path(__file__).parent / "scenarios"
@@ -31,14 +33,6 @@ MIX = {
     "account": 2, "pay": 40, "hold": 15, "settle": 12, "chain": 8, "repeat": 8, "wrong": 5,
     "read": 15,
 }  # fmt: skip
-
-
-class Refused(Exception):
-    """A scenario or a failure file that cannot be used, and why."""
-
-
-class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A table whose every word is known."""
 
 
 class Head(Strict):
@@ -193,12 +187,7 @@ class Plan(Strict):
 
 def read(path: Path) -> Scenario:
     """The scenario in a file. Refused says what is wrong with it."""
-    try:
-        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Scenario)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused(f"{path}: {error}") from error
-    except msgspec.ValidationError as error:
-        raise Refused(f"{path}: {error}") from error
+    found = strict.read(path, Scenario)
     if found.scenario.format != FORMAT:
         raise Refused(f"{path}: format {found.scenario.format}, this software reads {FORMAT}")
     if found.scenario.tier not in TIERS:

@@ -62,7 +62,7 @@ def test_a_machine_without_the_tools_says_which(
 
 
 def test_a_machine_without_libfaketime_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (faketime.missing() is None) == (faketime.library() is not None)
+    assert (faketime.missing() is None) == (faketime.shared_object() is not None)
     monkeypatch.setattr(faketime, "_FOLDERS", ())
     assert faketime.missing() == "stepped wall clock: libfaketime.so.1 is not installed"
 

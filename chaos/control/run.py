@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from chaos import strict
 from chaos.control import ours, postgres
 from chaos.control.arm import DEADLINE_SECONDS, Arm, table
 from chaos.control.load import Payments, Pool, payments_count
@@ -72,12 +72,7 @@ class Scenario(Strict):
 
 def read(path: Path) -> Scenario:
     """The scenario in a file. Refused says what is wrong with it."""
-    try:
-        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Scenario)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused(f"{path}: {error}") from error
-    except msgspec.ValidationError as error:
-        raise Refused(f"{path}: {error}") from error
+    found = strict.read(path, Scenario)
     head, control = found.scenario, found.control
     if head.format != FORMAT:
         raise Refused(f"{path}: format {head.format}, this software reads {FORMAT}")

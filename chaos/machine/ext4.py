@@ -14,7 +14,6 @@ import os
 import struct
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 from chaos.machine.command import Refused, run, until, why_not
 
@@ -50,12 +49,7 @@ class Ext4:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         try:
             if self.directory.is_mount():
                 # A writer that a failed test left behind must not keep the name in use.

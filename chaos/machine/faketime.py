@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from chaos.machine.command import Refused, run, why_not
 
@@ -25,7 +24,7 @@ PROBE_SLACK_SECONDS = 60
 NS = 10**9
 
 
-def library() -> Path | None:
+def shared_object() -> Path | None:
     """libfaketime, when this machine has it."""
     for name in _NAMES:
         for folder in _FOLDERS:
@@ -45,7 +44,7 @@ class SteppedClock:
     """
 
     def __init__(self, scratch: Path) -> None:
-        found = library()
+        found = shared_object()
         if found is None:
             raise Refused(f"{_NAMES[1]} is not installed")
         self.offset_ns = 0
@@ -58,12 +57,7 @@ class SteppedClock:
         self.set(0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """libfaketime's shared memory stays behind when its process is killed, under its id."""
         self._file.unlink(missing_ok=True)
         for path in _shared() - self._others:
@@ -102,9 +96,9 @@ def _attempt() -> None:
         show = "import time; print(time.time(), time.monotonic())"
         wall, monotonic = run("env", *words, sys.executable, "-I", "-S", "-c", show).split()
     if abs(float(wall) - time.time() - PROBE_SECONDS) > PROBE_SLACK_SECONDS:
-        raise Refused(f"{library()} does not change what time it is")
+        raise Refused(f"{shared_object()} does not change what time it is")
     if abs(float(monotonic) - time.monotonic()) > PROBE_SLACK_SECONDS:
-        raise Refused(f"{library()} changes the monotonic clock too")
+        raise Refused(f"{shared_object()} changes the monotonic clock too")
 
 
 def missing() -> str | None:

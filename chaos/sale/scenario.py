@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import msgspec
 
+from chaos import strict
 from chaos.sale import disk_troubles, network_troubles, process_troubles
 from chaos.sale.trouble import Trouble
 from chaos.scenario import Refused, Strict
@@ -83,11 +83,7 @@ class SaleScenario(Strict):
 
 def read(path: Path) -> SaleScenario:
     """The sale in a file. Refused says what is wrong with it."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Refused(f"{path}: {error}") from error
-    return of(found, path)
+    return of(strict.tables(path), path)
 
 
 def of(found: Any, path: Path) -> SaleScenario:
