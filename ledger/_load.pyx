@@ -8,10 +8,11 @@ so that every one of them can be asked for later. What the transfers look like i
 knows no socket and no clock; who drives it says when, and when a connection is new.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
+
+from mmap import mmap
 
 from ledger.record cimport (
     EVENTS_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES, OPERATION_CREATE_ACCOUNTS,
@@ -150,7 +151,8 @@ cdef class Swarm:
     cdef double interval_ns  # between requests that are due; 0 when a free session is enough
     cdef bint stopped, connected
     cdef u32 wire_error
-    cdef bytearray memory  # only lent out as views, so it stays where it is
+    cdef object memory  # mapped: thousands of swarms cost what they touch, not what they may
+    cdef u8[::1] received
     cdef u8 *buffer
     cdef u32 start, end
 
@@ -192,8 +194,9 @@ cdef class Swarm:
         self.population.timeout = hold_seconds
         self.population.id_order = id_order
         load_zipf_begin(&self.population.zipf, zipf_exponent, accounts)
-        self.memory = bytearray(RECEIVE_BYTES)
-        self.buffer = <u8 *> PyByteArray_AS_STRING(self.memory)
+        self.memory = mmap(-1, RECEIVE_BYTES)
+        self.received = self.memory
+        self.buffer = &self.received[0]
         self.capacity = MESSAGE_HEADER_BYTES + (self.wide_batch + 1) * EVENT_BYTES
         self.sessions = <session_t *> zeroed(self.session_count, sizeof(session_t))
         self.idle = <u32 *> zeroed(self.session_count, sizeof(u32))
