@@ -6,12 +6,16 @@ seed in a hundred is run twice to see that. It knows no command line.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from chaos.sim.run import Outcome, Runs
 
 TWICE_EVERY = 100  # of so many seeds one is run twice, and must leave the same trace
 PART_SEEDS = {"sim": 32, "process": 1, "network": 1}  # seeds of one piece of work
+PR_SET_PDEATHSIG = 1
 FAILURES_MAX = 10  # files written by one scenario of a run
 
 Progress = Callable[[int, int], None]  # seeds done, seeds in all
@@ -88,6 +93,23 @@ def _some(one: Scenario, seeds: range) -> Tally:
     return tally
 
 
+def _part(one: Scenario, seeds: range) -> Tally:
+    """What a worker does; one that is told to end does so once all is put away."""
+    try:
+        return _some(one, seeds)
+    except SystemExit:
+        os._exit(128 + signal.SIGTERM)  # the pool would take an exception for a result
+
+
+def _begin_worker(parent: int) -> None:
+    """A worker that is told to end, or whose parent has died, puts away what it has."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has died before that
+        sys.exit(128 + signal.SIGTERM)
+
+
 def run(
     one: Scenario, first: int, count: int, jobs: int, on_progress: Progress | None = None
 ) -> Tally:
@@ -107,9 +129,15 @@ def run(
         for part in parts:
             take(_some(one, part))
     else:
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            for done in pool.map(_some, [one] * len(parts), parts):
-                take(done)
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (os.getpid(),)) as pool:
+            try:
+                for done in pool.map(_part, [one] * len(parts), parts):
+                    take(done)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in active_children():
+                    worker.terminate()
+                raise
     tally.failures.sort(key=lambda found: found.plan.seed)
     tally.seconds = time.monotonic() - began
     return tally

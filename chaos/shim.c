@@ -16,6 +16,7 @@
  * and the end of a rename (CLOCK_MONOTONIC).
  * SHIM_RECORD gets a record_t of each change that was made, in order, once the call has ended:
  * enough to rebuild what a disk may hold at any moment. Stores into mapped memory are not seen.
+ * With SHIM_WITH_PARENT the process is killed when the thread that started it ends.
  * It knows nothing of what the process does. Linux only.
  */
 #define _GNU_SOURCE
@@ -31,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -219,6 +221,7 @@ __attribute__((constructor)) static void start(void) {
     const char *path = getenv("SHIM_LOG");
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
     if (path) log_fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0600);
+    if (getenv("SHIM_WITH_PARENT")) prctl(PR_SET_PDEATHSIG, SIGKILL);
     path = getenv("SHIM_RECORD");
     if (path) record_fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0600);
 }

@@ -5,9 +5,16 @@ A bug is planted in the server's process by lines that Python runs before the un
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -20,6 +27,7 @@ from chaos.live import run as live
 from chaos.live.run import LiveRuns
 from chaos.scenario import Cuts, Lives, Refused, Scenario
 
+ROOT = Path(__file__).resolve().parent.parent
 LIVE = ("kill-points", "process-swarm", "every-byte", "bad-line")
 HEAD = "[scenario]\nname = 'x'\nformat = 1\ntier = '{tier}'\nabout = ''\n"
 
@@ -164,3 +172,39 @@ def test_a_batch_of_seeds_is_the_same_in_several_processes() -> None:
     assert (alone.seen, alone.codes, alone.run_ns) == (shared.seen, shared.codes, shared.run_ns)
     assert alone.trace_hash() == shared.trace_hash() and len(alone.traces) == 40
     assert alone.seeds == shared.seeds == 40 and not alone.failures
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_who_ends_a_run_ends_all_of_it(number: signal.Signals, tmp_path: Path) -> None:
+    """No server and no worker is left, whether the command is asked to end or killed."""
+    words = ["run", "kill-points", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path)]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "chaos", *words], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+    def running() -> list[bytes]:
+        return [one for one in _commands(command.pid) if b"ledger" in one]
+
+    _until(lambda: bool(running()))
+    command.send_signal(number)
+    command.wait(60)
+    _until(lambda: not _commands(command.pid))
+
+
+def _commands(session: int) -> list[bytes]:
+    """The command lines of the processes of a session that are not zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[3]) == session:
+                found.append((path / "cmdline").read_bytes())
+    return found
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        Event().wait(0.01)

@@ -52,7 +52,8 @@ class Server:
         self._ready = self._ending = self._healed = self._frozen = False
         self._expected: set[int] = set()  # how this process may end
         self._descriptor = -1
-        env = shim.environment(self.directory, control=self._control) | environment
+        env = shim.environment(self.directory, control=self._control)
+        env |= {"SHIM_WITH_PARENT": "1"} | environment
         shim.switch(self._control)
         # The book begins in the past, as all books of a seed do.
         self._process = process.Server(self.directory, CLUSTER, env, accept_clock=True)
