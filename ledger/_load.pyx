@@ -144,17 +144,15 @@ cdef class Swarm:
     cdef u64[32] evictions
     cdef load_random_t random
     cdef u32 session_count, idle_count, outgoing_count, flying, ended, batch, wide_batch
-    cdef u32 phase, capacity
+    cdef u32 phase, capacity, wire_error, start, end
     cdef u64 lease, numbers_next, numbers_max, target, duplicate_share
     cdef u64 account_first, account_end, account_next, look_next
     cdef u64 begun_ns, due_count, resend_ns, resend_look_ns
     cdef double interval_ns  # between requests that are due; 0 when a free session is enough
     cdef bint stopped, connected
-    cdef u32 wire_error
     cdef object memory  # mapped: thousands of swarms cost what they touch, not what they may
     cdef u8[::1] received
     cdef u8 *buffer
-    cdef u32 start, end
 
     def __cinit__(
         self, *, cluster: bytes, client: bytes, release: int, sessions: int, batch: int, seed: int,
