@@ -17,7 +17,7 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 	$(BIN)/python tools/demo.py
 
 test: .venv/built  ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 chaos: .venv/built  ## the quick scenarios of every tier; about four minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos
