@@ -410,7 +410,8 @@ class Audit:
         held = self._holds[holds]
         zeros = np.zeros((len(holds), limbs.LIMBS), np.int64)
         positions = np.r_[found.positions, ends.positions]
-        order = np.argsort(positions)
+        # Without ends they are in order already.
+        order = np.argsort(positions) if len(holds) else slice(None)
 
         def closing(flag: int) -> Places:
             closes = (found.flags & flag != 0).astype(np.int64)

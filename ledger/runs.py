@@ -18,6 +18,7 @@ from ledger.group import Header
 from ledger.schema import RECORDS, RUN, JournalKind
 
 VERSION = 1
+LONG_RUNS = 16  # records a run from which runs are copied one by one
 UNIT_BYTES = 16  # runs and most records begin at multiples of it in the body
 
 DTYPES = {kind: RECORDS[kind.name.lower()] for kind in JournalKind}
@@ -65,13 +66,23 @@ class Runs(NamedTuple):
             return Rows(np.empty(0, dtype), np.empty(0, np.int64))
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         positions = np.repeat(self.positions[chosen], counts) + within
+        # As bytes: numpy copies a record with named fields one field after the other.
+        plain = np.dtype(f"V{dtype.itemsize}")
+        if total >= LONG_RUNS * len(counts):
+            firsts = (self.units[chosen] * UNIT_BYTES).tolist()
+            runs = [
+                np.ndarray((count,), plain, self.body, first)
+                for first, count in zip(firsts, counts.tolist(), strict=True)
+            ]
+            return Rows(np.concatenate(runs).view(dtype), positions)
         stride = UNIT_BYTES if dtype.itemsize % UNIT_BYTES == 0 else dtype.itemsize
         places = np.repeat(self.units[chosen] * (UNIT_BYTES // stride), counts)
         # Every address that could hold a record, so that one index gathers all that do.
         everywhere: NDArray[np.void] = np.ndarray(
-            ((self.body.nbytes - dtype.itemsize) // stride + 1,), dtype, self.body, 0, (stride,)
+            ((self.body.nbytes - dtype.itemsize) // stride + 1,), plain, self.body, 0, (stride,)
         )
-        return Rows(everywhere[places + within * (dtype.itemsize // stride)], positions)
+        found = everywhere[places + within * (dtype.itemsize // stride)]
+        return Rows(found.view(dtype), positions)
 
 
 def read_runs(body: NDArray[np.uint8], headers: Sequence[Header]) -> Runs:

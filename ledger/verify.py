@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,14 +206,20 @@ class _Chunk:
 
 
 class _Reader:
-    """One pass over one journal."""
+    """One pass over one journal. A chunk is audited while the next one is read and replayed.
 
-    def __init__(self, journal: Journal, page: mmap.mmap) -> None:
+    `auditing` has one thread. The first fault by position is the one told: before a chunk is handed
+    over, the chunk before it has been audited.
+    """
+
+    def __init__(self, journal: Journal, page: mmap.mmap, auditing: Executor) -> None:
         self.core, self.buffers = recovery.new_core()
         self.audit = Audit()
         self._journal = journal
         self._page = page
-        self._chunk = _Chunk()
+        self._auditing = auditing
+        self._chunk, self._other = _Chunk(), _Chunk()
+        self._audited: Future[Fault | None] | None = None  # of the chunk handed over last
 
     def read(self) -> Fault | None:
         """Walk, replay and audit every group; the first fault ends it."""
@@ -224,17 +231,17 @@ class _Reader:
             try:
                 header, body = next(groups)
             except errors.DataRefused as error:
-                return self._audit() or Fault(number, position + 1, str(error))
+                return self._finish() or Fault(number, position + 1, str(error))
             if not self._chunk.has_room(header):
-                fault = self._audit()
+                fault = self._hand_over()
                 if fault is not None:
                     return fault
             fault = self._replay(header, self._chunk.add(header, body))
             if fault is not None:
-                earlier = self._audit()
+                earlier = self._finish()
                 return earlier if earlier and earlier.position < fault.position else fault
             position = header.position_last
-        return self._audit()
+        return self._finish()
 
     def _replay(self, header: Header, body: NDArray[np.uint8]) -> Fault | None:
         try:
@@ -252,16 +259,29 @@ class _Reader:
             return Fault(header.group, position, why)
         return None
 
-    def _audit(self) -> Fault | None:
-        headers = self._chunk.headers
+    def _hand_over(self) -> Fault | None:
+        """Have the chunk audited, once the one before has been; what was wrong in that."""
+        fault = self._audited.result() if self._audited is not None else None
+        if fault is None:
+            self._audited = self._auditing.submit(self._audit, self._chunk)
+            self._chunk, self._other = self._other, self._chunk
+        return fault
+
+    def _finish(self) -> Fault | None:
+        """The first fault of all chunks, the one that is being filled included."""
+        fault = self._hand_over()
+        return fault if fault is not None or self._audited is None else self._audited.result()
+
+    def _audit(self, chunk: _Chunk) -> Fault | None:
+        headers = chunk.headers
         if headers:
-            self.audit.take(headers, self._chunk.bodies)
+            self.audit.take(headers, chunk.bodies)
         wrong = self.audit.wrong
         if wrong is not None:
             firsts = [header.position_first for header in headers]
             place = int(np.searchsorted(firsts, wrong.position, side="right")) - 1
             return Fault(headers[place].group, wrong.position, wrong.why)
-        self._chunk.clear()
+        chunk.clear()
         return None
 
 
@@ -340,10 +360,10 @@ def _read_book(directory: Path, page: mmap.mmap) -> Report:
     except errors.DataRefused as error:
         report.fault = Fault(0, 0, str(error))
         return report
-    with journal:
+    with journal, ThreadPoolExecutor(1) as auditing:
         report.cluster, report.groups = journal.cluster, journal.group
         report.position, report.clock_ns = journal.position, journal.clock
-        reader = _Reader(journal, page)
+        reader = _Reader(journal, page, auditing)
         fault = reader.read()
         report.records = {kind.name.lower(): n for kind, n in reader.audit.counts.items()}
         if fault is None:
