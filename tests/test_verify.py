@@ -227,19 +227,23 @@ def test_an_interrupted_verify_leaves_no_reader(tmp_path, groups, monkeypatch):
 
 @pytest.mark.parametrize("chunk_groups", [1, 2, 5, 4096])
 def test_the_first_fault_is_told_however_groups_are_audited_together(
-    tmp_path, groups, monkeypatch, chunk_groups
+    tmp_path, monkeypatch, chunk_groups
 ):
-    """A record that the audit refuses, and after it a group that cannot be read."""
+    """A record that the audit refuses, and a group, before or after it, that cannot be read."""
     monkeypatch.setattr(module, "CHUNK_GROUPS_MAX", chunk_groups)
+    groups = books.paid(40, 30)
     page = mmap.mmap(-1, module._PAGE.size)
+    told = set()
     for place in (0, 9, 100, len(books.places(groups, K.TRANSFER)) - 1):
         altered, position = books.alter(groups, K.TRANSFER, place, {"code": 0})
         book = books.write(tmp_path / f"book-{place}", altered)
         assert module._read_book(book, page).fault.position == position
         with Journal.open(book, readonly=True) as journal:
-            last = journal.group
-        flip(book, last, 300)
+            damaged = journal.group // 2
+            first = journal.one(damaged)[0].position_first
+        flip(book, damaged, 300)
         fault = module._read_book(book, page).fault
-        assert (fault.group == last) == (fault.position != position), "the earlier of the two"
-        if place < 100:
-            assert fault.position == position
+        assert fault.position == min(position, first)
+        assert (fault.group == damaged) or position < first
+        told.add(position < first)
+    assert told == {False, True}
