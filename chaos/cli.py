@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -106,7 +107,10 @@ def run(
     """Run scenarios by NAME, by file, or all of a folder (fast, slow, sale)."""
     try:
         chosen = catalog.chosen(names)
-    except Refused as error:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise Refused(f"{out}: not writable")
+    except (OSError, Refused) as error:
         _refused(error)
     began, covered, broken, first = time.monotonic(), Coverage(), 0, seed or 0
     while True:
@@ -219,12 +223,16 @@ def _run_real(one: Entry, seed: int, as_json: bool, out: Path) -> int:
 @click.option("--trace", "with_trace", is_flag=True, help="Show the whole trace.")
 def replay(path: Path, as_json: bool, with_trace: bool) -> None:
     """Run a failure's plan again and say whether the same happens."""
-    if disk.is_failure(path):
-        seen = disk.replay(path)
+    try:
+        of_disk = disk.is_failure(path)
+        seen = disk.replay(path) if of_disk else None
+        again = catalog.replay(path)
+    except (OSError, Refused, msgspec.ValidationError) as error:
+        _refused(Refused(f"{path}: {str(error).removeprefix(f'{path}: ')}"))
+    if of_disk:
         why = seen.why if seen else "held: it is not seen any more"
         _say(as_json, {"check": why.partition(":")[0] if seen else None, "what": why}, escape(why))
         sys.exit(1 if seen else 0)
-    again = catalog.replay(path)
     if again is not None:
         _say(as_json, msgspec.to_builtins(again), escape("\n".join(again.lines())))
         sys.exit(0 if again.held else 1)

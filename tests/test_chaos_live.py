@@ -208,3 +208,19 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         Event().wait(0.01)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":', '{"tier": "disk"}', '{"scenario": {"load": {}}}', '{"format": 9}', "\0\1"]
+)
+def test_a_file_that_is_no_failure_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "F.json"
+    path.write_text(text)
+    done = CliRunner().invoke(cli.main, ["replay", str(path)])
+    assert done.exit_code == 2 and done.output.count(str(path)) == 1, done.output
+    assert done.output.startswith("chaos: ") and done.output.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs() -> None:
+    done = CliRunner().invoke(cli.main, ["run", "swarm", "--out", "/proc/nowhere"])
+    assert done.exit_code == 2 and "/proc/nowhere" in done.output
