@@ -120,7 +120,7 @@ def run(
             most = max(most, count)
             try:
                 broken += _run_one(one, range(first, first + count), jobs, covered, as_json, out)
-            except Refused as error:
+            except (OSError, Refused) as error:
                 _refused(error)
         first += most
         if minutes is None or time.monotonic() - began >= minutes * 60:
