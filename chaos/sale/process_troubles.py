@@ -144,7 +144,7 @@ class SetClock(Trouble, tag="set-clock", kw_only=True):
 
     def prepare(self, stage: Stage) -> None:
         if stage.clock is None:
-            stage.clock = faketime.SteppedClock(stage.place)
+            stage.clock = stage.closing.enter_context(faketime.SteppedClock(stage.place))
             stage.env |= stage.clock.env(stage.env)
 
     def begin(self, stage: Stage) -> None:
