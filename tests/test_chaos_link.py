@@ -84,7 +84,8 @@ def test_a_link_stops_one_way_or_both() -> None:
                 connection.recv(100)
             during = link.counts()
             assert during.stopped > before.stopped
-            assert (during.carried > before.carried) == (not there), "the other way goes on"
+            if not there:  # else nothing may come, but an acknowledgement that was late
+                assert during.carried > before.carried, "the other way goes on"
             link.heal()
             connection.settimeout(20)
             heard = b""
