@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,6 @@ from chaos.live.network import Network
 from chaos.live.server import Server
 from chaos.live.world import World
 from chaos.scenario import MS, SECOND, WALL_NS, Plan
-from chaos.sim import checks
 from chaos.sim.run import Outcome, Run, Troubles
 from chaos.sim.server import empty_book, memory
 
@@ -66,22 +64,17 @@ class LiveRuns:
             low, high = plan.delay_us
             network = Network(world, (low * 1000, high * 1000), plan.cut_share)
             server = Server(world, network, self._template, self._environment)
-            try:
-                server.first()
-                run = _LiveRun(world, plan, network, server)
-                run.troubles = _Troubles(run)
-                run.all()
-            except checks.Broken as broken:
-                world.breaks(broken.check, broken.what)
-            except Exception:
-                world.breaks("judged", "an exception:\n" + traceback.format_exc())
-            finally:
-                server.remove()
-            return Outcome(plan, world)
+            run = _LiveRun(world, plan, network, server)
+            run.troubles = _Troubles(run)
+            return run.outcome()
 
 
 class _LiveRun(Run):
     heal_ns_max = HEAL_NS_MAX
+
+    def all(self) -> None:
+        self.server.first()
+        super().all()
 
     def _rest(self) -> None:
         """Real time is too dear to be waited for."""

@@ -58,16 +58,7 @@ class Runs:
     def run(self, plan: Plan) -> Outcome:
         world = World(plan.seed)
         with virtual_door(world), configured(plan.bounds):
-            run = virtual(world, plan, self._template(plan.wall_ns))
-            try:
-                run.all()
-            except checks.Broken as broken:
-                world.breaks(broken.check, broken.what)
-            except Exception:
-                world.breaks("judged", "an exception:\n" + traceback.format_exc())
-            finally:
-                run.server.remove()
-        return Outcome(plan, world)
+            return virtual(world, plan, self._template(plan.wall_ns)).outcome()
 
 
 def virtual(world: World, plan: Plan, template: Path) -> Run:
@@ -97,6 +88,18 @@ class Run:
         for client, sessions in zip(self.clients, plan.sessions, strict=True):
             for _ in range(sessions):
                 client.add_session()
+
+    def outcome(self) -> Outcome:
+        """Run, and put the server away; whatever is raised meanwhile breaks an invariant."""
+        try:
+            self.all()
+        except checks.Broken as broken:
+            self.world.breaks(broken.check, broken.what)
+        except Exception:
+            self.world.breaks("judged", "an exception:\n" + traceback.format_exc())
+        finally:
+            self.server.remove()
+        return Outcome(self.plan, self.world)
 
     def all(self) -> None:
         world, plan = self.world, self.plan
