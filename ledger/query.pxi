@@ -1,6 +1,6 @@
 # Query: what is asked of the books. Reads change nothing.
 #
-# Needs: state.pxi, history.pxi. Gives: query_*. Each writes whole records to `results`, which has
+# Needs: state.pxi, history.pxi, select.pxi. Gives: query_*. Each writes whole records to `results`, which has
 # room for what the request may ask (EVENTS_MAX at most), and returns how many. A filter that makes
 # no sense is not an error: it selects nothing.
 
@@ -25,33 +25,6 @@ cdef u32 query_lookup_transfers(const state_t *s, const u8 *ids, u32 count,
             memcpy(results + found * <size_t>EVENT_BYTES, state_transfer(s, index), EVENT_BYTES)
             found += 1
     return found
-
-cdef bint query_zeros(const u8 *bytes, u32 count) noexcept nogil:
-    cdef u32 i
-    for i in range(count):
-        if bytes[i]:
-            return False
-    return True
-
-cdef bint query_range_valid(u64 timestamp_min, u64 timestamp_max, u32 limit) noexcept nogil:
-    return (timestamp_min <= TIMESTAMP_MAX and timestamp_max <= TIMESTAMP_MAX
-            and (timestamp_max == 0 or timestamp_min <= timestamp_max) and limit != 0)
-
-cdef bint query_account_filter_valid(const account_filter_t *f) noexcept nogil:
-    return (f.account_id != 0 and f.account_id != U128_MAX
-            and query_range_valid(f.timestamp_min, f.timestamp_max, f.limit)
-            and (f.flags & (ACCOUNT_FILTER_DEBITS | ACCOUNT_FILTER_CREDITS)) != 0
-            and (f.flags & ~<u32>ACCOUNT_FILTER_FLAGS_KNOWN) == 0
-            and query_zeros(f.reserved, sizeof(f.reserved)))
-
-cdef inline bint query_account_filter_selects(const account_filter_t *f,
-                                              const transfer_t *t) noexcept nogil:
-    return ((t.debit_account_id == f.account_id and f.flags & ACCOUNT_FILTER_DEBITS
-             or t.credit_account_id == f.account_id and f.flags & ACCOUNT_FILTER_CREDITS)
-            and (f.user_data_128 == 0 or f.user_data_128 == t.user_data_128)
-            and (f.user_data_64 == 0 or f.user_data_64 == t.user_data_64)
-            and (f.user_data_32 == 0 or f.user_data_32 == t.user_data_32)
-            and (f.code == 0 or f.code == t.code))
 
 cdef u32 query_account_transfers(const state_t *s, const u8 *filter, bint balances,
                                  u8 *results) noexcept nogil:
@@ -99,20 +72,6 @@ cdef void query_write_balances(const state_t *s, u32 transfer, bint debit,
     memcpy(&balance, &both.debit if debit else &both.credit, sizeof(balances_t))
     balance.timestamp = state_transfer(s, transfer).timestamp
     memcpy(result, &balance, sizeof(account_balance_t))
-
-cdef bint query_filter_valid(const query_filter_t *f) noexcept nogil:
-    return (query_range_valid(f.timestamp_min, f.timestamp_max, f.limit)
-            and (f.flags & ~<u32>QUERY_FILTER_FLAGS_KNOWN) == 0
-            and query_zeros(f.reserved, sizeof(f.reserved)))
-
-cdef inline bint query_filter_selects(const query_filter_t *f, u128 user_data_128,
-                                      u64 user_data_64, u32 user_data_32, u32 ledger,
-                                      u16 code) noexcept nogil:
-    return ((f.user_data_128 == 0 or f.user_data_128 == user_data_128)
-            and (f.user_data_64 == 0 or f.user_data_64 == user_data_64)
-            and (f.user_data_32 == 0 or f.user_data_32 == user_data_32)
-            and (f.ledger == 0 or f.ledger == ledger)
-            and (f.code == 0 or f.code == code))
 
 cdef u32 query_records(const state_t *s, const u8 *filter, bint transfers,
                        u8 *results) noexcept nogil:

@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "kernels": (
         "_core.pyx", "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi",
-        "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
+        "select.pxi", "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
         "_wire.pyx", "_check.pyx", "_load.pyx",
     ),
     "view": ("schema.py", "group.py", "calls.py", "runs.py"),
@@ -44,8 +44,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "frame.h": ("aegis.h",),
     "tables.h": ("frame.h",),
     "_core.pyx": (
-        "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi", "query.pxi",
-        "session.pxi", "request.pxi", "replay.pxi",
+        "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi", "select.pxi",
+        "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
     ),
     "group.py": ("schema.py",),
     "calls.py": ("schema.py",),
