@@ -13,9 +13,10 @@ from cpython.buffer cimport (
 )
 from libc.stddef cimport size_t
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
 
+from ledger.columns cimport *
 from ledger.record cimport *
 
 import hashlib
@@ -37,6 +38,8 @@ cdef extern from "u128.h" nogil:
     u128 u128_sub_floor(u128, u128)
     u128 u128_load(const void *)
     u32 u128_tag(const u64 *, u128)
+    u64 u128_hash64(const u64 *, u128)
+    u128 u128_chain(u128, u128)
 
 cdef extern from "slab.h" nogil:
     ctypedef struct slab_t:
@@ -44,6 +47,8 @@ cdef extern from "slab.h" nogil:
         u64 count, capacity, chunk_count
         u32 record_bytes, shift
     void slab_init(slab_t *, u32)
+    int slab_init_ring(slab_t *, u32)
+    void slab_forget(slab_t *, u64)
     void slab_free(slab_t *)
     void *slab_at(const slab_t *, u64)
     int slab_reserve(slab_t *, u64)
@@ -51,12 +56,13 @@ cdef extern from "slab.h" nogil:
 
 cdef extern from "table.h" nogil:
     enum:
-        TABLE_SLOT_MASK
+        TABLE_SLOT_MASK, TABLE_NONE
     ctypedef struct table_part_t:
         u32 count
     ctypedef struct table_t:
         u64 count
     int table_init(table_t *)
+    void table_clear(table_t *)
     void table_free(table_t *)
     int table_reserve(table_t *, u64)
     void table_insert(table_t *, u32, u32)
@@ -66,12 +72,17 @@ cdef extern from "table.h" nogil:
     void table_prefetch(const table_t *, u32)
 
 include "status.pxi"
+include "wanted.pxi"
 include "state.pxi"
+include "old.pxi"
 include "history.pxi"
+include "window.pxi"
+include "snapshot.pxi"
 include "undo.pxi"
 include "create.pxi"
 include "select.pxi"
 include "query.pxi"
+include "seal.pxi"
 include "session.pxi"
 include "request.pxi"
 include "replay.pxi"
@@ -80,6 +91,17 @@ DONE = REQUEST_DONE
 GROUP_FULL = REQUEST_GROUP_FULL
 ANSWERS_FULL = REQUEST_ANSWERS_FULL
 NO_MEMORY = REQUEST_NO_MEMORY
+COLD = REQUEST_COLD
+
+IDS = COLUMN_IDS
+ACCOUNTS = COLUMN_ACCOUNTS
+HOLDS = COLUMN_HOLDS
+SESSIONS = COLUMN_SESSIONS
+RECORD_BYTES = {
+    COLUMN_ACCOUNTS: sizeof(account_t),
+    COLUMN_HOLDS: sizeof(hold_record_t),
+    COLUMN_SESSIONS: sizeof(session_t),
+}
 
 cdef enum:
     KINDS = 16  # room for counts by kind
@@ -90,6 +112,8 @@ cdef class Core:
 
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
+    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0: one
+    window for ever, all history in memory.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. They are filled by execute() and original_answer().
     """
@@ -101,7 +125,7 @@ cdef class Core:
     cdef readonly u32 resends  # answers of the last execute() that the journal must rebuild
 
     def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
-                  answers not None, payload not None, counts not None):
+                  answers not None, payload not None, counts not None, u64 window_events=0):
         cdef u64 key[2]
         if len(hash_key) != 16:
             raise ValueError("hash_key must be 16 bytes")
@@ -112,7 +136,7 @@ cdef class Core:
             raise ValueError("answers and payload must be aligned to 16 bytes")
         memcpy(key, <const char *>hash_key, 16)
         self.ready = True  # from here on there may be memory to give back
-        if state_init(&self.s, group_bytes_max, sessions_max, key) != 0:
+        if state_init(&self.s, group_bytes_max, sessions_max, key, window_events) != 0:
             raise MemoryError("the ledger's tables")
         # One group is open while the other is made durable.
         self.groups = [numpy.zeros(group_bytes_max, numpy.uint8) for _ in range(2)]
@@ -161,9 +185,9 @@ cdef class Core:
         """How much the book holds: a dict of name to count."""
         return {
             "accounts": self.s.accounts.count,
-            "transfers": self.s.transfers.count,
+            "transfers": self.s.transfer_count,
             "open_holds": self.s.hold_count,
-            "burned_ids": self.s.burned.count,
+            "burned_ids": self.s.burned_count,
             "sessions": self.s.session_table.count,
         }
 
@@ -180,7 +204,7 @@ cdef class Core:
 
         arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False
         what would write is dropped unanswered. Returns (arrivals done, answers written from 0 on,
-        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL or NO_MEMORY).
+        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
         cdef Py_buffer data, asked
         cdef request_place_t place
@@ -324,10 +348,7 @@ cdef class Core:
 
     def accounts(self):
         """All accounts as stored, in order of creation: bytes of ACCOUNT records."""
-        return self._slab_bytes(0)
-
-    cdef bytes _slab_bytes(self, int which):
-        cdef slab_t *slab = &self.s.accounts if which == 0 else &self.s.burned
+        cdef slab_t *slab = &self.s.accounts
         cdef u64 left = slab.count, here, i
         cdef u64 chunk_records = <u64>1 << slab.shift
         pieces = []
@@ -344,8 +365,8 @@ cdef class Core:
         holds = []
         for i in range(self.s.holds.count):
             hold = state_hold(&self.s, <u32>i)
-            if hold.transfer != NONE:
-                holds.append((state_extra(&self.s, hold.transfer).position, hold.expires_at))
+            if hold.position != 0:
+                holds.append((hold.position, hold.expires_at))
         return numpy.array(sorted(holds), numpy.uint64).reshape(-1, 2)
 
     def _sessions(self):
@@ -368,13 +389,247 @@ cdef class Core:
         Two cores that went through the same groups, live or by replay, have the same.
         """
         digest = hashlib.sha256()
-        digest.update(self._slab_bytes(0))
+        digest.update(self.accounts())
         digest.update(self.open_holds().tobytes())
-        digest.update(self._slab_bytes(1))
+        digest.update((<const char *>&self.s.burned_hash)[:16])
         for session in self._sessions():
             digest.update(b"".join(part if isinstance(part, bytes) else part.to_bytes(8, "little")
                                    for part in session))
         for number in (self.s.clock, self.s.position, self.s.account_timestamp_max,
-                       self.s.transfer_timestamp_max, self.s.transfers.count):
+                       self.s.transfer_timestamp_max, self.s.transfer_count, self.s.burned_count):
             digest.update(number.to_bytes(8, "little"))
         return digest.digest()
+
+    # ---- windows --------------------------------------------------------------------------------
+
+    @property
+    def window_full(self):
+        """Whether the open window holds enough to be cut; to be asked at the end of a group."""
+        return window_is_full(&self.s)
+
+    @property
+    def windows(self):
+        """Closed windows still in memory, oldest first: (first group, last group) of each."""
+        return [(state_window(&self.s, number).group_first, state_window(&self.s, number).group_last)
+                for number in range(self.s.window_first, self.s.window_end - 1)]
+
+    @property
+    def generation(self):
+        """Rises when a window is dropped: what was asked of the sealed past before is stale."""
+        return self.s.generation
+
+    def cut(self):
+        """Close the open window with the last group. At most WINDOWS_MAX - 1 may be closed."""
+        window_cut(&self.s, self.s.group_number - 1)
+
+    def drop(self):
+        """Forget the oldest closed window; its ids are in the filter, its transfers sealed."""
+        if window_drop(&self.s) != 0:
+            raise MemoryError("no memory is left to keep open holds")
+
+    def window_columns(self, bytes hash_key not None):
+        """What a segment holds of the oldest closed window: a dict of column to array.
+
+        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: uint64, (n, 12); BLOCKS: uint8, (n, 4064);
+        ids and rows are in the order of the journal. For a thread of its own: it reads only what
+        changes no more, and the window must not be dropped meanwhile.
+        """
+        cdef seal_t seal
+        cdef u64 key[2]
+        cdef u64[:, ::1] ids, ends, rows, balances
+        cdef int why
+        if len(hash_key) != 16:
+            raise ValueError("hash_key must be 16 bytes")
+        memcpy(key, <const char *>hash_key, 16)
+        with nogil:
+            seal_measure(&self.s, self.s.window_first, &seal)
+        arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
+            (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12))]
+        ids, ends, rows, balances = arrays
+        seal.out_ids = &ids[0, 0] if seal.ids else NULL
+        seal.out_ends = &ends[0, 0] if seal.ends else NULL
+        seal.out_rows = &rows[0, 0] if seal.rows else NULL
+        seal.out_balances = &balances[0, 0] if seal.balances else NULL
+        with nogil:
+            seal_fill(&self.s, key, &seal)
+            why = seal_blocks(&self.s, key, &seal)
+        if why != 0:
+            free(seal.chunks)
+            raise MemoryError("the filters of a window's blocks")
+        blocks = numpy.empty((seal.chunk_count, sizeof(block_chunk_t)), numpy.uint8)
+        if seal.chunk_count:
+            memcpy(<void *><uintptr_t>blocks.ctypes.data, seal.chunks,
+                   seal.chunk_count * sizeof(block_chunk_t))
+        free(seal.chunks)
+        return {COLUMN_IDS: arrays[0], COLUMN_RESOLUTIONS: arrays[1], COLUMN_ROWS: arrays[2],
+                COLUMN_BALANCES: arrays[3], COLUMN_BLOCKS: blocks}
+
+    # ---- the sealed past ------------------------------------------------------------------------
+
+    def use_hash_key(self, bytes key not None):
+        """The key that the sealed ids were hashed with: 16 bytes, before the first filter_insert."""
+        if len(key) != 16:
+            raise ValueError("key must be 16 bytes")
+        memcpy(self.s.hash_key, <const char *>key, 16)
+
+    def filter_insert(self, hashes not None):
+        """Put sealed ids into the filter: uint64, (n,) or the first column of (n, 2). Any thread."""
+        cdef u64[:] view = hashes
+        cdef int why
+        if view.shape[0] == 0:
+            return
+        with nogil:
+            why = filter_insert(&self.s.filter, &view[0], <u64>view.strides[0] // 8,
+                                <u64>view.shape[0])
+        if why != 0:
+            raise MemoryError("the filter of sealed ids")
+
+    def take_wanted(self):
+        """What the request that ended with COLD needs to know of the sealed past.
+
+        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index); timestamps,
+        uint64 (n,)).
+        """
+        cdef wanted_t *w = &self.s.wanted
+        cdef wanted_read_t *read
+        cdef u32 i
+        ids = (<const char *>w.ids)[:w.id_count * sizeof(u128)] if w.id_count else b""
+        reads = []
+        for i in range(w.read_count):
+            read = &w.reads[i]
+            reads.append((read.operation, (<const char *>read.filter)[:query_event_bytes(
+                <u8>read.operation)], read.account))
+        timestamps = numpy.empty(w.timestamp_count, numpy.uint64)
+        for i in range(w.timestamp_count):
+            timestamps[i] = w.timestamps[i]
+        return ids, reads, timestamps
+
+    def attach(self, bytes ids not None, kinds not None, records not None, outcomes not None,
+               reads not None, timestamps not None, found not None):
+        """Attach what the sealed past says, for the requests that wanted it.
+
+        kinds: uint8, (n,), of each id of `ids`: 0 absent, 1 a transfer, 2 burned; records: uint8,
+        (n, 128); outcomes: uint8, (n,), how a sealed hold ended; reads: list of (operation, filter,
+        results); timestamps: uint64, (m,), with found: bool, (m,). Kept until newer ones need the
+        room or a window is dropped. DataRefused for a hold without an end: an open one is never
+        asked for.
+        """
+        cdef transfer_t transfer
+        cdef const u8[:] kind = kinds
+        cdef const u8[:] outcome = outcomes
+        cdef const u8[:, ::1] record = records
+        cdef const char *id = ids
+        cdef u32 i
+        cdef int why = 0
+        for i in range(<u32>kind.shape[0]):
+            memset(&transfer, 0, sizeof(transfer_t))
+            if kind[i] == 1:
+                memcpy(&transfer, &record[i, 0], sizeof(transfer_t))
+                if (transfer.flags & TRANSFER_PENDING
+                        and not HOLD_POSTED <= outcome[i] <= HOLD_EXPIRED):
+                    raise DataRefused(f"the hold {ids[16 * i:16 * i + 16][::-1].hex()} is sealed,"
+                                      " and its end is not")
+            else:
+                transfer.id = u128_load(id + 16 * i)
+            why |= old_attach(&self.s, OLD_TRANSFER if kind[i] == 1 else
+                              OLD_BURNED if kind[i] == 2 else OLD_ABSENT, &transfer, outcome[i])
+        for operation, filter, results in reads:
+            why |= reads_add(&self.s.reads, operation, <const u8 *><const char *>filter,
+                             <u32>len(filter), <const u8 *><const char *>results, len(results))
+        for timestamp, taken in zip(timestamps, found):
+            memset(&transfer, 0, sizeof(transfer_t))
+            transfer.timestamp = timestamp
+            why |= old_attach(&self.s, OLD_TIMESTAMP, &transfer, bool(taken))
+        if why != 0:
+            raise MemoryError("no memory is left to answer from the sealed past")
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def open_snapshot(self):
+        """Begin to copy the state as it is now, at the end of a group.
+
+        Returns the sessions, as bytes to be given to restore, and a dict of the numbers.
+        """
+        cdef state_t *s = &self.s
+        cdef session_t session
+        cdef u64 i
+        sessions = []
+        for i in range(s.sessions.count):
+            session = session_at(s, <u32>i)[0]
+            if session.session != 0:
+                session.route = session.route_group = 0
+                session.route_number = session.newer = session.older = 0
+                sessions.append((session.group, session.record_offset,
+                                 (<const char *>&session)[:sizeof(session_t)]))
+        snapshot_open(s)
+        return b"".join(session for _, _, session in sorted(sessions)), {
+            "group": s.group_number - 1,
+            "position": s.position,
+            "clock": s.clock,
+            "account_timestamp_max": s.account_timestamp_max,
+            "transfer_timestamp_max": s.transfer_timestamp_max,
+            "transfer_count": s.transfer_count,
+            "burned_count": s.burned_count,
+            "burned_hash": (<const char *>&s.burned_hash)[:16],
+        }
+
+    def copy_snapshot(self, out not None):
+        """Copy the next accounts, then the next open holds, into `out`, uint8, (n,).
+
+        Returns (column, records copied); (0, 0) when all is copied, and the snapshot is closed.
+        """
+        cdef u8[::1] room = out
+        cdef u64 bytes_room = <u64>room.shape[0], count
+        with nogil:
+            count = snapshot_accounts(&self.s, <account_t *>&room[0],
+                                      bytes_room // sizeof(account_t))
+        if count:
+            return COLUMN_ACCOUNTS, count
+        with nogil:
+            count = snapshot_holds(&self.s, <hold_record_t *>&room[0],
+                                   bytes_room // sizeof(hold_record_t))
+        if count:
+            return COLUMN_HOLDS, count
+        snapshot_close(&self.s)
+        return 0, 0
+
+    def close_snapshot(self):
+        """Give up what is not copied yet."""
+        if self.s.snapshot.open:
+            snapshot_close(&self.s)
+
+    def restore(self, u32 column, records not None):
+        """Put back what a checkpoint holds, in its order: accounts, holds, sessions; into an empty
+        core. records: uint8, (n, record bytes)."""
+        cdef const u8[:, ::1] view = records
+        cdef u64 count = <u64>view.shape[0], i
+        cdef int why = 0
+        if count == 0:
+            return
+        with nogil:
+            for i in range(count):
+                if column == COLUMN_ACCOUNTS:
+                    why = restore_account(&self.s, <const account_t *>&view[i, 0])
+                elif column == COLUMN_HOLDS:
+                    why = restore_hold(&self.s, <const hold_record_t *>&view[i, 0])
+                else:
+                    why = restore_session(&self.s, <const session_t *>&view[i, 0])
+                if why != 0:
+                    break
+        if why < 0:
+            raise MemoryError("no memory is left for the checkpoint")
+        if why > 0:
+            raise DataRefused(f"record {i} of column {column} does not fit the records before it")
+
+    def restore_numbers(self, numbers not None):
+        """The numbers that open_snapshot gave, when all columns are back."""
+        cdef state_t *s = &self.s
+        s.position, s.clock = numbers["position"], numbers["clock"]
+        s.account_timestamp_max = numbers["account_timestamp_max"]
+        s.transfer_timestamp_max = s.sealed_timestamp_max = numbers["transfer_timestamp_max"]
+        s.transfer_count, s.burned_count = numbers["transfer_count"], numbers["burned_count"]
+        memcpy(&s.burned_hash, <const char *><bytes>numbers["burned_hash"], 16)
+        s.durable_group = numbers["group"]
+        s.group_number = s.durable_group + 1
+        state_open_window(s).group_first = s.group_number
+        effect_begin_group(s, self._group_buffer(s.group_number))

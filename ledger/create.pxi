@@ -1,13 +1,8 @@
 # Create: what may happen. Accounts and transfers are judged, and when nothing forbids it, made.
 #
-# Needs: state.pxi, history.pxi, undo.pxi, status.h. Gives: create_*. Each decision has one shape:
+# Needs: state.pxi, history.pxi, undo.pxi, snapshot.pxi, status.h. Gives: create_*. Each decision has one shape:
 # checks in order of precedence, one return each; then the mark "point of no return"; then writes
 # that cannot fail. The order of checks is the order of status.h. Time is a parameter.
-
-cdef enum:
-    PREFETCH_TAGS = 12  # events ahead of which the table slots are fetched
-    PREFETCH_RECORDS = 6  # events ahead of which the accounts are fetched
-    PREFETCH_RING = 16
 
 cdef struct tags_t:
     u32 id, debit, credit
@@ -272,8 +267,11 @@ cdef void create_transfer_effects(state_t *s, const transfer_t *t, u32 tag, u32 
     cdef account_t *cr = state_account(s, credit)
     cdef u32 index = history_add_transfer(s, t, tag, debit, credit)
     cdef u64 expires_at = 0
+    snapshot_touch(s, debit)
+    snapshot_touch(s, credit)
     effect_saw_transfer(s, t.timestamp)
     if t.flags & TRANSFER_PENDING:
+        (<u32 *>slab_append(&s.pendings))[0] = index
         dr.debits_pending += t.amount
         cr.credits_pending += t.amount
         if t.timeout != 0:
@@ -348,8 +346,7 @@ cdef u32 create_resolution(state_t *s, transfer_t *t, u32 tag, u64 *timestamp) n
         status = create_transfer_check_imported(s, t)
         if status != STATUS_CREATED:
             return status
-    debit = history_find_account(s, p.debit_account_id, history_tag(s, p.debit_account_id))
-    credit = history_find_account(s, p.credit_account_id, history_tag(s, p.credit_account_id))
+    debit, credit = state_extra(s, hold).debit, state_extra(s, hold).credit
     if t.flags & TRANSFER_POST_PENDING_TRANSFER:
         if state_account(s, debit).flags & ACCOUNT_CLOSED:
             return TRANSFER_DEBIT_ACCOUNT_ALREADY_CLOSED_STATUS
@@ -382,6 +379,8 @@ cdef void create_resolving_effects(state_t *s, const transfer_t *t, u32 tag, u32
                                    u32 credit) noexcept nogil:
     """What a stored post or void does once its hold is released; replay does the same."""
     cdef u32 index = history_add_transfer(s, t, tag, debit, credit)
+    snapshot_touch(s, debit)
+    snapshot_touch(s, credit)
     effect_saw_transfer(s, t.timestamp)
     if t.flags & TRANSFER_POST_PENDING_TRANSFER:
         state_account(s, debit).debits_posted += t.amount
@@ -401,13 +400,16 @@ cdef void create_write_resolution(state_t *s, u32 transfer, u64 timestamp,
 cdef void create_release_hold(state_t *s, u32 transfer, u16 outcome) noexcept nogil:
     """A hold leaves both pending balances, whatever ended it; replay does the same."""
     cdef transfer_t *p = state_transfer(s, transfer)
-    cdef u32 slot = state_extra(s, transfer).resolution - RESOLUTION_OPEN
-    cdef account_t *dr = state_account(s, history_find_account(
-        s, p.debit_account_id, history_tag(s, p.debit_account_id)))
-    cdef account_t *cr = state_account(s, history_find_account(
-        s, p.credit_account_id, history_tag(s, p.credit_account_id)))
+    cdef transfer_extra_t *extra = state_extra(s, transfer)
+    cdef u32 slot = extra.resolution - RESOLUTION_OPEN
+    cdef account_t *dr = state_account(s, extra.debit)
+    cdef account_t *cr = state_account(s, extra.credit)
     undo_hold_closed(s, slot)
+    snapshot_touch(s, extra.debit)
+    snapshot_touch(s, extra.credit)
+    snapshot_touch_hold(s, slot)
     hold_close(s, slot, outcome)
+    history_end_hold(s, transfer, outcome)
     invariant(dr.debits_pending >= p.amount and cr.credits_pending >= p.amount)
     dr.debits_pending -= p.amount
     cr.credits_pending -= p.amount
@@ -495,7 +497,7 @@ cdef void create_fetch_tags(state_t *s, const u8 *event, tags_t *tags) noexcept 
     tags.id = history_tag(s, u128_load(event))
     tags.debit = history_tag(s, u128_load(event + EVENT_DEBIT_ACCOUNT_ID_AT))
     tags.credit = history_tag(s, u128_load(event + EVENT_CREDIT_ACCOUNT_ID_AT))
-    table_prefetch(&s.transfer_table, tags.id)
+    history_prefetch_id(s, tags.id)
     table_prefetch(&s.account_table, tags.debit)
     table_prefetch(&s.account_table, tags.credit)
 
@@ -504,9 +506,6 @@ cdef void create_burn(state_t *s, const u8 *event, u32 status, u32 tag,
     cdef burned_id_t *record = <burned_id_t *>effect_append(s, KIND_BURNED_ID, sizeof(burned_id_t))
     record.id, record.timestamp, record.status = u128_load(event), timestamp, status
     history_burn(s, record.id, tag)
-
-cdef inline u16 create_flags(const u8 *event) noexcept nogil:
-    return (<const u16 *>(event + EVENT_FLAGS_AT))[0]
 
 cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, u64 batch_end,
                        create_result_t *results) noexcept nogil:
@@ -518,7 +517,7 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
     cdef tags_t *tags
     cdef u64 timestamp
     if count > 0:
-        imported = create_flags(events) & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED)
+        imported = event_flags(events) & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED)
     for i in range(count):
         event = events + i * <size_t>EVENT_BYTES
         tags = &ring[i % PREFETCH_RING]
@@ -531,7 +530,7 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
                 j = (i + PREFETCH_RECORDS) % PREFETCH_RING
                 history_prefetch_account(s, ring[j].debit)
                 history_prefetch_account(s, ring[j].credit)
-        linked = create_flags(event) & TRANSFER_LINKED
+        linked = event_flags(event) & TRANSFER_LINKED
         timestamp = batch_end - count + 1 + i
         if linked and not in_chain:
             in_chain, broken, chain_first = True, False, i

@@ -25,6 +25,10 @@ class ClockRefused(DataRefused):
     """The wall clock is further ahead of the journal than any pause explains."""
 
 
+class ColumnDamaged(DataRefused):
+    """A page of a column file is damaged: derived data, which is rebuilt and never served."""
+
+
 class DirectoryInUse(LedgerError):
     """Another process has the book open."""
 

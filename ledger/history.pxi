@@ -1,18 +1,15 @@
-# History: the past, filled from memory: accounts, transfers, burned ids, and who they touch.
+# History: what memory holds of the past: accounts, transfers, burned ids, and who they touch.
 #
-# Needs: state.pxi, u128.h, table.h. Gives: history_*. The contract that whatever keeps the past
-# must honour: find (an id), record and resolution (of an index), postings (of an account, in a time
-# range, either way), scan (by time). Accounts and transfers are stored in order of creation, which
-# is the order of their timestamps, so time ranges are found by bisection. Nothing above this file
-# knows where the past is kept.
+# Needs: state.pxi, old.pxi, u128.h, table.h. Gives: history_*. All accounts are here; of transfers
+# those of the windows that are not dropped yet, and the old ones. Accounts and transfers are stored
+# in order of creation, which is the order of their timestamps, so time ranges are found by
+# bisection. What is sealed is not here: window.pxi asks for it before a request is judged.
 
 cdef struct postings_cursor_t:
-    u32 block, entry, used
+    u32 account, at, ends[WINDOWS_MAX]  # last transfers of the windows to come, the next one last
+    u32 windows
     bint reversed
 
-
-cdef inline u32 history_tag(const state_t *s, u128 id) noexcept nogil:
-    return u128_tag(s.key, id)
 
 cdef inline u32 history_find_account(const state_t *s, u128 id, u32 tag) noexcept nogil:
     """Index of the account, or NONE."""
@@ -24,25 +21,42 @@ cdef inline u32 history_find_account(const state_t *s, u128 id, u32 tag) noexcep
         if index == NONE or state_account(s, index).id == id:
             return index
 
-cdef inline u32 history_find(const state_t *s, u128 id, u32 tag) noexcept nogil:
-    """Index of the transfer; or BURNED + index of the burned id; or NONE."""
-    cdef table_part_t *part = table_part(&s.transfer_table, tag)
+cdef inline u32 history_find_in(const state_t *s, const table_t *table, u128 id,
+                                u32 tag) noexcept nogil:
+    cdef table_part_t *part = table_part(table, tag)
     cdef u32 at = tag & TABLE_SLOT_MASK
-    cdef u32 index
+    cdef u32 reference
     while True:
-        index = table_next(part, tag, &at)
-        if index == NONE:
+        reference = table_next(part, tag, &at)
+        if reference == NONE:
             return NONE
-        if index & BURNED:
-            if (<u128 *>slab_at(&s.burned, index & ~<u32>BURNED))[0] == id:
-                return index
-        elif state_transfer(s, index).id == id:
-            return index
+        if reference & BURNED:
+            if (<burned_t *>slab_at(&s.burned, reference & REFERENCE_MASK)).id == id:
+                return reference
+        elif state_transfer(s, reference).id == id:
+            return reference
+
+cdef inline u32 history_find(const state_t *s, u128 id, u32 tag) noexcept nogil:
+    """Reference of the transfer; with BURNED of the burned id; or NONE."""
+    cdef u64 number = s.window_end
+    cdef u32 reference
+    while number > s.window_first:
+        number -= 1
+        reference = history_find_in(s, &state_window(s, number).table, id, tag)
+        if reference != NONE:
+            return reference
+    return old_known(s, id, tag) if s.old_table.count else NONE
 
 cdef inline u32 history_find_transfer(const state_t *s, u128 id) noexcept nogil:
     """Index of the transfer, or NONE also for a burned id."""
     cdef u32 index = history_find(s, id, history_tag(s, id))
     return NONE if index & BURNED else index
+
+cdef inline void history_prefetch_id(const state_t *s, u32 tag) noexcept nogil:
+    """Touch the slots where a transfer's id may be."""
+    cdef u64 number
+    for number in range(s.window_first, s.window_end):
+        table_prefetch(&state_window(s, number).table, tag)
 
 cdef inline void history_prefetch_account(const state_t *s, u32 tag) noexcept nogil:
     """Touch the record an account's tag probably leads to; its table slot should be near."""
@@ -60,8 +74,8 @@ cdef u32 history_add_account(state_t *s, const account_t *account, u32 tag) noex
     cdef account_extra_t *extra
     (<account_t *>slab_append(&s.accounts))[0] = account[0]
     extra = <account_extra_t *>slab_append(&s.account_extras)
-    extra.postings_first = extra.postings_last = NONE
-    extra.postings_used = 0
+    memset(extra, 0, sizeof(account_extra_t))
+    extra.last = NONE
     table_insert(&s.account_table, tag, index)
     s.account_timestamp_max = account.timestamp
     return index
@@ -72,66 +86,79 @@ cdef void history_forget_account(state_t *s) noexcept nogil:
     s.accounts.count -= 1
     s.account_extras.count -= 1
 
-cdef inline void history_add_posting(state_t *s, u32 account, u32 transfer) noexcept nogil:
-    cdef account_extra_t *extra = <account_extra_t *>slab_at(&s.account_extras, account)
-    cdef posting_block_t *block
-    cdef u32 index
-    if extra.postings_last == NONE or extra.postings_used == POSTING_ENTRIES:
-        index = <u32>s.postings.count
-        block = <posting_block_t *>slab_append(&s.postings)
-        block.previous, block.next = extra.postings_last, NONE
-        if extra.postings_last == NONE:
-            extra.postings_first = index
-        else:
-            (<posting_block_t *>slab_at(&s.postings, extra.postings_last)).next = index
-        extra.postings_last, extra.postings_used = index, 0
-    block = <posting_block_t *>slab_at(&s.postings, extra.postings_last)
-    block.transfers[extra.postings_used] = transfer
-    extra.postings_used += 1
+cdef inline half_link_t *history_half(const state_t *s, u32 reference, u32 account) noexcept nogil:
+    """The account's half of a transfer's links."""
+    cdef link_t *link = <link_t *>slab_at(&s.links, reference)
+    return &link.debit if state_extra(s, reference).debit == account else &link.credit
+
+cdef inline void history_add_posting(state_t *s, u32 account, u32 reference) noexcept nogil:
+    cdef account_extra_t *extra = state_account_extra(s, account)
+    cdef half_link_t *mine = history_half(s, reference, account)
+    cdef half_link_t *last
+    cdef u32 window = <u32>(s.window_end - 1)
+    mine.previous = extra.last
+    mine.next = reference
+    if extra.last != NONE:
+        if extra.window == window:
+            last = history_half(s, extra.last, account)
+            mine.next, last.next = last.next, reference
+        elif window - extra.window >= s.window_end - s.window_first:
+            mine.previous = NONE
+    extra.last, extra.window = reference, window
 
 cdef void history_forget_posting(state_t *s, u32 account) noexcept nogil:
     """The newest posting of the account, which is also the newest of the book."""
-    cdef account_extra_t *extra = <account_extra_t *>slab_at(&s.account_extras, account)
-    cdef posting_block_t *block = <posting_block_t *>slab_at(&s.postings, extra.postings_last)
-    extra.postings_used -= 1
-    if extra.postings_used > 0:
-        return
-    invariant(extra.postings_last == s.postings.count - 1)
-    s.postings.count -= 1
-    extra.postings_last = block.previous
-    if block.previous == NONE:
-        extra.postings_first = NONE
-    else:
-        extra.postings_used = POSTING_ENTRIES
-        (<posting_block_t *>slab_at(&s.postings, block.previous)).next = NONE
+    cdef account_extra_t *extra = state_account_extra(s, account)
+    cdef half_link_t *mine = history_half(s, extra.last, account)
+    cdef u64 number = s.window_end - 1
+    if mine.next != extra.last:
+        history_half(s, mine.previous, account).next = mine.next
+    elif mine.previous != NONE:
+        while not window_holds(s, number, mine.previous):
+            number -= 1
+    extra.last, extra.window = mine.previous, <u32>number
+
+cdef inline bint window_holds(const state_t *s, u64 number, u32 reference) noexcept nogil:
+    """Whether the transfer is of this window, which is in memory."""
+    cdef u64 first = state_window(s, number).transfers
+    cdef u64 end = (state_window(s, number + 1).transfers if number + 1 < s.window_end
+                    else s.transfers.count)
+    return ((reference - <u32>first) & REFERENCE_MASK) < end - first
 
 cdef inline u32 history_add_transfer(state_t *s, const transfer_t *transfer, u32 tag,
                                      u32 debit, u32 credit) noexcept nogil:
     """Store a transfer whose record just took the current position."""
-    cdef u32 index = <u32>s.transfers.count
+    cdef u32 reference = <u32>s.transfers.count & REFERENCE_MASK
     cdef transfer_extra_t *extra
-    invariant(index < <u32>BURNED)
     (<transfer_t *>slab_append(&s.transfers))[0] = transfer[0]
     extra = <transfer_extra_t *>slab_append(&s.transfer_extras)
-    extra.position, extra.resolution = s.position, RESOLUTION_NONE
+    # In the bits of its kind, 0 for a transfer: which account has a history.
+    extra.place = (state_place(s, PLACE_TRANSFER)
+                   | (1 if state_account(s, debit).flags & ACCOUNT_HISTORY else 0)
+                   | (2 if state_account(s, credit).flags & ACCOUNT_HISTORY else 0))
+    extra.position = s.position
+    extra.resolution = RESOLUTION_NONE
+    extra.debit, extra.credit = debit, credit
+    s.links.count += 1
     s.transfer_balances.count += 1
-    table_insert(&s.transfer_table, tag, index)
-    history_add_posting(s, debit, index)
-    history_add_posting(s, credit, index)
+    s.transfer_count += 1
+    table_insert(&state_open_window(s).table, tag, reference)
+    history_add_posting(s, debit, reference)
+    history_add_posting(s, credit, reference)
     s.transfer_timestamp_max = transfer.timestamp
-    return index
+    return reference
 
 cdef void history_forget_transfer(state_t *s) noexcept nogil:
-    cdef u32 index = <u32>s.transfers.count - 1
-    cdef transfer_t *transfer = state_transfer(s, index)
-    cdef u128 debit = transfer.debit_account_id
-    cdef u128 credit = transfer.credit_account_id
-    history_forget_posting(s, history_find_account(s, credit, history_tag(s, credit)))
-    history_forget_posting(s, history_find_account(s, debit, history_tag(s, debit)))
-    table_remove(&s.transfer_table, history_tag(s, transfer.id), index)
+    cdef u32 reference = <u32>(s.transfers.count - 1) & REFERENCE_MASK
+    history_forget_posting(s, state_extra(s, reference).credit)
+    history_forget_posting(s, state_extra(s, reference).debit)
+    table_remove(&state_open_window(s).table, history_tag(s, state_transfer(s, reference).id),
+                 reference)
     s.transfers.count -= 1
     s.transfer_extras.count -= 1
+    s.links.count -= 1
     s.transfer_balances.count -= 1
+    s.transfer_count -= 1
 
 cdef inline void history_add_balances(state_t *s, u32 transfer, const account_t *debit,
                                       const account_t *credit) noexcept nogil:
@@ -143,10 +170,19 @@ cdef inline void history_add_balances(state_t *s, u32 transfer, const account_t 
     memcpy(&balances.credit, &credit.debits_pending, sizeof(balances_t))
 
 cdef void history_burn(state_t *s, u128 id, u32 tag) noexcept nogil:
-    cdef u32 index = <u32>s.burned.count
-    invariant(index < <u32>BURNED - 1)
-    (<u128 *>slab_append(&s.burned))[0] = id
-    table_insert(&s.transfer_table, tag, index | <u32>BURNED)
+    cdef u32 reference = <u32>s.burned.count & REFERENCE_MASK
+    cdef burned_t *burned = <burned_t *>slab_append(&s.burned)
+    burned.id, burned.place = id, state_place(s, PLACE_BURNED_ID)
+    table_insert(&state_open_window(s).table, tag, reference | BURNED)
+    s.burned_count += 1
+    s.burned_hash = u128_chain(s.burned_hash, id)
+
+cdef inline void history_end_hold(state_t *s, u32 reference, u32 outcome) noexcept nogil:
+    cdef transfer_extra_t *extra = state_extra(s, reference)
+    cdef ended_t *ended
+    extra.resolved = <u32>s.ended.count
+    ended = <ended_t *>slab_append(&s.ended)
+    ended.place, ended.position, ended.outcome = extra.place, extra.position, outcome
 
 
 # ---- by time --------------------------------------------------------------------------------
@@ -163,29 +199,34 @@ cdef u32 history_scan_accounts(const state_t *s, u64 timestamp) noexcept nogil:
             high = middle
     return <u32>low
 
-cdef u32 history_scan_transfers(const state_t *s, u64 timestamp) noexcept nogil:
-    """Index of the first transfer stored at or after the timestamp; their count for none."""
-    cdef u64 low = 0, high = s.transfers.count, middle
+cdef inline u64 history_transfers_first(const state_t *s) noexcept nogil:
+    """Ordinal of the first transfer that is in a window."""
+    return state_window(s, s.window_first).transfers
+
+cdef u64 history_scan_transfers(const state_t *s, u64 timestamp) noexcept nogil:
+    """Ordinal of the first transfer in a window at or after the timestamp; their end for none."""
+    cdef u64 low = history_transfers_first(s), high = s.transfers.count, middle
     while low < high:
         middle = (low + high) // 2
-        if state_transfer(s, <u32>middle).timestamp < timestamp:
+        if (<transfer_t *>slab_at(&s.transfers, middle)).timestamp < timestamp:
             low = middle + 1
         else:
             high = middle
-    return <u32>low
+    return low
 
 cdef u32 history_at_position(const state_t *s, u64 position) noexcept nogil:
-    """Index of the transfer whose record took the position, or NONE."""
-    cdef u64 low = 0, high = s.transfers.count, middle
+    """Reference of the transfer whose record took the position, or NONE."""
+    cdef u64 low = history_transfers_first(s), high = s.transfers.count, middle
     while low < high:
         middle = (low + high) // 2
-        if state_extra(s, <u32>middle).position < position:
+        if (<transfer_extra_t *>slab_at(&s.transfer_extras, middle)).position < position:
             low = middle + 1
         else:
             high = middle
-    if low < s.transfers.count and state_extra(s, <u32>low).position == position:
-        return <u32>low
-    return NONE
+    if (low < s.transfers.count
+            and (<transfer_extra_t *>slab_at(&s.transfer_extras, low)).position == position):
+        return <u32>low & REFERENCE_MASK
+    return old_at_position(s, position)
 
 cdef bint history_account_at(const state_t *s, u64 timestamp) noexcept nogil:
     cdef u32 index
@@ -195,43 +236,54 @@ cdef bint history_account_at(const state_t *s, u64 timestamp) noexcept nogil:
     return index < s.accounts.count and state_account(s, index).timestamp == timestamp
 
 cdef bint history_transfer_at(const state_t *s, u64 timestamp) noexcept nogil:
-    cdef u32 index
+    """Of the sealed past it must be known already: window_want_timestamps asks."""
+    cdef u64 ordinal
     if timestamp > s.transfer_timestamp_max:
         return False
-    index = history_scan_transfers(s, timestamp)
-    return index < s.transfers.count and state_transfer(s, index).timestamp == timestamp
+    if timestamp <= s.sealed_timestamp_max:
+        return old_timestamp_taken(s, timestamp)
+    ordinal = history_scan_transfers(s, timestamp)
+    return (ordinal < s.transfers.count
+            and (<transfer_t *>slab_at(&s.transfers, ordinal)).timestamp == timestamp)
 
 
 # ---- by account -----------------------------------------------------------------------------
 
 cdef void history_postings(const state_t *s, u32 account, bint reversed,
                            postings_cursor_t *cursor) noexcept nogil:
-    cdef account_extra_t *extra = <account_extra_t *>slab_at(&s.account_extras, account)
-    cursor.reversed = reversed
-    cursor.used = extra.postings_used
-    cursor.block = extra.postings_last if reversed else extra.postings_first
-    cursor.entry = extra.postings_used if reversed else 0
+    cdef account_extra_t *extra = state_account_extra(s, account)
+    cdef u32 last = extra.last
+    cdef u32 age = <u32>(s.window_end - 1) - extra.window
+    memset(cursor, 0, sizeof(postings_cursor_t))
+    cursor.account, cursor.reversed, cursor.at = account, reversed, NONE
+    if last == NONE or age >= s.window_end - s.window_first:
+        return
+    if reversed:
+        cursor.at = last
+        return
+    while last != NONE and history_in_memory(s, last):
+        cursor.ends[cursor.windows] = last
+        cursor.windows += 1
+        last = history_half(s, history_half(s, last, account).next, account).previous
+    cursor.at = history_half(s, cursor.ends[cursor.windows - 1], account).next
+
+cdef inline bint history_in_memory(const state_t *s, u32 reference) noexcept nogil:
+    cdef u64 first = history_transfers_first(s)
+    return ((reference - <u32>first) & REFERENCE_MASK) < s.transfers.count - first
 
 cdef inline u32 history_next_posting(const state_t *s, postings_cursor_t *cursor) noexcept nogil:
-    """Index of the next transfer that touches the account, or NONE."""
-    cdef posting_block_t *block
-    if cursor.block == NONE:
+    """Reference of the next transfer in a window that touches the account, or NONE."""
+    cdef u32 found = cursor.at
+    if found == NONE:
         return NONE
-    block = <posting_block_t *>slab_at(&s.postings, cursor.block)
     if cursor.reversed:
-        if cursor.entry == 0:
-            cursor.block, cursor.entry = block.previous, POSTING_ENTRIES
-            if cursor.block == NONE:
-                return NONE
-            block = <posting_block_t *>slab_at(&s.postings, cursor.block)
-        cursor.entry -= 1
-        return block.transfers[cursor.entry]
-    if cursor.entry == POSTING_ENTRIES:
-        cursor.block, cursor.entry = block.next, 0
-        if cursor.block == NONE:
-            return NONE
-        block = <posting_block_t *>slab_at(&s.postings, cursor.block)
-    if block.next == NONE and cursor.entry == cursor.used:
-        return NONE
-    cursor.entry += 1
-    return block.transfers[cursor.entry - 1]
+        cursor.at = history_half(s, found, cursor.account).previous
+        if cursor.at != NONE and not history_in_memory(s, cursor.at):
+            cursor.at = NONE
+    elif found != cursor.ends[cursor.windows - 1]:
+        cursor.at = history_half(s, found, cursor.account).next
+    else:
+        cursor.windows -= 1
+        cursor.at = (history_half(s, cursor.ends[cursor.windows - 1], cursor.account).next
+                     if cursor.windows else NONE)
+    return found

@@ -1,8 +1,10 @@
 # Query: what is asked of the books. Reads change nothing.
 #
-# Needs: state.pxi, history.pxi, select.pxi. Gives: query_*. Each writes whole records to `results`, which has
-# room for what the request may ask (EVENTS_MAX at most), and returns how many. A filter that makes
-# no sense is not an error: it selects nothing.
+# Needs: state.pxi, history.pxi, wanted.pxi, select.pxi. Gives: query_*. Each writes whole records to
+# `results`, which has room for what the request may ask (EVENTS_MAX at most), and returns how many.
+# A filter that makes no sense is not an error: it selects nothing. The windows are read here; what
+# the sealed past has to say was attached before, when it is needed: it comes first, or last of all
+# when the newest come first.
 
 cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
                                u8 *results) noexcept nogil:
@@ -26,9 +28,10 @@ cdef u32 query_lookup_transfers(const state_t *s, const u8 *ids, u32 count,
             found += 1
     return found
 
-cdef u32 query_account_transfers(const state_t *s, const u8 *filter, bint balances,
+cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filter,
                                  u8 *results) noexcept nogil:
     """Transfers of an account, or its balances right after each of them."""
+    cdef bint balances = operation == OPERATION_GET_ACCOUNT_BALANCES
     cdef account_filter_t f
     cdef postings_cursor_t cursor
     cdef const transfer_t *t
@@ -44,6 +47,8 @@ cdef u32 query_account_transfers(const state_t *s, const u8 *filter, bint balanc
     limit = min(f.limit, <u32>EVENTS_MAX)
     timestamp_max = f.timestamp_max if f.timestamp_max != 0 else TIMESTAMP_MAX
     reversed = f.flags & ACCOUNT_FILTER_REVERSED
+    if not reversed:
+        found = query_sealed(s, operation, filter, sizeof(f), 0, limit, results)
     history_postings(s, account, reversed, &cursor)
     while found < limit:
         index = history_next_posting(s, &cursor)
@@ -62,7 +67,51 @@ cdef u32 query_account_transfers(const state_t *s, const u8 *filter, bint balanc
         else:
             memcpy(results + found * <size_t>EVENT_BYTES, t, EVENT_BYTES)
         found += 1
+    if reversed:
+        found = query_sealed(s, operation, filter, sizeof(f), found, limit, results)
     return found
+
+cdef u32 query_sealed(const state_t *s, u8 operation, const u8 *filter, u32 filter_bytes,
+                      u32 found, u32 limit, u8 *results) noexcept nogil:
+    """Append what the sealed past says, where it was asked; how many results there are then."""
+    cdef read_t *read = reads_find(&s.reads, operation, filter, filter_bytes)
+    cdef u64 count
+    if read == NULL:
+        return found
+    count = min(<u64>(limit - found), read.bytes // EVENT_BYTES)
+    memcpy(results + found * <size_t>EVENT_BYTES, read.results, count * EVENT_BYTES)
+    return found + <u32>count
+
+cdef bint query_needs_sealed(const state_t *s, u8 operation, const u8 *filter, u8 *scratch,
+                             u32 *account) noexcept nogil:
+    """Whether the sealed past must be asked and was not. `account`: the one the filter names."""
+    cdef account_filter_t f
+    cdef query_filter_t q
+    account[0] = NONE
+    if s.sealed_timestamp_max == 0:
+        return False
+    if operation == OPERATION_QUERY_TRANSFERS:
+        memcpy(&q, filter, sizeof(query_filter_t))
+        return (query_filter_valid(&q) and q.timestamp_min <= s.sealed_timestamp_max
+                and reads_find(&s.reads, operation, filter, sizeof(q)) == NULL
+                and not (q.flags & QUERY_FILTER_REVERSED
+                         and query_records(s, filter, True, scratch)
+                         == min(q.limit, <u32>EVENTS_MAX)))
+    if (operation != OPERATION_GET_ACCOUNT_TRANSFERS
+            and operation != OPERATION_GET_ACCOUNT_BALANCES):
+        return False
+    memcpy(&f, filter, sizeof(account_filter_t))
+    if not query_account_filter_valid(&f) or f.timestamp_min > s.sealed_timestamp_max:
+        return False
+    account[0] = history_find_account(s, f.account_id, history_tag(s, f.account_id))
+    return (account[0] != NONE
+            and state_account(s, account[0]).timestamp < s.sealed_timestamp_max
+            and (operation == OPERATION_GET_ACCOUNT_TRANSFERS
+                 or state_account(s, account[0]).flags & ACCOUNT_HISTORY)
+            and reads_find(&s.reads, operation, filter, sizeof(f)) == NULL
+            and not (f.flags & ACCOUNT_FILTER_REVERSED
+                     and query_account_transfers(s, operation, filter, scratch)
+                     == min(f.limit, <u32>EVENTS_MAX)))
 
 cdef void query_write_balances(const state_t *s, u32 transfer, bint debit,
                                u8 *result) noexcept nogil:
@@ -77,11 +126,9 @@ cdef u32 query_records(const state_t *s, const u8 *filter, bint transfers,
                        u8 *results) noexcept nogil:
     """Accounts or transfers by their fields: a scan of the time range, in its direction."""
     cdef query_filter_t f
-    cdef const transfer_t *t
-    cdef const account_t *a
-    cdef u64 first, end, i
+    cdef u64 first, end, i, at
     cdef u32 found = 0, limit
-    cdef bint selected
+    cdef const u8 *record
     memcpy(&f, filter, sizeof(query_filter_t))
     if not query_filter_valid(&f):
         return 0
@@ -93,23 +140,20 @@ cdef u32 query_records(const state_t *s, const u8 *filter, bint transfers,
     else:
         end = (history_scan_transfers(s, f.timestamp_max + 1) if transfers
                else history_scan_accounts(s, f.timestamp_max + 1))
+    if transfers and not f.flags & QUERY_FILTER_REVERSED:
+        found = query_sealed(s, OPERATION_QUERY_TRANSFERS, filter, sizeof(f), 0, limit, results)
     for i in range(first, end):
         if found == limit:
             break
-        index = <u32>(first + end - 1 - i if f.flags & QUERY_FILTER_REVERSED else i)
-        if transfers:
-            t = state_transfer(s, index)
-            selected = query_filter_selects(&f, t.user_data_128, t.user_data_64, t.user_data_32,
-                                            t.ledger, t.code)
-            if selected:
-                memcpy(results + found * <size_t>EVENT_BYTES, t, EVENT_BYTES)
-        else:
-            a = state_account(s, index)
-            selected = query_filter_selects(&f, a.user_data_128, a.user_data_64, a.user_data_32,
-                                            a.ledger, a.code)
-            if selected:
-                memcpy(results + found * <size_t>EVENT_BYTES, a, EVENT_BYTES)
-        found += selected
+        at = first + end - 1 - i if f.flags & QUERY_FILTER_REVERSED else i
+        record = <const u8 *>slab_at(&s.transfers if transfers else &s.accounts, at)
+        if (query_transfer_selected(&f, <const transfer_t *>record) if transfers
+                else query_account_selected(&f, <const account_t *>record)):
+            memcpy(results + found * <size_t>EVENT_BYTES, record, EVENT_BYTES)
+            found += 1
+    if transfers and f.flags & QUERY_FILTER_REVERSED:
+        found = query_sealed(s, OPERATION_QUERY_TRANSFERS, filter, sizeof(f), found, limit,
+                             results)
     return found
 
 cdef u32 query_execute(const state_t *s, u8 operation, const u8 *events, u32 count,
@@ -119,9 +163,9 @@ cdef u32 query_execute(const state_t *s, u8 operation, const u8 *events, u32 cou
     if operation == OPERATION_LOOKUP_TRANSFERS:
         return query_lookup_transfers(s, events, count, results)
     if operation == OPERATION_GET_ACCOUNT_TRANSFERS:
-        return query_account_transfers(s, events, False, results)
+        return query_account_transfers(s, operation, events, results)
     if operation == OPERATION_GET_ACCOUNT_BALANCES:
-        return query_account_transfers(s, events, True, results)
+        return query_account_transfers(s, operation, events, results)
     return query_records(s, events, operation == OPERATION_QUERY_TRANSFERS, results)
 
 cdef u64 query_results_max(u8 operation, const u8 *events, u32 count) noexcept nogil:

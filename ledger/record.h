@@ -401,11 +401,23 @@ enum {
     REQUEST_BYTES_FIXED = 256,
 };
 
+/* A place says where a record lies in the journal: group << 20 | offset in the body / 16 << 3 | what
+ * it is. Places order as positions do; the longest body ends below 2^17 * 16 bytes. */
+enum {
+    PLACE_TRANSFER = 0,
+    PLACE_BURNED_ID = 1,
+    PLACE_KIND_MASK = 7,
+    PLACE_OFFSET_SHIFT = 3,
+    PLACE_OFFSET_MASK = (1 << 17) - 1,
+    PLACE_GROUP_SHIFT = 20,
+};
+
 /* Events arrive at any address, so their fields are read by offset. */
 enum {
     EVENT_BYTES = sizeof(transfer_t),
     EVENT_FLAGS_AT = offsetof(transfer_t, flags),
     EVENT_DEBIT_ACCOUNT_ID_AT = offsetof(transfer_t, debit_account_id),
+    EVENT_PENDING_ID_AT = offsetof(transfer_t, pending_id),
     EVENT_CREDIT_ACCOUNT_ID_AT = offsetof(transfer_t, credit_account_id),
 };
 _Static_assert(sizeof(account_t) == EVENT_BYTES, "accounts and transfers are events of one size");

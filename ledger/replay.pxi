@@ -52,18 +52,15 @@ cdef int replay_resolution(state_t *s, replay_t *r, const resolution_t *resoluti
             or resolution.flags != state_transfer(s, transfer).flags
             or resolution.outcome < HOLD_POSTED or resolution.outcome > HOLD_EXPIRED):
         return replay_refuse(r, "the end of a hold that differs from the hold")
-    if not replay_hold_covered(s, state_transfer(s, transfer)):
+    if not replay_hold_covered(s, state_transfer(s, transfer), state_extra(s, transfer)):
         return replay_refuse(r, "the end of a hold that its accounts do not hold")
     create_release_hold(s, transfer, resolution.outcome)
     return 0
 
-cdef bint replay_hold_covered(const state_t *s, const transfer_t *p) noexcept nogil:
-    return (state_account(s, history_find_account(
-                s, p.debit_account_id, history_tag(s, p.debit_account_id))).debits_pending
-            >= p.amount
-            and state_account(s, history_find_account(
-                s, p.credit_account_id, history_tag(s, p.credit_account_id))).credits_pending
-            >= p.amount)
+cdef bint replay_hold_covered(const state_t *s, const transfer_t *p,
+                              const transfer_extra_t *extra) noexcept nogil:
+    return (state_account(s, extra.debit).debits_pending >= p.amount
+            and state_account(s, extra.credit).credits_pending >= p.amount)
 
 cdef int replay_burned_id(state_t *s, replay_t *r, const burned_id_t *burned) noexcept nogil:
     cdef u32 tag = history_tag(s, burned.id)
@@ -169,7 +166,7 @@ cdef inline void replay_fetch(const state_t *s, const u8 *transfers, u32 i,
     cdef const transfer_t *t
     if i + PREFETCH_TAGS < count:
         t = <const transfer_t *>transfers + i + PREFETCH_TAGS
-        table_prefetch(&s.transfer_table, history_tag(s, t.id))
+        history_prefetch_id(s, history_tag(s, t.id))
         table_prefetch(&s.account_table, history_tag(s, t.debit_account_id))
         table_prefetch(&s.account_table, history_tag(s, t.credit_account_id))
     if i + PREFETCH_RECORDS < count:
@@ -194,9 +191,12 @@ cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept n
             if state_reserve(s, run.count if run.kind == KIND_ACCOUNT else 0,
                              0 if run.kind == KIND_ACCOUNT else run.count):
                 return replay_refuse(r, "too much: no memory is left")
+        elif run.kind == KIND_RESOLUTION and state_reserve_ends(s, run.count):
+            return replay_refuse(r, "too much: no memory is left")
         for i in range(run.count):
             if run.kind == KIND_TRANSFER:
                 replay_fetch(s, r.body + offset, i, run.count)
+            s.record_offset = <u32>(offset + i * <u64>record_bytes)
             if replay_record(s, r, run.kind, r.body + offset + i * <u64>record_bytes) != 0:
                 return -1
             s.position = r.at

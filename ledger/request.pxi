@@ -1,6 +1,6 @@
 # Request: one arrival through the core: its session, due expiries, room, the operation, its record.
 #
-# Needs: state.pxi, session.pxi, create.pxi, query.pxi. Gives: request_*. A request that cannot be
+# Needs: state.pxi, window.pxi, session.pxi, create.pxi, query.pxi. Gives: request_*. A request that cannot be
 # taken leaves nothing behind. A request's records are contiguous in the group: request, batch
 # counts when there are several, effects in order of execution, outcomes.
 
@@ -9,6 +9,7 @@ cdef enum:
     REQUEST_GROUP_FULL = 1  # the open group must be closed first
     REQUEST_ANSWERS_FULL = 2  # the answers so far must be taken away first
     REQUEST_NO_MEMORY = 3
+    REQUEST_COLD = 4  # what is wanted of the sealed past must be attached first
 
 cdef struct request_place_t:  # where answers go
     u8 *payload
@@ -44,6 +45,8 @@ cdef int request_expire(state_t *s, request_place_t *place) noexcept nogil:
         due = create_count_due(s, max(s.clock, place.now))
         if not request_fits(s, due * sizeof(resolution_t)):
             return REQUEST_GROUP_FULL
+        if state_reserve_ends(s, due):
+            return REQUEST_NO_MEMORY
         create_expire(s, place.now)
     return REQUEST_DONE
 
@@ -71,6 +74,41 @@ cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t 
     answer.position, answer.timestamp = s.position, s.clock
     answer.batch_count = 0
     return REQUEST_DONE
+
+cdef int request_want(state_t *s, const u8 *events, u32 event_bytes, u32 count,
+                      bint transfers) noexcept nogil:
+    """REQUEST_DONE when memory knows of these ids all that the request needs."""
+    if s.filter.level_count == 0:
+        return REQUEST_DONE
+    if wanted_reserve(&s.wanted):
+        return REQUEST_NO_MEMORY
+    wanted_clear(&s.wanted)
+    window_want_ids(s, events, event_bytes, count, transfers)
+    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
+
+cdef int request_want_timestamps(state_t *s, const u8 *events, u32 count) noexcept nogil:
+    if s.sealed_timestamp_max == 0:
+        return REQUEST_DONE
+    if wanted_reserve(&s.wanted):
+        return REQUEST_NO_MEMORY
+    wanted_clear(&s.wanted)
+    window_want_timestamps(s, events, count)
+    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
+
+cdef int request_want_reads(state_t *s, u8 operation, const u8 *filters, u32 filter_bytes,
+                            u32 count, u8 *scratch) noexcept nogil:
+    cdef const u8 *filter
+    cdef u32 i, account
+    if s.sealed_timestamp_max == 0:
+        return REQUEST_DONE
+    if wanted_reserve(&s.wanted):
+        return REQUEST_NO_MEMORY
+    wanted_clear(&s.wanted)
+    for i in range(count):
+        filter = filters + i * <size_t>filter_bytes
+        if query_needs_sealed(s, operation, filter, scratch, &account):
+            wanted_read(&s.wanted, operation, filter, filter_bytes, account)
+    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
 
 cdef void request_write_outcomes(state_t *s, u32 request_offset, const create_result_t *results,
                                  u64 first_timestamp) noexcept nogil:
@@ -111,6 +149,7 @@ cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, 
     cdef u32 request_offset, batch, done = 0, count
     cdef u64 timestamp
     cdef create_result_t *results = <create_result_t *>(place.payload + place.payload_used)
+    cdef int why
     if not place.takes_creates:
         answer.verdict = VERDICT_DROP
         return REQUEST_DONE
@@ -118,6 +157,12 @@ cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, 
         return REQUEST_ANSWERS_FULL
     if not request_fits(s, request_bytes_worst(arrival)):
         return REQUEST_GROUP_FULL
+    if transfers:
+        why = request_want(s, buffer + arrival.events_offset, EVENT_BYTES, events, True)
+    else:
+        why = request_want_timestamps(s, buffer + arrival.events_offset, events)
+    if why != REQUEST_DONE:
+        return why
     if state_reserve(s, 0 if transfers else events, events if transfers else 0):
         return REQUEST_NO_MEMORY
     timestamp = max(s.clock + 1, place.now) + events
@@ -147,12 +192,20 @@ cdef int request_read(state_t *s, const u8 *buffer, const arrival_t *arrival,
     cdef u32 event_bytes = query_event_bytes(arrival.operation)
     cdef u64 worst = 0
     cdef u32 batch, count, found, done = 0, written = 0
+    cdef int why
     for batch in range(arrival.batch_count):
         count = request_batch_count(buffer, arrival, batch)
         worst += query_results_max(arrival.operation, events + done * <size_t>event_bytes, count)
         done += count
     if place.payload_used + worst * EVENT_BYTES > place.payload_room:
         return REQUEST_ANSWERS_FULL
+    if arrival.operation == OPERATION_LOOKUP_TRANSFERS:
+        why = request_want(s, events, event_bytes, done, False)
+    else:
+        why = request_want_reads(s, arrival.operation, events, event_bytes, done,
+                                 place.payload + place.payload_used)
+    if why != REQUEST_DONE:
+        return why
     done = 0
     for batch in range(arrival.batch_count):
         count = request_batch_count(buffer, arrival, batch)

@@ -1,6 +1,6 @@
 # Select: what a read's filter says: whether it makes sense, and which records it chooses.
 #
-# Needs: record.h. Gives: the query_*_valid and query_*_selects functions. Pure functions of a filter
+# Needs: record.h. Gives: query_*_valid, query_*_selects, query_*_selected. Pure functions of a filter
 # and a record: they know neither state nor journal, and whatever answers a read uses them.
 
 cdef bint query_zeros(const u8 *bytes, u32 count) noexcept nogil:
@@ -43,3 +43,12 @@ cdef inline bint query_filter_selects(const query_filter_t *f, u128 user_data_12
             and (f.user_data_32 == 0 or f.user_data_32 == user_data_32)
             and (f.ledger == 0 or f.ledger == ledger)
             and (f.code == 0 or f.code == code))
+
+cdef inline bint query_transfer_selected(const query_filter_t *f,
+                                         const transfer_t *t) noexcept nogil:
+    return query_filter_selects(f, t.user_data_128, t.user_data_64, t.user_data_32, t.ledger,
+                                t.code)
+
+cdef inline bint query_account_selected(const query_filter_t *f, const account_t *a) noexcept nogil:
+    return query_filter_selects(f, a.user_data_128, a.user_data_64, a.user_data_32, a.ledger,
+                                a.code)

@@ -1,8 +1,9 @@
 /* Leaf: an array that grows by chunks, so that no record ever moves and no growth copies.
  *
  * Chunks are mapped, zeroed by the kernel and cost nothing until touched. Room for what a request
- * may append is reserved before the request is judged; appending cannot fail. Knows nothing of
- * what it stores.
+ * may append is reserved before the request is judged; appending cannot fail. A ring also forgets
+ * from its beginning: the chunks of what is forgotten become room at the end, with what they held
+ * still in them, and an index counts on modulo 2^SLAB_RING_BITS. Knows nothing of what it stores.
  */
 #ifndef LEDGER_SLAB_H
 #define LEDGER_SLAB_H
@@ -12,14 +13,19 @@
 
 #include "record.h"
 
-enum { SLAB_CHUNK_BYTES = 1 << 20 };
+enum {
+    SLAB_CHUNK_BYTES = 1 << 20,
+    SLAB_RING_BITS = 30,
+};
 
 typedef struct {
     u8 **chunks;
-    u64 count;         /* records in use */
-    u64 capacity;      /* records in all chunks */
-    u64 chunk_count;
+    u64 count;         /* records appended, those forgotten included */
+    u64 capacity;      /* index after the last chunk's last record */
+    u64 chunk_first;   /* the first chunk that is not forgotten */
+    u64 chunk_count;   /* number after the last chunk's */
     u64 chunk_room;    /* length of `chunks` */
+    u64 chunk_mask;    /* a ring's chunk lies at its number modulo this + 1 */
     u32 record_bytes;  /* a power of two */
     u32 shift;         /* log2 of the records in a chunk */
 } slab_t;
@@ -29,23 +35,34 @@ static inline void slab_init(slab_t *slab, u32 record_bytes) {
     invariant(record_bytes && (record_bytes & (record_bytes - 1)) == 0);
     slab->record_bytes = record_bytes;
     slab->shift = (u32)__builtin_ctz(SLAB_CHUNK_BYTES / record_bytes);
+    slab->chunk_mask = ~(u64)0;
+}
+
+static inline int slab_init_ring(slab_t *slab, u32 record_bytes) {
+    slab_init(slab, record_bytes);
+    slab->chunk_room = (u64)1 << (SLAB_RING_BITS - slab->shift);
+    slab->chunk_mask = slab->chunk_room - 1;
+    slab->chunks = calloc(slab->chunk_room, sizeof *slab->chunks);
+    return slab->chunks ? 0 : -1;
 }
 
 static inline void slab_free(slab_t *slab) {
-    for (u64 i = 0; i < slab->chunk_count; i++) munmap(slab->chunks[i], SLAB_CHUNK_BYTES);
+    for (u64 i = slab->chunk_first; i < slab->chunk_count; i++)
+        munmap(slab->chunks[i & slab->chunk_mask], SLAB_CHUNK_BYTES);
     free(slab->chunks);
     slab->chunks = NULL;
-    slab->chunk_count = slab->capacity = slab->count = 0;
+    slab->chunk_first = slab->chunk_count = slab->capacity = slab->count = 0;
 }
 
 static inline void *slab_at(const slab_t *slab, u64 index) {
-    return slab->chunks[index >> slab->shift] +
+    return slab->chunks[(index >> slab->shift) & slab->chunk_mask] +
            (index & (((u64)1 << slab->shift) - 1)) * slab->record_bytes;
 }
 
 static __attribute__((noinline, cold)) int slab_grow(slab_t *slab, u64 capacity) {
     while (slab->capacity < capacity) {
-        if (slab->chunk_count == slab->chunk_room) {
+        if (slab->chunk_count - slab->chunk_first == slab->chunk_room) {
+            if (slab->chunk_mask != ~(u64)0) return -1;
             u64 room = slab->chunk_room ? slab->chunk_room * 2 : 16;
             u8 **chunks = realloc(slab->chunks, room * sizeof *chunks);
             if (!chunks) return -1;
@@ -55,10 +72,19 @@ static __attribute__((noinline, cold)) int slab_grow(slab_t *slab, u64 capacity)
         void *chunk = mmap(NULL, SLAB_CHUNK_BYTES, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (chunk == MAP_FAILED) return -1;
-        slab->chunks[slab->chunk_count++] = chunk;
+        slab->chunks[slab->chunk_count++ & slab->chunk_mask] = chunk;
         slab->capacity += (u64)1 << slab->shift;
     }
     return 0;
+}
+
+/* Forget all before `index` in a ring, but for what shares a chunk with it. */
+static inline void slab_forget(slab_t *slab, u64 index) {
+    for (; slab->chunk_first < index >> slab->shift; slab->chunk_first++) {
+        u8 *chunk = slab->chunks[slab->chunk_first & slab->chunk_mask];
+        slab->chunks[slab->chunk_count++ & slab->chunk_mask] = chunk;
+        slab->capacity += (u64)1 << slab->shift;
+    }
 }
 
 /* 0, or -1 when there is no memory for `more` further records; nothing is changed then. */

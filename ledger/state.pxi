@@ -1,32 +1,51 @@
 # State: everything the ledger knows between two requests, and the group that is being written.
 #
-# Needs: record.h, slab.h, table.h. Gives: state_t and the functions state_* (life, reserve),
-# effect_* (the open group) and hold_* (open holds in order of expiry). All of it is plain C memory:
+# Needs: record.h, slab.h, table.h, filter.h, wanted.pxi. Gives: state_t and the functions state_*
+# (life, reserve), effect_* (the open group) and hold_* (open holds in order of expiry). All of it is plain C memory:
 # records never move and nothing here can fail once state_reserve has said yes. It knows no rules:
 # what may happen is decided in create.pxi.
 
 cdef enum:
     NONE = 0xFFFFFFFF
-    POSTING_ENTRIES = 14
     # What `resolution` of a transfer may hold besides the three outcomes of a resolved hold.
     RESOLUTION_NONE = 0
     RESOLUTION_OPEN = 4
     UNDO_ACCOUNT = 1
     UNDO_HOLD_OPENED = 2
     UNDO_HOLD_CLOSED = 3
-    # A reference in the transfer table with this bit points to a burned id.
+    # A reference to a transfer: its ordinal modulo 2^30, or with OLD a place among the old ones.
+    # With BURNED it is a burned id.
     BURNED = 0x80000000
+    OLD = 0x40000000
+    REFERENCE_MASK = 0x3FFFFFFF
+    WINDOWS_MAX = 4  # in memory: one open, the others closed and being sealed
+    # What an old one may be.
+    OLD_FREE = 0
+    OLD_HOLD = 1  # a hold that outlived its window, until its end is sealed
+    OLD_TRANSFER = 2  # the rest is attached: what a request needs to know of the sealed past
+    OLD_BURNED = 3
+    OLD_ABSENT = 4
+    OLD_TIMESTAMP = 5  # whether a sealed transfer has it: `resolution` says
 
 cdef struct hold_t:
     u128 amount
     u64 expires_at  # ns; 0 for never
-    u32 transfer  # index of the transfer that opened it; NONE when the slot is free
+    u64 position  # of the transfer that opened it; 0 when the slot is free
+    u32 transfer  # the reference of that transfer
     u32 place  # in the heap of expiries, or the next free slot
 
 cdef struct transfer_extra_t:
-    u64 position
+    u64 position, place
     u32 resolution  # RESOLUTION_NONE, a HOLD_* outcome, or RESOLUTION_OPEN + slot of the open hold
-    u32 reserved
+    u32 resolved  # ordinal of its resolution, modulo 2^32
+    u32 debit, credit  # indexes of its accounts
+
+cdef struct half_link_t:  # one account's transfers of one window are a circle
+    u32 previous  # of the window's first: the last of the window before
+    u32 next  # of the window's last: the first
+
+cdef struct link_t:
+    half_link_t debit, credit
 
 cdef struct balances_t:  # one account's, right after a transfer
     u128 debits_pending, debits_posted, credits_pending, credits_posted
@@ -34,14 +53,29 @@ cdef struct balances_t:  # one account's, right after a transfer
 cdef struct transfer_balances_t:  # written only for accounts with history: else never touched
     balances_t debit, credit
 
-cdef struct account_extra_t:
-    u32 postings_first, postings_last  # blocks; NONE when there are none
-    u32 postings_used  # entries of the last block
-    u32 reserved
+cdef struct burned_t:
+    u128 id
+    u64 place, reserved
 
-cdef struct posting_block_t:
-    u32 previous, next
-    u32 transfers[POSTING_ENTRIES]
+cdef struct ended_t:  # a hold that ended
+    u64 place, position  # of the transfer that opened it
+    u32 outcome, reserved
+    u64 reserved_too
+
+cdef struct old_t:
+    u32 kind, next  # the next free one
+    u64 reserved
+
+cdef struct account_extra_t:
+    u32 last  # reference of its last transfer
+    u32 window  # that one's window, modulo 2^32
+    u32 epoch, saved  # the snapshot that saved it, and where
+
+cdef struct window_t:
+    table_t table  # ids of its transfers and burned ids
+    # Ordinals of its first ones.
+    u64 transfers, burned, ended, pendings
+    u64 group_first, group_last
 
 cdef struct session_t:
     u128 client, checksum  # checksum of the register or of the last request that creates
@@ -63,15 +97,44 @@ cdef struct savepoint_t:
     u64 accounts, transfers, position
     u64 account_timestamp_max, transfer_timestamp_max
     u64 group_transfer_min, group_transfer_max
+    u64 ended, pendings
     u32 group_bytes, group_records, group_runs
+
+cdef struct snapshot_t:  # accounts and open holds as they were when it was opened
+    bint open
+    u32 epoch
+    u64 position
+    u64 accounts_next, accounts_end, holds_next, holds_end  # what is still to be copied
+    slab_t accounts, holds  # what has changed since and was saved before
+    u64 hold_next  # of the saved ones, still to be copied
 
 cdef struct state_t:
     u64 key[2]
     u64 clock, position
     u64 account_timestamp_max, transfer_timestamp_max
-    slab_t accounts, account_extras, transfers, transfer_extras, transfer_balances
-    slab_t postings, holds, burned, sessions
-    table_t account_table, transfer_table, session_table
+    slab_t accounts, account_extras, holds, sessions
+    # Rings: what the windows hold. `pendings` refers to the transfers that opened a hold.
+    slab_t transfers, transfer_extras, links, transfer_balances, burned, ended, pendings
+    table_t account_table, session_table
+    # Windows by number, from `window_first` on; the last one is open.
+    window_t windows[WINDOWS_MAX]
+    u64 window_first, window_end, window_events
+    # What is no longer in a window but known: kept holds (also by position), and what is attached.
+    slab_t old, old_transfers, old_extras
+    table_t old_table, old_positions
+    u32 old_free
+    u32 *attached  # a ring of references, oldest first
+    u64 attached_first, attached_end, generation
+    reads_t reads
+    # The sealed past, and what a request turned out to need of it.
+    filter_t filter
+    u64 hash_key[2]
+    u64 sealed_timestamp_max
+    wanted_t wanted
+    # What all windows ever held.
+    u64 transfer_count, burned_count
+    u128 burned_hash
+    snapshot_t snapshot
     # open holds
     u32 hold_free, session_free
     u64 hold_count, expiries_count, expiries_room
@@ -83,6 +146,7 @@ cdef struct state_t:
     u64 group_number, group_clock_before, group_position_first
     u64 group_transfer_min, group_transfer_max, durable_group
     u32 group_bytes, group_bytes_max, group_records, group_runs, run_offset
+    u32 record_offset  # where the record lies that was appended, or is replayed
     # the open chain
     bint chain_open
     u32 undo_count, undo_room
@@ -93,54 +157,100 @@ cdef struct state_t:
 cdef inline account_t *state_account(const state_t *s, u32 index) noexcept nogil:
     return <account_t *>slab_at(&s.accounts, index)
 
-cdef inline transfer_t *state_transfer(const state_t *s, u32 index) noexcept nogil:
-    return <transfer_t *>slab_at(&s.transfers, index)
+cdef inline transfer_t *state_transfer(const state_t *s, u32 reference) noexcept nogil:
+    if reference & OLD:
+        return <transfer_t *>slab_at(&s.old_transfers, reference & REFERENCE_MASK)
+    return <transfer_t *>slab_at(&s.transfers, reference)
 
-cdef inline transfer_extra_t *state_extra(const state_t *s, u32 index) noexcept nogil:
-    return <transfer_extra_t *>slab_at(&s.transfer_extras, index)
+cdef inline transfer_extra_t *state_extra(const state_t *s, u32 reference) noexcept nogil:
+    if reference & OLD:
+        return <transfer_extra_t *>slab_at(&s.old_extras, reference & REFERENCE_MASK)
+    return <transfer_extra_t *>slab_at(&s.transfer_extras, reference)
+
+cdef inline account_extra_t *state_account_extra(const state_t *s, u32 index) noexcept nogil:
+    return <account_extra_t *>slab_at(&s.account_extras, index)
+
+cdef inline window_t *state_window(const state_t *s, u64 number) noexcept nogil:
+    return <window_t *>&s.windows[number % WINDOWS_MAX]
+
+cdef inline window_t *state_open_window(const state_t *s) noexcept nogil:
+    return state_window(s, s.window_end - 1)
+
+cdef inline u64 state_place(const state_t *s, u64 kind) noexcept nogil:
+    """Where the record lies that was just appended, or is being replayed."""
+    return (s.group_number << PLACE_GROUP_SHIFT
+            | <u64>(s.record_offset // 16) << PLACE_OFFSET_SHIFT | kind)
 
 cdef inline hold_t *state_hold(const state_t *s, u32 index) noexcept nogil:
     return <hold_t *>slab_at(&s.holds, index)
 
 
 cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
-                    const u64 *key) noexcept nogil:
+                    const u64 *key, u64 window_events) noexcept nogil:
+    cdef int i, why
     memset(s, 0, sizeof(state_t))
     s.key[0], s.key[1] = key[0], key[1]
     s.group_bytes_max, s.session_max = group_bytes_max, session_max
-    s.hold_free = s.session_free = s.session_newest = s.session_oldest = NONE
+    s.hold_free = s.session_free = s.session_newest = s.session_oldest = s.old_free = NONE
     s.run_offset = NONE
     s.group_number, s.group_position_first = 1, 1
+    s.window_events, s.window_first, s.window_end = window_events, 1, 2
+    state_open_window(s).group_first = 1
     slab_init(&s.accounts, sizeof(account_t))
     slab_init(&s.account_extras, sizeof(account_extra_t))
-    slab_init(&s.transfers, sizeof(transfer_t))
-    slab_init(&s.transfer_extras, sizeof(transfer_extra_t))
-    slab_init(&s.transfer_balances, sizeof(transfer_balances_t))
-    slab_init(&s.postings, sizeof(posting_block_t))
-    slab_init(&s.holds, sizeof(hold_t))
-    slab_init(&s.burned, sizeof(u128))
+    slab_init(&s.holds, sizeof(hold_t) + 16)
     slab_init(&s.sessions, sizeof(session_t))
+    slab_init(&s.old, sizeof(old_t))
+    slab_init(&s.old_transfers, sizeof(transfer_t))
+    slab_init(&s.old_extras, sizeof(transfer_extra_t))
+    slab_init(&s.snapshot.accounts, sizeof(account_t))
+    slab_init(&s.snapshot.holds, 2 * sizeof(transfer_t))
+    filter_init(&s.filter)
     # A chain of one request: each event changes two accounts and opens or closes one hold.
     s.undo_room = 3 * EVENTS_MAX
     s.undo = <undo_t *>aligned_alloc(16, s.undo_room * sizeof(undo_t))
     if s.undo == NULL:
         return -1
-    return (table_init(&s.account_table) | table_init(&s.transfer_table)
-            | table_init(&s.session_table))
+    why = (slab_init_ring(&s.transfers, sizeof(transfer_t))
+           | slab_init_ring(&s.transfer_extras, sizeof(transfer_extra_t))
+           | slab_init_ring(&s.links, sizeof(link_t))
+           | slab_init_ring(&s.transfer_balances, sizeof(transfer_balances_t))
+           | slab_init_ring(&s.burned, sizeof(burned_t)) | slab_init_ring(&s.ended, sizeof(ended_t))
+           | slab_init_ring(&s.pendings, sizeof(u32))
+           | table_init(&s.account_table) | table_init(&s.session_table)
+           | table_init(&s.old_table) | table_init(&s.old_positions))
+    for i in range(WINDOWS_MAX):
+        why |= table_init(&s.windows[i].table)
+    return why
 
 cdef void state_free(state_t *s) noexcept nogil:
+    cdef int i
     slab_free(&s.accounts)
     slab_free(&s.account_extras)
+    slab_free(&s.holds)
+    slab_free(&s.sessions)
     slab_free(&s.transfers)
     slab_free(&s.transfer_extras)
+    slab_free(&s.links)
     slab_free(&s.transfer_balances)
-    slab_free(&s.postings)
-    slab_free(&s.holds)
     slab_free(&s.burned)
-    slab_free(&s.sessions)
+    slab_free(&s.ended)
+    slab_free(&s.pendings)
+    slab_free(&s.old)
+    slab_free(&s.old_transfers)
+    slab_free(&s.old_extras)
+    slab_free(&s.snapshot.accounts)
+    slab_free(&s.snapshot.holds)
     table_free(&s.account_table)
-    table_free(&s.transfer_table)
     table_free(&s.session_table)
+    table_free(&s.old_table)
+    table_free(&s.old_positions)
+    for i in range(WINDOWS_MAX):
+        table_free(&s.windows[i].table)
+    filter_free(&s.filter)
+    wanted_free(&s.wanted)
+    reads_free(&s.reads)
+    free(s.attached)
     free(s.expiries)
     free(s.undo)
 
@@ -157,11 +267,19 @@ cdef int state_reserve(state_t *s, u64 accounts, u64 transfers) noexcept nogil:
         s.expiries, s.expiries_room = expiries, room
     return (slab_reserve(&s.accounts, accounts) | slab_reserve(&s.account_extras, accounts)
             | slab_reserve(&s.transfers, transfers) | slab_reserve(&s.transfer_extras, transfers)
-            | slab_reserve(&s.transfer_balances, transfers)
-            | slab_reserve(&s.postings, 2 * transfers) | slab_reserve(&s.holds, transfers)
-            | slab_reserve(&s.burned, transfers)
+            | slab_reserve(&s.links, transfers) | slab_reserve(&s.transfer_balances, transfers)
+            | slab_reserve(&s.holds, transfers) | slab_reserve(&s.pendings, transfers)
+            | slab_reserve(&s.burned, transfers) | state_reserve_ends(s, transfers)
             | table_reserve(&s.account_table, accounts)
-            | table_reserve(&s.transfer_table, transfers))
+            | table_reserve(&state_open_window(s).table, transfers))
+
+cdef int state_reserve_ends(state_t *s, u64 holds) noexcept nogil:
+    """The same for the ends of so many holds."""
+    cdef int why = slab_reserve(&s.ended, holds)
+    if s.snapshot.open:
+        why |= (slab_reserve(&s.snapshot.accounts, 2 * holds)
+                | slab_reserve(&s.snapshot.holds, holds))
+    return why
 
 
 # ---- the open group -------------------------------------------------------------------------
@@ -182,6 +300,7 @@ cdef inline void *effect_append(state_t *s, u16 kind, u32 record_bytes) noexcept
     record = s.group + s.group_bytes
     invariant(s.group_bytes + record_bytes + 16 <= s.group_bytes_max)
     memset(record, 0, (record_bytes + 15) & ~<u32>15)
+    s.record_offset = s.group_bytes
     s.group_bytes += record_bytes
     run.count += 1
     run.bytes = (run.count * record_bytes + 15) & ~<u32>15
@@ -216,7 +335,7 @@ cdef inline bint hold_before(const state_t *s, u32 a, u32 b) noexcept nogil:
     cdef hold_t *second = state_hold(s, b)
     if first.expires_at != second.expires_at:
         return first.expires_at < second.expires_at
-    return first.transfer < second.transfer
+    return first.position < second.position
 
 cdef void hold_rise(state_t *s, u32 place, u32 slot) noexcept nogil:
     cdef u32 parent
@@ -280,6 +399,7 @@ cdef u32 hold_open(state_t *s, u32 transfer, u128 amount, u64 expires_at) noexce
         hold = state_hold(s, slot)
         s.hold_free = hold.place
     hold.amount, hold.expires_at, hold.transfer = amount, expires_at, transfer
+    hold.position = state_extra(s, transfer).position
     s.hold_count += 1
     state_extra(s, transfer).resolution = RESOLUTION_OPEN + slot
     hold_schedule(s, slot)
@@ -289,7 +409,7 @@ cdef void hold_close(state_t *s, u32 slot, u32 outcome) noexcept nogil:
     cdef hold_t *hold = state_hold(s, slot)
     hold_unschedule(s, slot)
     state_extra(s, hold.transfer).resolution = outcome
-    hold.transfer = NONE
+    hold.position = 0
     hold.place = s.hold_free
     s.hold_free = slot
     s.hold_count -= 1

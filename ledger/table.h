@@ -154,6 +154,18 @@ static inline void table_remove(table_t *table, u32 tag, u32 reference) {
     table->count--;
 }
 
+/* Empty, with the room it has grown to. */
+static inline void table_clear(table_t *table) {
+    u64 parts = (u64)1 << table->depth;
+    for (u64 i = 0; i < parts;) {
+        table_part_t *part = table->directory[i];
+        i += (u64)1 << (table->depth - part->depth);
+        memset(part->slots, 0, sizeof part->slots);
+        part->count = 0;
+    }
+    table->count = 0;
+}
+
 /* Walk the candidates for a tag: `at` starts at the tag's home slot. TABLE_NONE ends the walk. */
 static inline u32 table_next(const table_part_t *part, u32 tag, u32 *at) {
     for (;;) {

@@ -1,6 +1,6 @@
 # Undo: a chain of linked events takes back everything it did.
 #
-# Needs: state.pxi, history.pxi. Gives: undo_*. One chain is open at a time. What a chain appends is
+# Needs: state.pxi, history.pxi, snapshot.pxi. Gives: undo_*. One chain is open at a time. What a chain appends is
 # popped; an account it changes, and a hold it opens or closes, is noted once each and put back in
 # reverse order. A burned id is written after the rollback and so survives it.
 
@@ -27,6 +27,7 @@ cdef void undo_open(state_t *s) noexcept nogil:
     cdef savepoint_t *save = &s.savepoint
     effect_end_run(s)
     save.accounts, save.transfers, save.position = s.accounts.count, s.transfers.count, s.position
+    save.ended, save.pendings = s.ended.count, s.pendings.count
     save.account_timestamp_max = s.account_timestamp_max
     save.transfer_timestamp_max = s.transfer_timestamp_max
     save.group_transfer_min, save.group_transfer_max = s.group_transfer_min, s.group_transfer_max
@@ -54,6 +55,8 @@ cdef void undo_rollback(state_t *s) noexcept nogil:
             # The slot was put on top of the free list, and all later holds are undone by now.
             slot = hold_open(s, entry.hold.transfer, entry.hold.amount, entry.hold.expires_at)
             invariant(slot == entry.index)
+            snapshot_forget_hold(s, slot)
+    s.ended.count, s.pendings.count = save.ended, save.pendings
     while s.transfers.count > save.transfers:
         history_forget_transfer(s)
     while s.accounts.count > save.accounts:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chaos.process import Server
+from tests.core_driver import Driver
 
 
 @pytest.fixture
@@ -31,3 +32,10 @@ def server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for one in servers:
         one.close()
+
+
+@pytest.fixture(params=[(0, 0), (1, 0), (7, 2)], ids=lambda p: f"window-{p[0]}-{p[1]}")
+def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores that keep all history, drop each group at once, and keep two small windows closed."""
+    monkeypatch.setattr(Driver, "window_events", request.param[0])
+    monkeypatch.setattr(Driver, "windows_kept", request.param[1])

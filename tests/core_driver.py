@@ -13,15 +13,20 @@ import numpy as np
 
 from chaos.model import EVENT_BYTES
 from ledger import _core, config, schema
+from tests.sealed import IDS, KEY, SealedPast
 
 RESULT_BYTES = {140: 128, 141: 128, 142: 128, 143: 128, 144: 128, 145: 128, 146: 16, 147: 16}
 
 
-def new_core(sessions_max: int = 64, payload_bytes: int = 1 << 23) -> _core.Core:
+def new_core(
+    sessions_max: int = 64, payload_bytes: int = 1 << 23, window_events: int = 0
+) -> _core.Core:
     answers = np.zeros(64, schema.ANSWER)
     payload = np.zeros(payload_bytes, np.uint8)
     counts = np.zeros(1 << 17, np.uint16)
-    core = _core.Core(config.GROUP_BYTES_MAX, sessions_max, b"\x01" * 16, answers, payload, counts)
+    core = _core.Core(
+        config.GROUP_BYTES_MAX, sessions_max, b"\x01" * 16, answers, payload, counts, window_events
+    )
     BUFFERS[id(core)] = (answers, payload, counts)
     return core
 
@@ -30,14 +35,25 @@ BUFFERS: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
 
 class Driver:
-    """A core and the groups it has written."""
+    """A core and the groups it has written.
+
+    window_events: how much a window holds, 0 for one window for ever; a closed one is kept until
+    `windows_kept` younger ones are closed, too, and then dropped; what it held is answered by brute
+    force.
+    """
+
+    window_events = 0
+    windows_kept = 0
 
     def __init__(self, sessions_max: int = 64, group_records_max: int = 200) -> None:
         self.sessions_max = sessions_max
-        self.core = new_core(sessions_max)
+        self.core = new_core(sessions_max, window_events=self.window_events)
+        self.core.use_hash_key(KEY)
+        self.past = SealedPast()
+        self.sealed_groups = 0
         self.answers, self.payload, self.counts = BUFFERS.pop(id(self.core))
         self.groups: list[tuple[dict[str, int], bytes]] = []
-        self.group_records_max = group_records_max
+        self.group_records_max = 0 if self.window_events else group_records_max
 
     def arrival(self, operation: int, batches: list[bytes], **fields) -> tuple[np.ndarray, bytes]:
         """One arrival record and the buffer its events lie in."""
@@ -62,6 +78,9 @@ class Driver:
             done, made, why = self.core.execute(buffer, arrivals, 0, 1, now, route)
             if why == _core.GROUP_FULL:
                 self.close_group()
+                continue
+            if why == _core.COLD:
+                self.past.attach_to(self.core)
                 continue
             assert (done, why) == (1, _core.DONE)
             return self.answers[0].copy() if made else None
@@ -90,19 +109,39 @@ class Driver:
             fields, body = self.core.take_group()
             self.groups.append((fields, bytes(body)))
             self.core.made_durable(fields["group"])
+            self.after_group()
+
+    def after_group(self) -> None:
+        """Cut the window when it is full, and drop those that have been closed long enough."""
+        if self.core.window_full:
+            self.core.cut()
+        while len(self.core.windows) > self.windows_kept:
+            last = self.core.windows[0][1]
+            columns = self.core.window_columns(KEY)
+            for group in self.groups[self.sealed_groups : last]:
+                for run in self.runs_of(*group):
+                    self.past.see(*run)
+            self.past.see_columns(columns)
+            self.sealed_groups = last
+            self.core.filter_insert(np.ascontiguousarray(columns[IDS][:, 0]))
+            self.core.drop()
 
     def runs(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Kind, first position and records of each run of all closed groups, in order."""
         for fields, body in self.groups:
-            at, position = 0, fields["position_first"]
-            while at < len(body):
-                run = np.frombuffer(body, schema.RUN, 1, at)[0]
-                kind, size = schema.JournalKind(run["kind"]), int(run["bytes"])
-                at += schema.RUN.itemsize
-                dtype = schema.RECORDS[kind.name.lower()]
-                yield kind, position, np.frombuffer(body, dtype, run["count"], at)
-                at += size
-                position += int(run["count"])
+            yield from self.runs_of(fields, body)
+
+    @staticmethod
+    def runs_of(fields: dict[str, int], body: bytes) -> Iterator[tuple[int, int, np.ndarray]]:
+        at, position = 0, fields["position_first"]
+        while at < len(body):
+            run = np.frombuffer(body, schema.RUN, 1, at)[0]
+            kind, size = schema.JournalKind(run["kind"]), int(run["bytes"])
+            at += schema.RUN.itemsize
+            dtype = schema.RECORDS[kind.name.lower()]
+            yield kind, position, np.frombuffer(body, dtype, run["count"], at)
+            at += size
+            position += int(run["count"])
 
     def expiries(self) -> list[tuple[int, int]]:
         """(timestamp, position of the hold) of each expiry in the closed groups, in order."""
@@ -117,7 +156,8 @@ class Driver:
     def replayed(self) -> Driver:
         """A second core that went through this one's groups."""
         self.close_group()
-        other = Driver(self.sessions_max, self.group_records_max)
+        other = type(self)(self.sessions_max, self.group_records_max)
+        other.groups = list(self.groups)
         for fields, body in self.groups:
             other.core.replay(
                 body,
@@ -127,4 +167,5 @@ class Driver:
                 fields["clock_before"],
                 fields["clock_after"],
             )
+            other.after_group()
         return other

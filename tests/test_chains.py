@@ -25,6 +25,8 @@ from tests.core_book import (
     void,
 )
 
+pytestmark = pytest.mark.usefixtures("windows")
+
 # Events that break a chain, by what they answer, and whether they burn their id.
 BREAKERS = {
     "id_must_not_be_zero": (pay(0), False),

@@ -12,6 +12,8 @@ from chaos.model import TIMESTAMP_MAX, U128_MAX
 from ledger import schema
 from tests.core_book import CREATED, FAILED, NOW, OPEN, A, Book, account, imported, linked, pay
 
+pytestmark = pytest.mark.usefixtures("windows")
+
 BOTH_LIMITS = A.debits_must_not_exceed_credits | A.credits_must_not_exceed_debits
 
 # What to change in account(50) so that the rule is broken; flags are added to what is there.

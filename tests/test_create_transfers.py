@@ -26,6 +26,8 @@ from tests.core_book import (
     post,
 )
 
+pytestmark = pytest.mark.usefixtures("windows")
+
 HALF = 2**127
 # Accounts made for the tables, all in ledger 1, and what they are there for.
 CLOSED, NO_CREDIT, PENDING, POSTED, SUM = 20, 21, 22, 23, 24  # for the debit side

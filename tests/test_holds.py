@@ -25,6 +25,8 @@ from tests.core_book import (
 )
 from tests.test_create_transfers import ORDER, broken
 
+pytestmark = pytest.mark.usefixtures("windows")
+
 # What to change in post(id, 1); hold 1 is open. Transfer 2 is a payment, hold 3 posted, 4 voided,
 # 5 expired; 6 closes its debit account, 7 its credit account; 8 burned.
 RULES = {

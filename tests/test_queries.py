@@ -18,6 +18,8 @@ from tests.core_book import (
     void,
 )
 
+pytestmark = pytest.mark.usefixtures("windows")
+
 DEBITS, CREDITS, REVERSED = 1, 2, 4
 POSTINGS_IN_A_BLOCK = 14
 

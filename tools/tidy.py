@@ -20,12 +20,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
+        "filter.h", "columns.h", "column_file.h", "columns.pxd",
         "failpoint.py", "files.py", "limbs.py",
     ),
     "kernels": (
         "_core.pyx", "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi",
         "select.pxi", "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
-        "_wire.pyx", "_check.pyx", "_load.pyx",
+        "_wire.pyx", "_check.pyx", "_load.pyx", "_columns.pyx",
     ),
     "view": ("schema.py", "group.py", "calls.py", "runs.py"),
     "parts": ("journal.py", "checkpoint.py", "clock.py"),
@@ -42,6 +43,9 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "errors.py": ("config.py",),
     "record.pxd": ("record.h",),
     "frame.h": ("aegis.h",),
+    "columns.h": ("aegis.h", "filter.h", "u128.h"),
+    "column_file.h": ("columns.h",),
+    "columns.pxd": ("filter.h", "columns.h", "column_file.h"),
     "tables.h": ("frame.h",),
     "_core.pyx": (
         "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi", "select.pxi",
@@ -80,7 +84,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 60
+LEDGER_FILES_MAX = 70
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -106,6 +110,8 @@ COVERED: dict[str, str] = {
     "aegis.h": "test_check.py",
     "u128.h": "test_table.py",
     "slab.h": "test_table.py",
+    "filter.h": "test_columns.py",
+    "column_file.h": "test_columns.py",
     "audit_requests.py": "test_audit.py",
     "calls.py": "test_client.py",
     "link.py": "test_client.py",

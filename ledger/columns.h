@@ -1,0 +1,470 @@
+/* Leaf: the layout of a column file, and what is done to its pages and records in memory.
+ *
+ * A file is pages of 4,096 bytes: payload, the page's number, the identity of the file, a check. So
+ * a damaged page is found, and so is an intact one in the wrong place or of another file. Page 0 is
+ * the header, which says where each column lies. A record never crosses a page. The records of a
+ * keyed column begin with (u64 key, u64 value), ascend strictly by both, and are followed by the
+ * column's *fences*: the first (key, value) of each of its pages, in pages of their own, so that a
+ * search reads one page in 254 before it knows where to look. Everything is little-endian; what a
+ * page does not use is 0.
+ *
+ * Here are the checks, the searches, the sort and the merge. This file opens nothing, reads and
+ * writes no disk, and knows neither journal nor accounts: whose keys and values these are is its
+ * callers' business.
+ */
+#ifndef LEDGER_COLUMNS_H
+#define LEDGER_COLUMNS_H
+
+#include <string.h>
+
+#include "aegis.h"
+#include "filter.h"
+#include "record.h"
+#include "u128.h"
+
+enum {
+    COLUMN_PAGE_BYTES = 4096,
+    COLUMN_PAYLOAD_BYTES = 4064,
+    COLUMN_FORMAT = 1,
+    COLUMN_KIND_SEGMENT = 1,
+    COLUMN_KIND_CHECKPOINT = 2,
+    COLUMN_COLUMNS_MAX = 16,
+    COLUMN_KEYED_END = 16, /* columns of lower numbers are keyed; the others keep their order */
+    COLUMN_PAIR_BYTES = 16,
+    COLUMN_RECORD_STEP = 16, /* the length of a record is a multiple of it */
+    COLUMN_DIGEST_BYTES = 32,
+    COLUMN_FACTS_BYTES_MAX = 2048,
+    COLUMN_MERGE_MAX = 16,
+};
+
+/* C(name, number, bytes of a record, doc): the columns there are */
+#define COLUMNS(C)                                                                             \
+    C(IDS, 1, 16, "hash of a transfer's or a burned id, place")                                \
+    C(RESOLUTIONS, 2, 16, "place of a hold's transfer, how it ended")                          \
+    C(ROWS, 3, 16, "account, place of a transfer that touches it")                             \
+    C(BALANCES, 4, 96, "account, place of a transfer, timestamp, 0, four balances after it")   \
+    C(BLOCKS, 5, 4064, "place and chunk of a block of transfers, what is in it")               \
+    C(ACCOUNTS, 16, 128, "the accounts at a checkpoint")                                       \
+    C(HOLDS, 17, 160, "the open holds at a checkpoint")                                        \
+    C(SESSIONS, 18, 128, "the sessions at a checkpoint")
+
+#define AS_COLUMN(name, number, bytes, doc) \
+    COLUMN_##name = (number), COLUMN_##name##_BYTES = (bytes),
+enum { COLUMNS(AS_COLUMN) };
+
+typedef struct {
+    u32 column;
+    u32 record_bytes;
+    u64 count;      /* records */
+    u64 page_first;
+    u64 page_count; /* without the fences' */
+} column_t;
+_Static_assert(sizeof(column_t) == 32, "column_t has no padding");
+
+typedef struct {
+    u8 magic[8];
+    u16 format;
+    u16 kind;
+    u32 column_count;
+    u128 cluster;
+    u64 group_first;
+    u64 group_last;
+    u64 position_last;
+    u8 digest[COLUMN_DIGEST_BYTES]; /* of group_last */
+    u64 windows;
+    u8 reserved[32];
+    column_t columns[COLUMN_COLUMNS_MAX];
+    u8 reserved_second[384];
+    u32 facts_bytes;
+    u8 facts[COLUMN_FACTS_BYTES_MAX];
+    u8 reserved_third[988];
+} column_header_t;
+_Static_assert(offsetof(column_header_t, columns) == 128, "columns at 128");
+_Static_assert(offsetof(column_header_t, facts_bytes) == 1024, "facts at 1,024");
+_Static_assert(sizeof(column_header_t) == COLUMN_PAYLOAD_BYTES, "a header is one payload");
+
+/* A record of BLOCKS: the filter of a block of transfers goes on over its chunks, 125 filter blocks
+ * in each, and every chunk has the head of its block. */
+enum {
+    BLOCK_TRANSFERS_MAX = 4096,
+    BLOCK_CHUNKS_MAX = 16,
+    BLOCK_CHUNK_FILTERS = 125,
+};
+
+typedef struct {
+    u64 place_first; /* of the block's first transfer */
+    u64 chunk;       /* 0 to chunk_count - 1 */
+    u64 timestamp_first;
+    u64 timestamp_last;
+    u32 transfers;
+    u32 chunk_count;
+    u64 group_last; /* of the block's last transfer */
+    u8 filter[BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES];
+    u8 reserved[16];
+} block_chunk_t;
+_Static_assert(sizeof(block_chunk_t) == COLUMN_BLOCKS_BYTES, "block_chunk_t has no padding");
+enum { BLOCK_HEAD_BYTES = offsetof(block_chunk_t, filter) };
+
+typedef struct {
+    union {
+        u8 payload[COLUMN_PAYLOAD_BYTES];
+        column_header_t header;
+        block_chunk_t chunk;
+    };
+    u64 number;
+    u64 identity;
+    u8 check[AEGIS_TAG_BYTES];
+} column_page_t;
+_Static_assert(sizeof(column_page_t) == COLUMN_PAGE_BYTES, "column_page_t has no padding");
+
+static const u8 column_magic[8] = "LEDGCOLS";
+
+/* ---- pages and the header ------------------------------------------------------------------- */
+
+static inline u64 column_page_records(u64 record_bytes) {
+    return COLUMN_PAYLOAD_BYTES / record_bytes;
+}
+
+/* Pages for `count` records. */
+static inline u64 column_pages(u64 count, u64 record_bytes) {
+    const u64 each = column_page_records(record_bytes);
+    return count / each + (count % each != 0);
+}
+
+static inline int column_keyed(const column_t *column) { return column->column < COLUMN_KEYED_END; }
+
+static inline u64 column_fence_pages(const column_t *column) {
+    return column_keyed(column) ? column_pages(column->page_count, COLUMN_PAIR_BYTES) : 0;
+}
+
+/* The page after the last one of a column and its fences. */
+static inline u64 column_end(const column_t *column) {
+    return column->page_first + column->page_count + column_fence_pages(column);
+}
+
+/* A number that two files share only when they are of one kind and agree on all from the cluster to
+ * the windows. */
+static inline u64 column_identity(const column_header_t *header) {
+    const size_t bytes = offsetof(column_header_t, reserved) - offsetof(column_header_t, cluster);
+    return (u64)aegis_of(aegis_best(), &header->cluster, bytes) ^ header->kind;
+}
+
+static inline u128 column_check(const column_page_t *page) {
+    return aegis_of(aegis_best(), page, offsetof(column_page_t, check));
+}
+
+static inline void column_seal(column_page_t *page, u64 number, u64 identity) {
+    page->number = number;
+    page->identity = identity;
+    const u128 check = column_check(page);
+    memcpy(page->check, &check, sizeof check);
+}
+
+static inline int column_intact(const column_page_t *page, u64 number, u64 identity) {
+    const u128 check = column_check(page);
+    return memcmp(page->check, &check, sizeof check) == 0 && page->number == number &&
+           page->identity == identity;
+}
+
+/* What is wrong with the columns that a header names, or NULL. */
+static inline const char *column_columns_wrong(const column_header_t *header, u64 file_pages) {
+    u64 page = 1;
+    for (u32 i = 0; i < header->column_count; i++) {
+        const column_t *column = &header->columns[i];
+        if (column->record_bytes == 0 || column->record_bytes > COLUMN_PAYLOAD_BYTES ||
+            column->record_bytes % COLUMN_RECORD_STEP)
+            return "a column's records have a length that no record has";
+        for (u32 j = 0; j < i; j++)
+            if (header->columns[j].column == column->column) return "a column is named twice";
+        if (column->page_first != page || column->page_count > file_pages ||
+            column->page_count != column_pages(column->count, column->record_bytes))
+            return "a column is not where it must be";
+        page = column_end(column);
+    }
+    return page == file_pages ? NULL : "the file has not the length that its header says";
+}
+
+/* What is wrong with page 0 of a file of `file_bytes`, or NULL. */
+static inline const char *column_header_wrong(const column_page_t *page, u64 file_bytes) {
+    const column_header_t *header = &page->header;
+    if (memcmp(header->magic, column_magic, sizeof column_magic)) return "not a column file";
+    if (header->format != COLUMN_FORMAT) return "a format this version does not know";
+    if (!column_intact(page, 0, column_identity(header))) return "the header is damaged";
+    if (header->kind != COLUMN_KIND_SEGMENT && header->kind != COLUMN_KIND_CHECKPOINT)
+        return "neither a segment nor a checkpoint";
+    if (header->column_count > COLUMN_COLUMNS_MAX) return "more columns than a header holds";
+    if (header->facts_bytes > COLUMN_FACTS_BYTES_MAX) return "more facts than a header holds";
+    if (file_bytes % COLUMN_PAGE_BYTES || file_bytes / COLUMN_PAGE_BYTES > UINT32_MAX)
+        return "the file has not the length that its header says";
+    return column_columns_wrong(header, file_bytes / COLUMN_PAGE_BYTES);
+}
+
+/* ---- pairs: the (key, value) that a keyed record begins with -------------------------------- */
+
+typedef struct {
+    u64 key;
+    u64 value;
+} column_pair_t;
+
+/* A pair as one number that orders as pairs do: key first. */
+static inline u128 column_pair(const void *record) {
+    column_pair_t pair;
+    memcpy(&pair, record, sizeof pair);
+    return (u128)pair.key << 64 | pair.value;
+}
+
+static inline u64 column_key(const void *record) {
+    u64 key;
+    memcpy(&key, record, sizeof key);
+    return key;
+}
+
+/* The first of `count` records that does not come after the one before it; `count` when all do.
+ * `last` is the pair before the first, NULL when there is none. */
+static inline u64 column_disorder(const u8 *records, u64 record_bytes, u64 count,
+                                  const u128 *last) {
+    if (count == 0) return 0;
+    u128 before = column_pair(records);
+    if (last && before <= *last) return 0;
+    for (u64 i = 1; i < count; i++) {
+        const u128 pair = column_pair(records + i * record_bytes);
+        if (pair <= before) return i;
+        before = pair;
+    }
+    return count;
+}
+
+/* How many of `count` ascending records are below `pair`; at least `from` are known to be. */
+static inline u64 column_below(const u8 *records, u64 record_bytes, u64 from, u64 count,
+                               u128 pair) {
+    u64 low = from, step = 1;
+    while (low + step <= count && column_pair(records + (low + step - 1) * record_bytes) < pair) {
+        low += step;
+        step *= 2;
+    }
+    u64 high = low + step - 1 < count ? low + step - 1 : count;
+    while (low < high) {
+        const u64 middle = low + (high - low) / 2;
+        if (column_pair(records + middle * record_bytes) < pair) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* How many have a key of at most `key`. */
+static inline u64 column_through(const u8 *records, u64 record_bytes, u64 from, u64 count,
+                                 u64 key) {
+    if (key == UINT64_MAX) return count;
+    return column_below(records, record_bytes, from, count, (u128)(key + 1) << 64);
+}
+
+/* ---- lookups: queries are (key, whose it is), ascending by key ------------------------------ */
+
+/* The pages that may hold a record of one of the keys, ascending, each once; returns how many.
+ * `pages` has room for all pages of the column. */
+static inline u64 column_plan(const u8 *fences, u64 page_count, const column_pair_t *queries,
+                              u64 query_count, u32 *pages) {
+    u64 planned = 0, below = 0, unplanned = 0;
+    for (u64 i = 0; i < query_count; i++) {
+        const u64 key = queries[i].key;
+        below = column_below(fences, COLUMN_PAIR_BYTES, below, page_count, (u128)key << 64);
+        const u64 end = column_through(fences, COLUMN_PAIR_BYTES, below, page_count, key);
+        u64 page = below ? below - 1 : 0; /* its last records may have this key */
+        if (page < unplanned) page = unplanned;
+        while (page < end) pages[planned++] = (u32)page++;
+        if (end > unplanned) unplanned = end;
+    }
+    return planned;
+}
+
+typedef struct {
+    u32 *queries;
+    u64 *values;
+    u64 count;
+    u64 room;
+} column_found_t;
+
+static inline void column_found_free(column_found_t *found) {
+    free(found->queries);
+    free(found->values);
+    memset(found, 0, sizeof *found);
+}
+
+static __attribute__((noinline, cold)) int column_found_grow(column_found_t *found) {
+    const u64 room = found->room ? found->room * 2 : 1024;
+    u32 *queries = realloc(found->queries, room * sizeof *queries);
+    if (!queries) return -1;
+    found->queries = queries;
+    u64 *values = realloc(found->values, room * sizeof *values);
+    if (!values) return -1;
+    found->values = values;
+    found->room = room;
+    return 0;
+}
+
+/* Adds what the records of one page have for the queries from *at on, and moves *at past those that
+ * no later page can have more for. -1 for no memory. */
+static inline int column_match(const u8 *records, u64 record_bytes, u64 count,
+                               const column_pair_t *queries, u64 query_count, u64 *at,
+                               column_found_t *found) {
+    const u64 last = column_key(records + (count - 1) * record_bytes);
+    u64 below = 0;
+    for (u64 i = *at; i < query_count && queries[i].key <= last; i++) {
+        const u64 key = queries[i].key;
+        below = column_below(records, record_bytes, below, count, (u128)key << 64);
+        for (u64 j = below; j < count; j++) {
+            const u8 *record = records + j * record_bytes;
+            if (column_key(record) != key) break;
+            if (found->count == found->room && column_found_grow(found)) return -1;
+            found->queries[found->count] = (u32)queries[i].value;
+            found->values[found->count++] = column_key(record + sizeof(u64));
+        }
+        if (key < last) *at = i + 1;
+    }
+    return 0;
+}
+
+/* ---- sort ----------------------------------------------------------------------------------- */
+
+/* Sort by key, stable: equal keys keep their order. `scratch` has room for as many pairs. A pass
+ * for each byte from the lowest; a byte that is the same in all keys needs none. */
+static inline void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
+    enum { BITS = 8, DIGITS = 1 << BITS, PASSES = 64 / BITS };
+    u64 counts[PASSES][DIGITS] = {{0}};
+    if (count == 0) return;
+    for (u64 i = 0; i < count; i++)
+        for (u32 pass = 0; pass < PASSES; pass++)
+            counts[pass][pairs[i].key >> (pass * BITS) & (DIGITS - 1)]++;
+    column_pair_t *from = pairs, *to = scratch;
+    for (u32 pass = 0; pass < PASSES; pass++) {
+        u64 *places = counts[pass], sum = 0;
+        if (places[from[0].key >> (pass * BITS) & (DIGITS - 1)] == count) continue;
+        for (u32 digit = 0; digit < DIGITS; digit++) {
+            const u64 many = places[digit];
+            places[digit] = sum;
+            sum += many;
+        }
+        for (u64 i = 0; i < count; i++)
+            to[places[from[i].key >> (pass * BITS) & (DIGITS - 1)]++] = from[i];
+        column_pair_t *swapped = from;
+        from = to;
+        to = swapped;
+    }
+    if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
+}
+
+/* ---- merge: a tree of losers over up to COLUMN_MERGE_MAX streams of ascending records -------- */
+
+typedef struct {
+    const u8 *next; /* records that lie one after another */
+    const u8 *end;
+} column_stream_t;
+
+/* Streams 0 to count-1 are alive and not empty whenever column_merge_step() is called. */
+typedef struct {
+    u32 count;
+    u32 winner;
+    u64 record_bytes;
+    u128 pairs[COLUMN_MERGE_MAX]; /* of each stream's next record */
+    u32 losers[COLUMN_MERGE_MAX]; /* nodes 1 to count-1; stream i hangs below (i + count) / 2 */
+    column_stream_t streams[COLUMN_MERGE_MAX];
+} column_merge_t;
+
+static inline void column_merge_replay(column_merge_t *merge, u32 winner) {
+    for (u32 node = (winner + merge->count) / 2; node > 0; node /= 2) {
+        const u32 other = merge->losers[node];
+        const int less = merge->pairs[other] < merge->pairs[winner];
+        merge->losers[node] = less ? winner : other;
+        winner = less ? other : winner;
+    }
+    merge->winner = winner;
+}
+
+/* Build the tree; again whenever `count` or the streams' order has changed. */
+static inline void column_merge_begin(column_merge_t *merge) {
+    invariant(merge->count > 0 && merge->count <= COLUMN_MERGE_MAX);
+    u32 winners[2 * COLUMN_MERGE_MAX];
+    for (u32 i = 0; i < merge->count; i++) {
+        invariant(merge->streams[i].next < merge->streams[i].end);
+        merge->pairs[i] = column_pair(merge->streams[i].next);
+        winners[i + merge->count] = i;
+    }
+    for (u32 node = merge->count - 1; node > 0; node--) {
+        const u32 left = winners[2 * node], right = winners[2 * node + 1];
+        const int less = merge->pairs[left] < merge->pairs[right];
+        winners[node] = less ? left : right;
+        merge->losers[node] = less ? right : left;
+    }
+    merge->winner = winners[1];
+}
+
+static inline __attribute__((always_inline)) u64 column_merge_some(column_merge_t *merge, u8 *out,
+                                                                   u64 room, u64 record_bytes) {
+    u64 made = 0;
+    while (made < room) {
+        const u32 winner = merge->winner;
+        column_stream_t *stream = &merge->streams[winner];
+        memcpy(out + made++ * record_bytes, stream->next, record_bytes);
+        stream->next += record_bytes;
+        if (stream->next == stream->end) break;
+        merge->pairs[winner] = column_pair(stream->next);
+        column_merge_replay(merge, winner);
+    }
+    return made;
+}
+
+/* Write the lowest records to `out` until it has `room` of them or one stream is used up, which is
+ * merge->winner then; returns how many. Whoever refilled that stream calls column_merge_refilled(),
+ * whoever has nothing more for it takes it out and begins again. */
+static inline u64 column_merge_step(column_merge_t *merge, u8 *out, u64 room) {
+    if (merge->record_bytes == COLUMN_PAIR_BYTES)
+        return column_merge_some(merge, out, room, COLUMN_PAIR_BYTES);
+    return column_merge_some(merge, out, room, merge->record_bytes);
+}
+
+static inline void column_merge_refilled(column_merge_t *merge) {
+    const column_stream_t *stream = &merge->streams[merge->winner];
+    invariant(stream->next < stream->end);
+    merge->pairs[merge->winner] = column_pair(stream->next);
+    column_merge_replay(merge, merge->winner);
+}
+
+/* ---- blocks of transfers: their filters ----------------------------------------------------- */
+
+/* The fields whose values a block's filter knows. */
+enum {
+    BLOCK_FIELD_USER_DATA_128 = 1,
+    BLOCK_FIELD_USER_DATA_64 = 2,
+    BLOCK_FIELD_USER_DATA_32 = 3,
+    BLOCK_FIELD_CODE = 4,
+    BLOCK_FIELD_LEDGER = 5,
+};
+
+/* The hash of (field, value), for both who builds a filter and who asks one. */
+static inline u64 block_hash(const u64 key[2], u32 field, u128 value) {
+    const u64 keyed[2] = {key[0] + field * 0x9E3779B97F4A7C15ull, key[1]};
+    return u128_hash64(keyed, value);
+}
+
+/* Chunks for a filter of so many keys: 16 bits a key as far as BLOCK_CHUNKS_MAX allows. */
+static inline u32 block_chunks(u64 keys) {
+    const u64 each = BLOCK_CHUNK_FILTERS * FILTER_BLOCK_IDS;
+    const u64 chunks = keys / each + (keys % each != 0);
+    return chunks == 0 ? 1 : chunks < BLOCK_CHUNKS_MAX ? (u32)chunks : BLOCK_CHUNKS_MAX;
+}
+
+/* The chunk that holds a hash's filter block, and that block's offset in the chunk's filter. */
+static inline u32 block_filter_at(u64 hash, u32 chunk_count, u32 *offset) {
+    const u64 at = filter_at(hash, (u64)chunk_count * BLOCK_CHUNK_FILTERS);
+    *offset = (u32)(at % (BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES));
+    return (u32)(at / (BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES));
+}
+
+/* Into the filter of a block whose chunks lie one after another. */
+static inline void block_filter_insert(block_chunk_t *chunks, u32 chunk_count, u64 hash) {
+    u32 offset;
+    const u32 chunk = block_filter_at(hash, chunk_count, &offset);
+    filter_block_set(chunks[chunk].filter + offset, hash);
+}
+
+#endif

@@ -1,0 +1,108 @@
+# The C of filter.h, columns.h and column_file.h as Cython sees it: only the names that .pyx and
+# .pxi code uses. Order and offsets do not matter, the C compiler uses the headers.
+
+from ledger.record cimport u8, u16, u32, u64, u128
+
+cdef extern from "filter.h" nogil:
+    ctypedef struct filter_t:
+        u32 level_count
+    void filter_init(filter_t *)
+    void filter_free(filter_t *)
+    int filter_insert(filter_t *, const u64 *hashes, u64 stride, u64 count)
+    bint filter_maybe(const filter_t *, u64 hash)
+    void filter_prefetch(const filter_t *, u64 hash)
+
+cdef extern from "columns.h" nogil:
+    enum:
+        COLUMN_PAGE_BYTES, COLUMN_PAYLOAD_BYTES, COLUMN_FORMAT, COLUMN_COLUMNS_MAX
+        COLUMN_KIND_SEGMENT, COLUMN_KIND_CHECKPOINT, COLUMN_PAIR_BYTES, COLUMN_RECORD_STEP
+        COLUMN_DIGEST_BYTES, COLUMN_FACTS_BYTES_MAX, COLUMN_MERGE_MAX
+        COLUMN_IDS, COLUMN_RESOLUTIONS, COLUMN_ROWS, COLUMN_BALANCES, COLUMN_BLOCKS
+        COLUMN_ACCOUNTS, COLUMN_HOLDS, COLUMN_SESSIONS
+        COLUMN_IDS_BYTES, COLUMN_RESOLUTIONS_BYTES, COLUMN_ROWS_BYTES, COLUMN_BALANCES_BYTES
+        COLUMN_BLOCKS_BYTES, COLUMN_ACCOUNTS_BYTES, COLUMN_HOLDS_BYTES, COLUMN_SESSIONS_BYTES
+        BLOCK_TRANSFERS_MAX, BLOCK_CHUNKS_MAX, BLOCK_HEAD_BYTES
+        BLOCK_FIELD_USER_DATA_128, BLOCK_FIELD_USER_DATA_64, BLOCK_FIELD_USER_DATA_32
+        BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER
+    ctypedef struct column_t:
+        u32 column, record_bytes
+        u64 count, page_first, page_count
+    ctypedef struct column_header_t:
+        u8 *magic
+        u16 format, kind
+        u32 column_count, facts_bytes
+        u128 cluster
+        u64 group_first, group_last, position_last, windows
+        u8 *digest
+        column_t *columns
+        u8 *facts
+    ctypedef struct block_chunk_t:
+        u64 place_first, chunk, timestamp_first, timestamp_last, group_last
+        u32 transfers, chunk_count
+        u8 *filter
+    ctypedef struct column_page_t:
+        column_header_t header
+        block_chunk_t chunk
+    ctypedef struct column_pair_t:
+        u64 key, value
+    ctypedef struct column_found_t:
+        u32 *queries
+        u64 *values
+        u64 count
+    const u8 *column_magic
+    bint column_keyed(const column_t *)
+    u64 column_identity(const column_header_t *)
+    bint column_intact(const column_page_t *, u64 number, u64 identity)
+    const char *column_header_wrong(const column_page_t *, u64 file_bytes)
+    void column_found_free(column_found_t *)
+    void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count)
+    u64 block_hash(const u64 *key, u32 field, u128 value)
+    u32 block_chunks(u64 keys)
+    u32 block_filter_at(u64 hash, u32 chunk_count, u32 *offset)
+    void block_filter_insert(block_chunk_t *chunks, u32 chunk_count, u64 hash)
+
+cdef extern from "column_file.h" nogil:
+    enum:
+        COLUMN_WRITE_PAGES, COLUMN_STEP_PAGES, COLUMN_READ_PAGES
+        COLUMN_MERGE_PAGES, COLUMN_MERGE_BYTES
+        COLUMN_FAULT_DAMAGED, COLUMN_FAULT_ENDED, COLUMN_FAULT_MEMORY, COLUMN_FAULT_ORDER
+        COLUMN_FAULT_INSIDE
+    ctypedef struct column_fault_t:
+        int error
+        u64 at
+    ctypedef struct column_writer_t:
+        int descriptor
+        u64 identity, page_next
+        column_page_t *head
+        column_page_t *pages
+        column_t *column
+        column_pair_t *fences
+    ctypedef struct column_file_t:
+        int descriptor
+        u64 identity
+    ctypedef struct column_source_t:
+        const column_file_t *file
+        const column_t *column
+        column_page_t *buffer
+        u32 number
+    int column_fail(column_fault_t *, int error, u64 at)
+    column_page_t *column_pages_new(u64 count)
+    int column_begin(column_writer_t *, u32 column, u32 record_bytes, column_fault_t *)
+    int column_append(column_writer_t *, const u8 *records, u64 count, column_fault_t *)
+    int column_finish(column_writer_t *, column_fault_t *)
+    int column_read_bytes(int descriptor, u64 first, u64 count, column_page_t *, column_fault_t *)
+    int column_copy(const column_file_t *, const column_t *, u64 first, u64 end, u64 taken_bytes,
+                    u8 *out, column_fault_t *)
+    int column_load_fences(const column_file_t *, const column_t *, u8 *fences, column_fault_t *)
+    int column_find(const column_file_t *, const column_t *, const u8 *fences, const u64 *keys,
+                    u64 key_count, column_found_t *, column_fault_t *)
+    int column_find_range(const column_file_t *, const column_t *, const u8 *fences, u64 key,
+                          u64 value_low, u64 value_high, u64 *first, u64 *end, column_fault_t *)
+    int column_prove(const column_file_t *, const column_t *, const u8 *fences, column_page_t *,
+                     column_fault_t *)
+    int column_merge(column_source_t *, u32 count, column_writer_t *, u8 *out, u32 *blamed,
+                     column_fault_t *)
+    int block_select(const column_file_t *, const column_t *, u64 first, u64 end,
+                     const u64 *hashes, u64 hash_count, u32 *out, u64 *made, column_fault_t *)
+    int block_find(const column_file_t *, const column_t *, u64 timestamp, u64 *number,
+                   column_fault_t *)

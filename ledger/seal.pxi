@@ -1,0 +1,190 @@
+# Seal: what a segment holds of a closed window, and how a checkpoint comes back.
+#
+# Needs: state.pxi, history.pxi, snapshot.pxi, session.pxi, select.pxi, columns.h. Gives: seal_*
+# (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what a
+# closed window does not change any more, so it may run beside everything else; a transfer's place
+# says, in the bits of its kind, which of its accounts have a history.
+
+cdef enum:
+    SEAL_FIELDS = 5
+    SEAL_SET_SLOTS = 1 << 15  # more than SEAL_FIELDS * BLOCK_TRANSFERS_MAX
+
+cdef struct seal_t:
+    u64 window
+    u64 ids, ends, rows, balances, chunk_count, chunk_room
+    u64 *out_ids
+    u64 *out_ends
+    u64 *out_rows
+    u64 *out_balances
+    block_chunk_t *chunks
+
+
+cdef void seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil:
+    """How long the columns will be."""
+    cdef window_t *w = state_window(s, number)
+    cdef window_t *next = state_window(s, number + 1)
+    cdef u64 i, place
+    memset(seal, 0, sizeof(seal_t))
+    seal.window = number
+    seal.ids = next.transfers - w.transfers + next.burned - w.burned
+    seal.ends = next.ended - w.ended
+    seal.rows = 2 * (next.transfers - w.transfers)
+    for i in range(w.transfers, next.transfers):
+        place = seal_extra(s, i).place
+        seal.balances += (place & 1) + (place >> 1 & 1)
+
+cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
+    return <transfer_extra_t *>slab_at(&s.transfer_extras, ordinal)
+
+cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
+    cdef window_t *w = state_window(s, seal.window)
+    cdef window_t *next = state_window(s, seal.window + 1)
+    cdef u64 *ids = seal.out_ids
+    cdef u64 *rows = seal.out_rows
+    cdef u64 *ends = seal.out_ends
+    cdef u64 *balances = seal.out_balances
+    cdef const transfer_t *t
+    cdef const transfer_extra_t *extra
+    cdef const burned_t *burned
+    cdef const ended_t *ended
+    cdef u64 i, place
+    for i in range(w.transfers, next.transfers):
+        t, extra = <transfer_t *>slab_at(&s.transfers, i), seal_extra(s, i)
+        place = extra.place & ~<u64>PLACE_KIND_MASK
+        ids[0], ids[1] = u128_hash64(key, t.id), place
+        rows[0], rows[1], rows[2], rows[3] = extra.debit, place, extra.credit, place
+        ids, rows = ids + 2, rows + 4
+        if extra.place & 1:
+            seal_balances(s, i, True, extra.debit, t.timestamp, balances)
+            balances += 12
+        if extra.place & 2:
+            seal_balances(s, i, False, extra.credit, t.timestamp, balances)
+            balances += 12
+    for i in range(w.burned, next.burned):
+        burned = <burned_t *>slab_at(&s.burned, i)
+        ids[0], ids[1] = u128_hash64(key, burned.id), burned.place
+        ids += 2
+    for i in range(w.ended, next.ended):
+        ended = <ended_t *>slab_at(&s.ended, i)
+        ends[0], ends[1] = ended.place & ~<u64>PLACE_KIND_MASK, ended.outcome
+        ends += 2
+
+cdef void seal_balances(const state_t *s, u64 ordinal, bint debit, u64 account, u64 timestamp,
+                        u64 *out) noexcept nogil:
+    cdef transfer_balances_t *both = <transfer_balances_t *>slab_at(&s.transfer_balances, ordinal)
+    out[0], out[1] = account, seal_extra(s, ordinal).place & ~<u64>PLACE_KIND_MASK
+    out[2], out[3] = timestamp, 0
+    memcpy(out + 4, &both.debit if debit else &both.credit, sizeof(balances_t))
+
+cdef int seal_blocks(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
+    """The filters of the window's blocks. 0, or -1 when there is no memory."""
+    cdef u64 first = state_window(s, seal.window).transfers
+    cdef u64 end = state_window(s, seal.window + 1).transfers
+    cdef u64 *distinct = <u64 *>malloc(SEAL_SET_SLOTS * sizeof(u64))
+    cdef int why = 0 if distinct != NULL else -1
+    while first < end and why == 0:
+        why = seal_block(s, key, seal, first, min(end, first + BLOCK_TRANSFERS_MAX), distinct)
+        first += BLOCK_TRANSFERS_MAX
+    free(distinct)
+    return why
+
+cdef u64 seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
+                       u64 *slots) noexcept nogil:
+    """Collect the distinct hashes of a block's values other than 0; how many. An empty slot is 0.
+    """
+    cdef u64 last[SEAL_FIELDS]
+    cdef u64 hashes[SEAL_FIELDS]
+    cdef u64 i, at, count = 0
+    cdef u32 j
+    cdef const transfer_t *t
+    memset(slots, 0, SEAL_SET_SLOTS * sizeof(u64))
+    memset(last, 0, sizeof(last))
+    for i in range(first, end):
+        t = <const transfer_t *>slab_at(&s.transfers, i)
+        hashes[0] = block_hash(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128) if (
+            t.user_data_128 != 0) else 0
+        hashes[1] = block_hash(key, BLOCK_FIELD_USER_DATA_64, t.user_data_64) if (
+            t.user_data_64 != 0) else 0
+        hashes[2] = block_hash(key, BLOCK_FIELD_USER_DATA_32, t.user_data_32) if (
+            t.user_data_32 != 0) else 0
+        hashes[3] = block_hash(key, BLOCK_FIELD_LEDGER, t.ledger)
+        hashes[4] = block_hash(key, BLOCK_FIELD_CODE, t.code)
+        for j in range(SEAL_FIELDS):
+            if hashes[j] == last[j]:
+                continue
+            last[j] = hashes[j]
+            at = hashes[j] % SEAL_SET_SLOTS
+            while slots[at] != 0 and slots[at] != hashes[j]:
+                at = (at + 1) % SEAL_SET_SLOTS
+            count += slots[at] == 0
+            slots[at] = hashes[j]
+    return count
+
+cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
+                    u64 *distinct) noexcept nogil:
+    cdef u64 count = seal_distinct(s, key, first, end, distinct)
+    cdef u32 chunks = block_chunks(count)
+    cdef u64 room, i
+    cdef block_chunk_t *grown
+    if seal.chunk_count + chunks > seal.chunk_room:
+        room = 2 * seal.chunk_room + 256
+        grown = <block_chunk_t *>realloc(seal.chunks, room * sizeof(block_chunk_t))
+        if grown == NULL:
+            return -1
+        seal.chunks, seal.chunk_room = grown, room
+    grown = seal.chunks + seal.chunk_count
+    memset(grown, 0, chunks * sizeof(block_chunk_t))
+    for i in range(SEAL_SET_SLOTS):
+        if distinct[i] != 0:
+            block_filter_insert(grown, chunks, distinct[i])
+    for i in range(chunks):
+        grown[i].place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
+        grown[i].chunk, grown[i].chunk_count = i, chunks
+        grown[i].timestamp_first = (<transfer_t *>slab_at(&s.transfers, first)).timestamp
+        grown[i].timestamp_last = (<transfer_t *>slab_at(&s.transfers, end - 1)).timestamp
+        grown[i].transfers = <u32>(end - first)
+        grown[i].group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
+    seal.chunk_count += chunks
+    return 0
+
+
+# ---- a checkpoint comes back: 0, -1 for no memory, 1 for what does not fit ------------------
+
+cdef int restore_account(state_t *s, const account_t *account) noexcept nogil:
+    cdef u32 tag = history_tag(s, account.id)
+    if state_reserve(s, 1, 0):
+        return -1
+    if history_find_account(s, account.id, tag) != NONE:
+        return 1
+    history_add_account(s, account, tag)
+    return 0
+
+cdef int restore_hold(state_t *s, const hold_record_t *record) noexcept nogil:
+    cdef transfer_extra_t extra
+    if old_reserve(s, 1) or state_reserve(s, 0, 1):
+        return -1
+    if (record.debit >= s.accounts.count or record.credit >= s.accounts.count
+            or old_at_position(s, record.position) != NONE):
+        return 1
+    memset(&extra, 0, sizeof(extra))
+    extra.position, extra.place = record.position, record.place
+    extra.debit, extra.credit = record.debit, record.credit
+    hold_open(s, old_add(s, OLD_HOLD, &record.transfer, &extra), record.transfer.amount,
+              record.expires_at)
+    return 0
+
+cdef int restore_session(state_t *s, const session_t *session) noexcept nogil:
+    """In order of their last records: that is the order of last activity."""
+    cdef session_record_t record
+    cdef u32 index
+    if session_reserve(s):
+        return -1
+    if session_find(s, session.client) != NONE:
+        return 1
+    memset(&record, 0, sizeof(record))
+    record.client, record.checksum = session.client, session.checksum
+    record.session, record.timestamp = session.session, session.register_timestamp
+    record.release = session.release
+    index = session_add(s, &record, session.group, session.record_offset)
+    session_at(s, index).number = session.number
+    return 0
