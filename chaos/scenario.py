@@ -100,6 +100,9 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "SEND_SECONDS_MAX": (0.05, 0.5),
     "IDLE_SECONDS_MAX": (0.3, 2.0),
     "SWEEP_SECONDS": (0.05, 0.2),
+    "WINDOW_EVENTS": (1, 6, 40),
+    "CHECKPOINT_STEP_BYTES": (512, 4_096),
+    "COLD_REQUESTS_MAX": (1, 3),
 }
 
 

@@ -2,7 +2,8 @@
 
 A column is records of one length. Columns with numbers below 16 are *keyed*: each record begins
 with a u64 key and a u64 value, and records ascend strictly by (key, value). The others keep the
-order they were written in. Everything is little-endian. Errors of the system are OSErrors with the path.
+order they were written in. Everything is little-endian. Errors of the system are OSErrors with
+the path.
 """
 
 from collections.abc import Iterable
@@ -126,7 +127,8 @@ class ColumnFile:
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """All records whose key is among `keys`, (n,): (index into keys, value) of each, (m,).
 
-        They come ascending by (key, value). A key that is asked for twice is answered twice.
+        They come ascending by key, and those of one key that was asked for once by value. A key
+        that was asked for twice is answered twice.
         """
 
     def bounds(self, column: int, key: int, value_low: int, value_high: int) -> tuple[int, int]:

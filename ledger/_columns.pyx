@@ -15,6 +15,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT32_MAX
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close as close_descriptor
 
 from ledger.columns cimport *
 from ledger.record cimport u8, u16, u32, u64, u128
@@ -120,7 +121,7 @@ cdef class ColumnWriter:
 
     def __dealloc__(self):
         if self.writer.descriptor >= 0:
-            os.close(self.writer.descriptor)
+            close_descriptor(self.writer.descriptor)
         free(self.writer.head)
         free(self.writer.pages)
         free(self.writer.fences)
@@ -263,7 +264,7 @@ cdef class ColumnFile:
     def __dealloc__(self):
         cdef u32 i
         if self.file.descriptor >= 0:
-            os.close(self.file.descriptor)
+            close_descriptor(self.file.descriptor)
         for i in range(<u32>COLUMN_COLUMNS_MAX):
             free(self.fences[i])
         free(self.head)

@@ -11,12 +11,18 @@ DONE: int
 GROUP_FULL: int
 ANSWERS_FULL: int
 NO_MEMORY: int
+COLD: int
+
+RECORD_BYTES: dict[int, int]
+"""Bytes of a record of each column of a checkpoint."""
 
 class Core:
     """One book's state machine. Not safe from several threads at once: its engine serialises.
 
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
+    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0: one
+    window for ever, all history in memory.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. execute() and original_answer() fill them. ValueError for
     buffers that are not aligned to 16 bytes, MemoryError when there is none.
@@ -32,6 +38,7 @@ class Core:
         answers: NDArray[Any],
         payload: NDArray[np.uint8],
         counts: NDArray[np.uint16],
+        window_events: int = 0,
     ) -> None: ...
     @property
     def position(self) -> int:
@@ -67,7 +74,7 @@ class Core:
 
         arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False
         what would write is dropped unanswered. Returns (arrivals done, answers written from 0 on,
-        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL or NO_MEMORY).
+        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
     def expire(self, now_ns: int) -> bool:
         """Run due expiries. True when more are due but the open group is full."""
@@ -108,3 +115,68 @@ class Core:
 
         Two cores that went through the same groups, live or by replay, have the same. 32 bytes.
         """
+    @property
+    def window_full(self) -> bool:
+        """Whether the open window holds enough to be cut; to be asked at the end of a group."""
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        """Closed windows still in memory, oldest first: (first group, last group) of each."""
+    @property
+    def generation(self) -> int:
+        """Rises when a window is dropped: what was asked of the sealed past before is stale."""
+    def cut(self) -> None:
+        """Close the open window with the last group. At most three may be closed."""
+    def drop(self) -> None:
+        """Forget the oldest closed window; its ids are in the filter, its transfers sealed."""
+    def window_columns(self, hash_key: bytes) -> dict[int, NDArray[Any]]:
+        """What a segment holds of the oldest closed window: a dict of column to array.
+
+        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: uint64, (n, 12); BLOCKS: uint8, (n, 4064);
+        ids and rows are in the order of the journal. For a thread of its own: it reads only what
+        changes no more, and the window must not be dropped meanwhile.
+        """
+    def use_hash_key(self, key: bytes) -> None:
+        """The key that the sealed ids were hashed with: 16 bytes, before the first filter_insert."""
+    def filter_insert(self, hashes: NDArray[np.uint64]) -> None:
+        """Put the hashes of sealed ids, (n,), into the filter; they may lie apart. Any thread."""
+    def take_wanted(self) -> tuple[bytes, list[tuple[int, bytes, int]], NDArray[np.uint64]]:
+        """What the request that ended with COLD needs to know of the sealed past.
+
+        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index); timestamps,
+        uint64 (n,)).
+        """
+    def attach(
+        self,
+        ids: bytes,
+        kinds: NDArray[np.uint8],
+        records: NDArray[np.uint8],
+        outcomes: NDArray[np.uint8],
+        reads: list[tuple[int, bytes, bytes]],
+        timestamps: NDArray[np.uint64],
+        found: NDArray[np.bool_],
+    ) -> None:
+        """Attach what the sealed past says, for the requests that wanted it.
+
+        kinds: uint8, (n,), of each id of `ids`: 0 absent, 1 a transfer, 2 burned; records: uint8,
+        (n, 128); outcomes: uint8, (n,), how a sealed hold ended; reads: list of (operation, filter,
+        results); timestamps: uint64, (m,), with found: bool, (m,). Kept until newer ones need the
+        room or a window is dropped. DataRefused for a hold without an end: an open one is never
+        asked for.
+        """
+    def open_snapshot(self) -> tuple[bytes, dict[str, Any]]:
+        """Begin to copy the state as it is now, at the end of a group.
+
+        Returns the sessions, as bytes to be given to restore, and a dict of the numbers.
+        """
+    def copy_snapshot(self, out: NDArray[np.uint8]) -> tuple[int, int]:
+        """Copy the next accounts, then the next open holds, into `out`, uint8, (n,).
+
+        Returns (column, records copied); (0, 0) when all is copied, and the snapshot is closed.
+        """
+    def close_snapshot(self) -> None:
+        """Give up what is not copied yet."""
+    def restore(self, column: int, records: NDArray[np.uint8]) -> None:
+        """Put back what a checkpoint holds, in its order: accounts, holds, sessions; into an empty
+        core. records: uint8, (n, record bytes). DataRefused when they do not fit each other."""
+    def restore_numbers(self, numbers: dict[str, Any]) -> None:
+        """The numbers that open_snapshot gave, when all columns are back."""

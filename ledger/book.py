@@ -25,7 +25,7 @@ import numpy as np
 from ledger import config, schema
 from ledger.calls import Answered, Calls, Rows, kind, pieces
 from ledger.engine import Engine
-from ledger.errors import Busy, DiskFull, LedgerStopped, WrongProcess
+from ledger.errors import Busy, DataRefused, DiskFull, LedgerStopped, WrongProcess
 from ledger.recovery import Parts, recover
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
@@ -45,6 +45,7 @@ class _Call:
         self.taken = False
         self.results: Rows | None = None
         self.cause: LedgerStopped | None = None
+        self.why: DataRefused | None = None  # it cannot be answered
 
     def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
         answer = engine.answers[0]
@@ -64,6 +65,10 @@ class _Call:
     def resume(self) -> None:
         self._room()
 
+    def refused(self, why: DataRefused) -> None:
+        self.why = why
+        self._room()
+
     def stopped(self, cause: LedgerStopped) -> None:
         self.cause = cause
         self._wake()
@@ -78,8 +83,9 @@ class _Call:
 
 class _Door(Calls[Answered]):
     """What both kinds of book are. `timeout` ends only the wait for acceptance, with Busy; None
-    waits for ever. Besides ValueError the calls raise DiskFull before acceptance, LedgerStopped
-    when the engine has stopped, WrongProcess after a fork.
+    waits for ever. Besides ValueError the calls raise DiskFull before acceptance, DataRefused when
+    what the call needs of the journal is damaged, LedgerStopped when the engine has stopped,
+    WrongProcess after a fork.
     """
 
     def __init__(self, parts: Parts, engine: Engine) -> None:
@@ -115,6 +121,8 @@ class _Door(Calls[Answered]):
 
     def _submit(self, call: _Call, operation: Operation, records: Rows) -> bool:
         """Whether the engine took the request. DiskFull when there is no space for it."""
+        if call.why is not None:
+            raise DataRefused(str(call.why))
         arrivals = np.zeros(1, ARRIVAL)
         arrivals["operation"] = operation
         arrivals["verdict"] = Verdict.REPLY
@@ -315,6 +323,9 @@ class _Idle:
 
     def resume(self) -> None:
         self._notify()
+
+    def refused(self, why: DataRefused) -> None:
+        pass
 
     def stopped(self, cause: LedgerStopped) -> None:
         self._notify()

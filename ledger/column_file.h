@@ -274,14 +274,15 @@ static inline int column_load_fences(const column_file_t *file, const column_t *
 static inline int column_find_below(const column_file_t *file, const column_t *column,
                                     const u8 *fences, u128 pair, u64 *below,
                                     column_fault_t *fault) {
+    const u64 record_bytes = column->record_bytes;
     column_page_t page;
     const u64 pages = column_below(fences, COLUMN_PAIR_BYTES, 0, column->page_count, pair);
     *below = 0;
     if (pages == 0) return 0;
     const u64 last = pages - 1; /* begins below the pair, the next one does not */
     if (column_read(file, column->page_first + last, 1, &page, fault)) return -1;
-    *below = column_below(page.payload, column->record_bytes, 0, column_in_page(column, last), pair);
-    *below += last * column_page_records(column->record_bytes);
+    *below = last * column_page_records(record_bytes) +
+             column_below(page.payload, record_bytes, 0, column_in_page(column, last), pair);
     return 0;
 }
 

@@ -168,6 +168,7 @@ static inline int column_intact(const column_page_t *page, u64 number, u64 ident
 
 /* What is wrong with the columns that a header names, or NULL. */
 static inline const char *column_columns_wrong(const column_header_t *header, u64 file_pages) {
+    static const char length_wrong[] = "the file has not the length that its header says";
     u64 page = 1;
     for (u32 i = 0; i < header->column_count; i++) {
         const column_t *column = &header->columns[i];
@@ -176,12 +177,13 @@ static inline const char *column_columns_wrong(const column_header_t *header, u6
             return "a column's records have a length that no record has";
         for (u32 j = 0; j < i; j++)
             if (header->columns[j].column == column->column) return "a column is named twice";
-        if (column->page_first != page || column->page_count > file_pages ||
+        if (column->page_first != page ||
             column->page_count != column_pages(column->count, column->record_bytes))
             return "a column is not where it must be";
+        if (column->page_count > file_pages) return length_wrong;
         page = column_end(column);
     }
-    return page == file_pages ? NULL : "the file has not the length that its header says";
+    return page == file_pages ? NULL : length_wrong;
 }
 
 /* What is wrong with page 0 of a file of `file_bytes`, or NULL. */

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ledger._core import Bytes
     from ledger.group import Header
     from ledger.journal import Room
+    from ledger.sealing import Sealer
 
 RESEND = int(Verdict.RESEND)
 
@@ -69,6 +70,14 @@ class Runner(Protocol):
     def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
         """Call back after a time; a new wake replaces the last."""
 
+    def later(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        """Call back after a time, whatever else is to be woken."""
+
+    def aside(
+        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """As run, beside the appends: the jobs of one lane come one after another."""
+
 
 class Asker(Protocol):
     """Who submits: a connection, or an in-process call."""
@@ -86,6 +95,10 @@ class Asker(Protocol):
 
     def resume(self) -> None:
         """There is room again after submit() took less than all."""
+
+    def refused(self, why: DataRefused) -> None:
+        """The first request not taken cannot be answered: what it needs of the journal is damaged.
+        """
 
     def stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped; nothing more will be delivered."""
@@ -119,6 +132,7 @@ class Engine:
         runner: Runner,
         *,
         stamp: Stamp | None = None,
+        sealer: Sealer | None = None,
         failpoint: Callable[[str], None] | None = None,
         on_stopped: Callable[[LedgerStopped], None] | None = None,
     ) -> None:
@@ -128,6 +142,7 @@ class Engine:
         self._clock = clock
         self._runner = runner
         self._stamp = stamp
+        self._sealer = sealer
         self._failpoint = failpoint
         self._on_stopped = on_stopped
         self.cause: LedgerStopped | None = None
@@ -146,6 +161,8 @@ class Engine:
         self._releasing: list[tuple[Asker, Any, int]] = []  # durable, last one first
         self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
+        if sealer is not None:
+            sealer.bind(runner, self, log.group)
 
     # ---- asking ---------------------------------------------------------------------------------
 
@@ -182,6 +199,9 @@ class Engine:
                 self._refused[asker] = None
                 break
             if self.core.group_records == 0:
+                if self._sealer is not None and self._sealer.full:
+                    self._refused[asker] = None
+                    break
                 self._open_group()
             done, made, why = self.core.execute(
                 buffer, arrivals, done, count, self._now_ns, asker.route, self.refusal is None
@@ -194,6 +214,10 @@ class Engine:
                 raise MemoryError("no memory is left for another request")
             if why == _core.GROUP_FULL and not self._next_group():
                 self._refused[asker] = None
+                break
+            if why == _core.COLD:
+                assert self._sealer is not None
+                self._sealer.ask(asker)
                 break
         self._ask_flush()
         return done
@@ -247,6 +271,17 @@ class Engine:
     def forget(self, asker: Asker) -> None:
         """The asker does not want to be resumed any more."""
         self._refused.pop(asker, None)
+        if self._sealer is not None:
+            self._sealer.forget(asker)
+
+    def resume(self) -> None:
+        """Let those go on who found no room."""
+        if self.cause is None:
+            self._resume_refused()
+
+    def stop(self, error: BaseException) -> None:
+        """Stop for good, for an error of what works beside the order."""
+        self._fail(error)
 
     # ---- groups ---------------------------------------------------------------------------------
 
@@ -273,6 +308,8 @@ class Engine:
         if self._appending:
             return False
         self._append()
+        if self._sealer is not None and self._sealer.full:
+            return False
         self._open_group()
         return True
 
@@ -280,6 +317,8 @@ class Engine:
         fields, body = self.core.take_group()
         number = fields.pop("group")
         group = Group(body, **fields)
+        if self._sealer is not None:
+            self._sealer.group_taken()
         if self._failpoint is not None:
             self._failpoint("encoded")
         expected = group.position_first - 1
@@ -324,6 +363,8 @@ class Engine:
         self._release()
         if self._failpoint is not None:
             self._failpoint("released")
+        if self._sealer is not None:
+            self._sealer.group_durable(number)
         self._resume_refused()
         self._schedule_expiry()
 
@@ -368,6 +409,9 @@ class Engine:
 
     def _expire(self) -> None:
         if self.core.group_records == 0:
+            if self._sealer is not None and self._sealer.full:
+                self._runner.wake(config.REFUSED_RETRY_NS, self.tick)
+                return
             self._open_group()
         if self.refusal is not None:
             self._runner.wake(config.REFUSED_RETRY_NS, self.tick)
@@ -399,6 +443,8 @@ class Engine:
         self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
         waits = self._releasing[::-1] + self._waits_append + self._waits_open
         waiting = [asker for asker, _, _ in waits] + list(self._refused)
+        if self._sealer is not None:
+            waiting += self._sealer.stop()
         self._releasing, self._waits_append, self._waits_open = [], [], []
         self._refused.clear()
         for asker in waiting:

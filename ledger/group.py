@@ -152,6 +152,17 @@ def read_group(
 
     `cluster` and `previous` are not compared when None. DataRefused says what is wrong.
     """
+    header, body, checks = read_header(value, number, cluster, previous)
+    bad = _check.first_bad_block(body, checks, number)
+    if bad >= 0:
+        raise DataRefused(f"{header.place}: block {bad} check failed")
+    return header, body
+
+
+def read_header(
+    value: memoryview, number: int, cluster: int | None = None, previous: Header | None = None
+) -> tuple[Header, memoryview, memoryview]:
+    """As read_group, for whoever checks the blocks that it reads: header, body, block checks."""
     place = place_after(number, previous)
     if len(value) < HEADER_BYTES or bytes(value[_BYTES["magic"]]) != MAGIC:
         raise DataRefused(f"{place}: does not begin with a group header")
@@ -182,11 +193,7 @@ def read_group(
         raise DataRefused(f"{place}: {len(value)} bytes, {bytes_expected} expected")
     if previous is not None:
         _check_follows(place, previous, header)
-    body = value[HEADER_BYTES:end]
-    bad = _check.first_bad_block(body, value[end:], number)
-    if bad >= 0:
-        raise DataRefused(f"{place}: block {bad} check failed")
-    return header, body
+    return header, value[HEADER_BYTES:end], value[end:]
 
 
 def _check_follows(place: str, previous: Header, header: Header) -> None:

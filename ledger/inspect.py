@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _core, recovery
+from ledger import _core, config, recovery
 from ledger.config import Exit
 from ledger.errors import LedgerError
 from ledger.group import Header
@@ -52,7 +52,7 @@ class NotInBook(LedgerError):
 def inspect(directory: Path, progress: Progress | None = None) -> Facts:
     """The head, the counts, the sizes and the newest start records. Errors as Journal.open's."""
     with _open(directory) as journal:
-        core, _ = recovery.new_core()
+        core, _ = recovery.new_core(config.WINDOW_EVENTS)
         counts = dict.fromkeys(JournalKind, 0)
         starts: list[Facts] = []
         for header, body, by_kind in _replayed(journal, core, progress):
@@ -84,7 +84,7 @@ def inspect_account(directory: Path, id: int, progress: Progress | None = None) 
     """One account: its fields and balances now, and where it was created. NotInBook."""
     wanted = np.array(u128(id), np.uint64)
     with _open(directory) as journal:
-        core, _ = recovery.new_core()
+        core, _ = recovery.new_core(config.WINDOW_EVENTS)
         created: Facts = {}
         for header, body, by_kind in _replayed(journal, core, progress):
             if not by_kind[JournalKind.ACCOUNT]:
@@ -213,6 +213,7 @@ def _replayed(
             header.clock_before,
             header.clock_after,
         )
+        recovery.forget_window(core)
         yield header, body, by_kind
 
 

@@ -14,12 +14,10 @@ import contextlib
 import errno
 import fcntl
 import os
-import shlex
 import shutil
 import stat
-import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -52,12 +50,13 @@ from ledger.group import (
     digest_group,
     place_after,
     read_group,
+    read_header,
     write_group,
 )
+from ledger.lock import Lock
 
 READ_GROUPS_MAX = 256  # groups read in one transaction
 READERS_MAX = 126  # transactions that read at once, all processes together
-HOLDER_BYTES_MAX = 1024
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
 _LMDB_DAMAGE = (
@@ -143,7 +142,7 @@ class Journal:
         directory = directory.resolve()
         if not cls.exists(directory):
             raise DataRefused(f"{directory} holds no book: {_data_path(directory)} is missing")
-        lock = _Lock(directory) if locked else None
+        lock = Lock(directory) if locked else None
         try:
             return cls(directory, cluster, readonly, lock, digest_executor, map_bytes)
         except BaseException:
@@ -156,7 +155,7 @@ class Journal:
         directory: Path,
         cluster: int | None,
         readonly: bool,
-        lock: _Lock | None,
+        lock: Lock | None,
         digest_executor: Executor | None,
         map_bytes: int,
     ) -> None:
@@ -333,11 +332,37 @@ class Journal:
 
     def one(self, number: int) -> tuple[Header, bytes]:
         """Header and a copy of the body of group `number`, checked. DataRefused when damaged."""
-        if not 1 <= number <= self.group:
-            raise ValueError(f"group {number} is not among the journal's {self.group}")
+        self._check_held(number)
         with contextlib.closing(self._read_some(number, None)) as groups:
             header, body, _ = next(groups)
             return header, bytes(body)
+
+    def bodies(self, numbers: Iterable[int]) -> Iterator[tuple[int, memoryview, memoryview]]:
+        """Number, body and block checks of each of the groups `numbers`, which ascend.
+
+        The headers are checked and the blocks are not: whoever looks into a block checks it first.
+        Views are mapped memory and valid until the next step. Safe beside an append in another
+        thread. DataRefused names a damaged group, ValueError one that the journal does not hold.
+        """
+        wanted = iter(numbers)
+        number = next(wanted, None)
+        while number is not None:
+            self._check_usable()
+            self._check_held(number)
+            held = self.group  # what the transaction sees at the least
+            deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
+            try:
+                with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+                    while True:
+                        if not cursor.set_key(_key(number)):
+                            raise DataRefused(f"{place_after(number, None)} is missing")
+                        _, body, checks = read_header(cursor.value(), number, self.cluster)
+                        yield number, body, checks
+                        number = next(wanted, None)
+                        if number is None or number > held or time.monotonic() > deadline:
+                            break
+            except lmdb.Error as error:
+                raise _lmdb_error(f"group {number}", error) from error
 
     def end_of(self, number: int) -> tuple[int, bytes]:
         """The last position of group `number` and its digest, as the next group continues them."""
@@ -390,6 +415,10 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _check_held(self, number: int) -> None:
+        if not 1 <= number <= self.group:
+            raise ValueError(f"group {number} is not among the journal's {self.group}")
+
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
             raise WrongProcess(
@@ -400,42 +429,6 @@ class Journal:
             raise LedgerStopped(self._cause)
         if self._closed:
             raise ValueError(f"the journal of {self.directory} is closed")
-
-
-class _Lock:
-    """The one lock of a book: a flock on DIR/lock, which says who holds it.
-
-    The text is taken out again by a clean close, so a text without a holder tells of a crash.
-    A process that the holder forked keeps the lock as long as it lives.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        path = directory / "lock"
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise DirectoryNotWritable(f"cannot lock {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.was_clean = os.fstat(self._fd).st_size == 0
-            holder = f"pid {os.getpid()}: {shlex.join(sys.orig_argv)}".encode()[:HOLDER_BYTES_MAX]
-            os.ftruncate(self._fd, 0)
-            if os.pwrite(self._fd, holder, 0) != len(holder):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except BlockingIOError as error:
-            holder = os.pread(self._fd, HOLDER_BYTES_MAX, 0)
-            os.close(self._fd)
-            who = holder.decode(errors="replace") or "another process"
-            raise DirectoryInUse(f"{directory} is in use by {who}") from error
-        except OSError as error:
-            os.close(self._fd)
-            raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
-
-    def release(self, clean: bool) -> None:
-        with contextlib.suppress(OSError):
-            if clean:
-                os.ftruncate(self._fd, 0)
-        os.close(self._fd)
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Order: a book is brought back: created when new, verified and replayed when not.
 
-What comes out are the parts an engine is built from, in the state the journal ends with. Recovery
-judges nothing again: it checks (blocks, digest chain, the head stamp) and applies effects. Kill it
-at any point and it can be run again: it writes nothing but a new book's first group. It knows no
-thread, loop or socket.
+What comes out are the parts an engine is built from, in the state the journal ends with: the newest
+checkpoint put back and the groups after it replayed. Recovery judges nothing again: it checks
+(blocks, digest chain, the head stamp) and applies effects; derived data that is damaged or missing
+is made again from the journal, never used. Kill it at any point and it can be run again: it writes
+nothing but a new book's first group and what is derived. It knows no thread, loop or socket.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger import _core, config
+from ledger import _columns, _core, config
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.engine import Answers, Engine, Runner
-from ledger.errors import DataRefused, LedgerStopped
+from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
 from ledger.failpoint import failpoint
 from ledger.group import Group
+from ledger.history import History
 from ledger.journal import Journal
+from ledger.sealing import Sealer, decode_numbers
 
 Progress = Callable[[int, int], None]  # groups done, groups in all
 
@@ -36,6 +39,8 @@ class Parts:
     journal: Journal
     checkpoint: Checkpoint | None
     clock: Clock
+    history: History
+    sealer: Sealer
     warnings: list[str] = field(default_factory=list)
 
     def engine(
@@ -49,18 +54,20 @@ class Parts:
             self.clock,
             runner,
             stamp=self.checkpoint,
+            sealer=self.sealer,
             failpoint=failpoint(),
             on_stopped=on_stopped,
         )
 
     def close(self) -> None:
+        self.history.close()
         if self.checkpoint is not None:
             self.checkpoint.close()
         self.journal.close()
 
 
-def new_core() -> tuple[_core.Core, Answers]:
-    """An empty state machine and the buffers it answers to."""
+def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
+    """An empty state machine and the buffers it answers to; window_events as Core has it."""
     buffers = Answers()
     core = _core.Core(
         config.GROUP_BYTES_MAX,
@@ -69,6 +76,7 @@ def new_core() -> tuple[_core.Core, Answers]:
         buffers.answers,
         buffers.payload,
         buffers.counts,
+        window_events,
     )
     return core, buffers
 
@@ -83,9 +91,18 @@ def create(directory: Path, cluster: int) -> None:
     Journal.create(directory, cluster, Group(body, **fields))
 
 
-def replay(journal: Journal, core: _core.Core, progress: Progress | None = None) -> None:
-    """Apply every group of the journal to an empty core; DataRefused names the first wrong one."""
-    for header, body in journal.read(chain=True):
+def replay(
+    journal: Journal,
+    core: _core.Core,
+    progress: Progress | None = None,
+    from_group: int = 1,
+    after_group: Callable[[], None] | None = None,
+) -> None:
+    """Apply the groups of the journal from `from_group` on to a core that has those before.
+
+    after_group is called after each. DataRefused names the first wrong group.
+    """
+    for header, body in journal.read(from_group, chain=True):
         core.replay(
             body,
             header.group,
@@ -94,8 +111,62 @@ def replay(journal: Journal, core: _core.Core, progress: Progress | None = None)
             header.clock_before,
             header.clock_after,
         )
+        if after_group is not None:
+            after_group()
         if progress is not None:
             progress(header.group, journal.group)
+
+
+def forget_window(core: _core.Core) -> None:
+    """After a replayed group, for who reads a journal once: keep no more than a window in memory."""
+    if core.window_full:
+        core.cut()
+        core.drop()
+
+
+def restore(history: History, core: _core.Core) -> int:
+    """Put the newest checkpoint back; the group it was taken after, 0 when there is none.
+
+    ColumnDamaged when it is damaged.
+    """
+    checkpoint = history.checkpoint
+    for hashes in history.hashes():
+        core.filter_insert(hashes)
+    if checkpoint is None:
+        return 0
+    step = config.CHECKPOINT_STEP_BYTES // 128
+    for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
+        count = checkpoint.count(column)
+        for first in range(0, count, step):
+            core.restore(column, checkpoint.records(column, first, min(count, first + step)))
+    core.restore_numbers(decode_numbers(checkpoint.facts))
+    return checkpoint.group_last
+
+
+def bring_back(
+    directory: Path,
+    journal: Journal,
+    make_core: Callable[[], tuple[_core.Core, Answers]],
+    progress: Progress | None = None,
+) -> tuple[_core.Core, Answers, History, Sealer]:
+    """The state that the journal ends with, in a core of `make_core`, and its sealed past.
+
+    What is derived and damaged is removed, and made again while all is replayed.
+    """
+    while True:
+        history = History(directory, journal)
+        try:
+            core, buffers = make_core()
+            sealer = Sealer(core, history, journal)
+            from_group = restore(history, core) + 1
+            replay(journal, core, progress, from_group, sealer.replayed)
+            return core, buffers, history, sealer
+        except ColumnDamaged as error:
+            history.damaged(error)
+            history.close()
+        except BaseException:
+            history.close()
+            raise
 
 
 def recover(
@@ -115,17 +186,18 @@ def recover(
     if is_new:
         create(directory, cluster or 0)
     journal = Journal.open(directory, cluster, digest_executor=digest_executor)
-    checkpoint = None
+    checkpoint = history = None
     try:
         checkpoint = Checkpoint(directory)
         if is_new:
             checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
-        core, buffers = new_core()
-        parts = Parts(core, buffers, journal, checkpoint, Clock())
-        for warning in (checkpoint.verify_against(journal), room_warning(journal)):
-            if warning is not None:
-                parts.warnings.append(warning)
-        replay(journal, core, progress)
+        warnings = [checkpoint.verify_against(journal), room_warning(journal)]
+        core, buffers, history, sealer = bring_back(
+            directory, journal, lambda: new_core(config.WINDOW_EVENTS), progress
+        )
+        parts = Parts(core, buffers, journal, checkpoint, Clock(), history, sealer)
+        parts.warnings += [warning for warning in warnings if warning is not None]
+        parts.warnings += history.warnings
         if core.position != journal.position:
             raise DataRefused(
                 f"{directory}: replay ends at position {core.position}, the journal at"
@@ -135,6 +207,8 @@ def recover(
         if warning is not None:
             parts.warnings.append(warning)
     except BaseException:
+        if history is not None:
+            history.close()
         if checkpoint is not None:
             checkpoint.close()
         journal.close()

@@ -43,6 +43,9 @@ class _Worker(ABC):
             queue.SimpleQueue()
         )
         self._wake: tuple[int, Callback] | None = None
+        self._name = name
+        self._stopping = False
+        self._lanes: dict[str, ThreadPoolExecutor] = {}
         self._thread = threading.Thread(target=self._work, name=f"{name}-journal", daemon=True)
         self._thread.start()
 
@@ -90,12 +93,33 @@ class _Worker(ABC):
         self._wake = (time.monotonic_ns() + delay_ns, callback)
         self._jobs.put(_look_again)
 
+    def aside(self, lane: str, job: Callback, done: Done) -> None:
+        if self._stopping:
+            return
+        if lane not in self._lanes:
+            self._lanes[lane] = ThreadPoolExecutor(1, f"{self._name}-{lane}")
+
+        def work() -> None:
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as raised:
+                error = raised
+            self._place(done, error)
+
+        self._lanes[lane].submit(work)
+
     def stop(self) -> None:
-        """End the threads once what they do is done."""
+        """End the threads once what they do is done; what they have not begun is given up."""
         self._wake = None
+        self._stopping = True
+        for lane in self._lanes.values():
+            lane.shutdown(wait=False, cancel_futures=True)
         self._jobs.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join()
+        for lane in self._lanes.values():
+            lane.shutdown()
         self.digests.shutdown()
 
 
@@ -116,6 +140,9 @@ class LoopRunner(_Worker):
     def soon(self, callback: Callback) -> None:
         self._loop.call_soon(callback)
 
+    def later(self, delay_ns: int, callback: Callback) -> None:
+        self._loop.call_later(delay_ns / 1e9, callback)
+
 
 class ThreadRunner(_Worker):
     """Everything but the appends happens under `lock`, in whichever thread holds it."""
@@ -130,3 +157,8 @@ class ThreadRunner(_Worker):
 
     def soon(self, callback: Callback) -> None:
         callback()
+
+    def later(self, delay_ns: int, callback: Callback) -> None:
+        timer = threading.Timer(delay_ns / 1e9, self._place, (callback,))
+        timer.daemon = True
+        timer.start()

@@ -45,12 +45,13 @@ cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nog
     cdef u64 *balances = seal.out_balances
     cdef const transfer_t *t
     cdef const transfer_extra_t *extra
-    cdef const burned_t *burned
     cdef const ended_t *ended
-    cdef u64 i, place
+    cdef u64 i, place, burned_next
+    burned_next = w.burned
     for i in range(w.transfers, next.transfers):
         t, extra = <transfer_t *>slab_at(&s.transfers, i), seal_extra(s, i)
         place = extra.place & ~<u64>PLACE_KIND_MASK
+        ids = seal_burned(s, key, &burned_next, next.burned, place, ids)
         ids[0], ids[1] = u128_hash64(key, t.id), place
         rows[0], rows[1], rows[2], rows[3] = extra.debit, place, extra.credit, place
         ids, rows = ids + 2, rows + 4
@@ -60,14 +61,24 @@ cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nog
         if extra.place & 2:
             seal_balances(s, i, False, extra.credit, t.timestamp, balances)
             balances += 12
-    for i in range(w.burned, next.burned):
-        burned = <burned_t *>slab_at(&s.burned, i)
-        ids[0], ids[1] = u128_hash64(key, burned.id), burned.place
-        ids += 2
+    seal_burned(s, key, &burned_next, next.burned, ~<u64>0, ids)
     for i in range(w.ended, next.ended):
         ended = <ended_t *>slab_at(&s.ended, i)
         ends[0], ends[1] = ended.place & ~<u64>PLACE_KIND_MASK, ended.outcome
         ends += 2
+
+cdef u64 *seal_burned(const state_t *s, const u64 *key, u64 *first, u64 end, u64 place,
+                      u64 *ids) noexcept nogil:
+    """The burned ids that lie before `place`; where the next id goes."""
+    cdef burned_t *burned
+    while first[0] < end:
+        burned = <burned_t *>slab_at(&s.burned, first[0])
+        if burned.place > place:
+            break
+        ids[0], ids[1] = u128_hash64(key, burned.id), burned.place
+        ids += 2
+        first[0] += 1
+    return ids
 
 cdef void seal_balances(const state_t *s, u64 ordinal, bint debit, u64 account, u64 timestamp,
                         u64 *out) noexcept nogil:

@@ -51,7 +51,7 @@ static inline void slab_free(slab_t *slab) {
         munmap(slab->chunks[i & slab->chunk_mask], SLAB_CHUNK_BYTES);
     free(slab->chunks);
     slab->chunks = NULL;
-    slab->chunk_first = slab->chunk_count = slab->capacity = slab->count = 0;
+    slab->chunk_first = slab->chunk_count = slab->chunk_room = slab->capacity = slab->count = 0;
 }
 
 static inline void *slab_at(const slab_t *slab, u64 index) {

@@ -172,14 +172,18 @@ def swallow_a_failed_append(patch: pytest.MonkeyPatch) -> None:
 def altered(kind: JournalKind, change: Callable[[np.ndarray[Any, Any]], None]) -> Any:
     """A replay that changes each record of a kind before it is applied."""
 
-    def replay(journal: Journal, core: Any, progress: Any = None) -> None:
-        for header, body in journal.read(chain=True):
+    def replay(
+        journal: Journal, core: Any, progress: Any = None, from_group: int = 1, after: Any = None
+    ) -> None:
+        for header, body in journal.read(from_group, chain=True):
             changed = np.frombuffer(bytearray(body), np.uint8)
             _change(changed, header, kind, change)
             core.replay(
                 changed, header.group, header.position_first, header.position_count,
                 header.clock_before, header.clock_after,
             )  # fmt: skip
+            if after is not None:
+                after()
 
     return replay
 

@@ -84,7 +84,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 70
+LEDGER_FILES_MAX = 80
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -110,8 +110,7 @@ COVERED: dict[str, str] = {
     "aegis.h": "test_check.py",
     "u128.h": "test_table.py",
     "slab.h": "test_table.py",
-    "filter.h": "test_columns.py",
-    "column_file.h": "test_columns.py",
+    "filter.h": "test_column_file.py",
     "audit_requests.py": "test_audit.py",
     "calls.py": "test_client.py",
     "link.py": "test_client.py",

@@ -27,6 +27,7 @@ from ledger.doors import binary
 from ledger.engine import Answers, Engine
 from ledger.errors import LedgerError, LedgerStopped
 from ledger.group import Group
+from ledger.history import History
 from ledger.journal import Journal, Room
 
 CLUSTER = 7
@@ -67,7 +68,8 @@ class Runner:
 
     def __init__(self, server: Server) -> None:
         self._server, self._world = server, server.world
-        self._wakes = 0
+        self._wakes = self._asides = 0
+        self._lanes: dict[str, int] = {}  # when the last job of each is done
         self.alive = True
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -117,6 +119,34 @@ class Runner:
     def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
         self._wakes += 1
         self._world.after(delay_ns, self._woken, self._wakes, callback)
+
+    def later(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        self._world.after(delay_ns, self._place, callback)
+
+    def aside(
+        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """A job of a lane is done at one moment, some time after the one before it."""
+        world, server = self._world, self._server
+        self._asides += 1
+        took = world.draw.between(*server.aside_ns, f"aside/{lane}", self._asides)
+        until = max(world.now_ns, self._lanes.get(lane, 0)) + took
+        self._lanes[lane] = until
+        world.after(until - world.now_ns, self._aside_done, lane, job, done)
+
+    def _aside_done(
+        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
+    ) -> None:
+        if not self.alive:
+            return
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        self._world.note(f"{lane} {'failed' if error else 'done'}")
+        self._world.count(f"aside-{lane}")
+        self._place(done, error)
 
     def _woken(self, number: int, callback: Callable[[], None]) -> None:
         if number == self._wakes:
@@ -196,12 +226,12 @@ def empty_book(directory: Path, wall_ns: int) -> None:
     Journal.create(directory, CLUSTER, Group(body, **fields))
 
 
-def new_core() -> tuple[_core.Core, Answers]:
+def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
     """As recovery.new_core(), with a known key: it changes no result, but must not vary."""
     buffers = Answers()
     core = _core.Core(
         config.GROUP_BYTES_MAX, config.SESSIONS_MAX, b"chaos sim tables",
-        buffers.answers, buffers.payload, buffers.counts,
+        buffers.answers, buffers.payload, buffers.counts, window_events,
     )  # fmt: skip
     return core, buffers
 
@@ -229,6 +259,7 @@ class Server:
         self.core: _core.Core | None = None
         self.appends = 0
         self.slowness = 1
+        self.aside_ns = (100_000, 20 * MS)  # how long what is done beside the order takes
         self.full = 0  # how many faults keep the disk full
         self.full_since_ns = 0
         self.handed_ns = (0, 0)  # when the last two appends were handed over
@@ -243,6 +274,7 @@ class Server:
         self._group_first = 0  # the group before this incarnation's start record
         self._began_ns = self._clock_first_ns = 0  # of this incarnation
         self._checkpoint: Checkpoint | None = None
+        self._history: History | None = None
         self._runner: Runner | None = None
         self._door: SimDoor | None = None
         network.accept = self._accept
@@ -272,8 +304,9 @@ class Server:
             journal.full = lambda: self.full > 0
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
-            self.core, buffers = new_core()
-            recovery.replay(journal, self.core)
+            self.core, buffers, self._history, sealer = recovery.bring_back(
+                self.directory, journal, lambda: new_core(config.WINDOW_EVENTS)
+            )
             clock = Clock(self.wall_ns, lambda: world.now_ns)
             clock.check_start(self.core.clock_ns)
         except LedgerStopped as error:
@@ -296,7 +329,7 @@ class Server:
         self._runner = Runner(self)
         self.engine = Engine(
             self.core, buffers, journal, clock, self._runner,
-            stamp=self._checkpoint, on_stopped=self._stopped,
+            stamp=self._checkpoint, sealer=sealer, on_stopped=self._stopped,
         )  # fmt: skip
         self.engine.start(self.wall_ns(), RELEASE)
         self._door = SimDoor(self.engine, self._runner, world)
@@ -358,6 +391,8 @@ class Server:
     def _close(self, clean: bool) -> None:
         if self._runner is not None:
             self._runner.alive = False
+        if self._history is not None:
+            self._history.close()
         if self._checkpoint is not None:
             self._checkpoint.close()
         if self.journal is not None:
@@ -366,7 +401,7 @@ class Server:
             else:
                 self.journal.crash()
         self.engine = self.core = self._runner = self._door = None
-        self.journal = self._checkpoint = None
+        self.journal = self._checkpoint = self._history = None
 
     def stop(self) -> bytes:
         """End in good order; the hash of the live state."""

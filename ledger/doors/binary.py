@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ledger import _wire, config
-from ledger.errors import LedgerStopped
+from ledger.errors import DataRefused, LedgerStopped
 from ledger.schema import ARRIVAL, Command, EvictionReason, Verdict, int_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ledger.door")
 
 ARRIVALS_MAX = 1024  # frames read in one call of the codec
-COMMAND_AT = 114  # of a frame's header
+SIZE_AT, COMMAND_AT = 96, 114  # of a frame's header
 EVICTION = bytes([Command.EVICTION])
 DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
 assert ARRIVAL.fields is not None
@@ -341,6 +341,16 @@ class Connection(asyncio.BufferedProtocol):
         return self._held_bytes + self.unwritten_bytes > config.SEND_BYTES_MAX
 
     def resume(self) -> None:
+        self._go_on()
+
+    def refused(self, why: DataRefused) -> None:
+        """The first frame that is kept is not answered; those behind it are."""
+        self._door.tell(self._peer, f"not answered: {why}")
+        if self._stuck and self._kept is not None:
+            size = int.from_bytes(self._kept[SIZE_AT : SIZE_AT + 4].tobytes(), "little")
+            self._kept, self._filled = self._kept[size:], self._filled - size
+            if self._filled == 0:
+                self._drop_kept()
         self._go_on()
 
     def stopped(self, cause: LedgerStopped) -> None:

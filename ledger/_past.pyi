@@ -1,0 +1,77 @@
+"""Records looked up in the bodies of the journal's groups; see _past.pyx for what it knows.
+
+`body` and `checks` are a group's body and the checks of its blocks, `group` is its number. A block
+is checked before anything is read from it, without the GIL. What a call came to is INTACT, or the
+number of the first block found that is not as it was written, or NO_RECORD where what should be a
+record is none. ValueError for arrays and bodies of a wrong size.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview | NDArray[Any]
+
+GROUP_SHIFT: int  # of the group in a place
+KIND_MASK: int  # of what lies there: TRANSFER or BURNED_ID
+TRANSFER: int
+BURNED_ID: int
+INTACT: int
+NO_RECORD: int
+
+def take(
+    body: Buffer,
+    checks: Buffer,
+    group: int,
+    places: NDArray[np.uint64],
+    out: NDArray[np.uint8],
+) -> int:
+    """Copy the record at each of the places, (n,), to a row of `out`, (n, 128); what it came to.
+
+    A burned id takes 32 bytes of its row, zeros follow. NO_RECORD for a place that is of another
+    group, outside the body, or where the bytes do not look like a record of the place's kind.
+    """
+
+def scan(
+    body: Buffer,
+    checks: Buffer,
+    group: int,
+    filter: Buffer,
+    timestamp_first: int,
+    timestamp_last: int,
+    limit: int,
+    reversed: bool,
+) -> tuple[NDArray[np.uint8], int]:
+    """Transfers whose fields a QUERY_FILTER selects, (n, 128), and what it came to.
+
+    Looked at are those from timestamp_first to timestamp_last (ns, inclusive, at most 2^63-1), not
+    the filter's own range; at most `limit` are given, the newest first when reversed.
+    """
+
+def at(
+    body: Buffer, checks: Buffer, group: int, timestamps: NDArray[np.uint64]
+) -> tuple[NDArray[np.bool_], int, int, int]:
+    """Which of the ascending timestamps, (n,), a transfer of the group carries.
+
+    Then the timestamps of the group's first and last transfer, 0 when it has none, and what it came
+    to. ns.
+    """
+
+def select(filter: Buffer, records: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], int]:
+    """Which transfers, (n, 128), an ACCOUNT_FILTER selects, its range of time included.
+
+    Then -1, or the index of the first transfer that does not touch the filter's account at all.
+    """
+
+def query_filter_is_valid(filter: Buffer) -> bool:
+    """Whether a QUERY_FILTER makes sense; one that does not selects nothing."""
+
+def account_filter_is_valid(filter: Buffer) -> bool:
+    """Whether an ACCOUNT_FILTER makes sense; one that does not selects nothing."""
+
+def field_hashes(filter: Buffer, key: bytes) -> NDArray[np.uint64]:
+    """What the filter of a block is asked for: a hash for each field that a QUERY_FILTER names.
+
+    key: the 16 bytes under which whoever filled the filter hashed.
+    """

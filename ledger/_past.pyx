@@ -1,0 +1,384 @@
+# cython: language_level=3
+"""The past: records looked up in the bodies of the journal's groups, each block checked first.
+
+Here a group's body is read where it lies, usually in mapped memory: the transfers at given places,
+those of a stretch of time that a filter selects, and whether a timestamp is taken. A block of 4,096
+bytes is checked when something is read from it, once a call, so that a few records cost a few
+blocks and not a whole group. Nothing here knows how a body was found, which columns led to it or
+what the state is. Records in a body may lie at any address, so they are copied before their fields
+are looked at. The weak spot: whether a place begins a record can only be told from the record's
+looks, because telling for certain means walking, and checking, all of the group before it.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from ledger.columns cimport (
+    BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER, BLOCK_FIELD_USER_DATA_32, BLOCK_FIELD_USER_DATA_64,
+    BLOCK_FIELD_USER_DATA_128, block_hash,
+)
+from ledger.record cimport *
+
+import numpy
+
+cdef extern from "blocks.h" nogil:
+    enum:
+        BLOCK_BYTES, BLOCK_CHECK_BYTES
+    u64 block_count(u64 body_bytes)
+    bint block_intact(
+        const u8 *body, u64 body_bytes, const u8 *checks, u64 group, u64 index)
+
+cdef extern from * nogil:
+    """
+    #define TRANSFER_TIMESTAMP_AT offsetof(transfer_t, timestamp)
+    """
+    enum:
+        TRANSFER_TIMESTAMP_AT
+
+include "select.pxi"
+
+GROUP_SHIFT = PLACE_GROUP_SHIFT
+KIND_MASK = PLACE_KIND_MASK
+TRANSFER = PLACE_TRANSFER
+BURNED_ID = PLACE_BURNED_ID
+INTACT = -1
+NO_RECORD = -2
+
+cdef enum:
+    NO_BLOCK = -1  # all that was read was intact
+    NOT_A_RECORD = -2
+    BODY_BYTES_END = (PLACE_OFFSET_MASK + 1) * 16
+    CHECKED_WORDS = BODY_BYTES_END // BLOCK_BYTES // 64
+
+cdef struct body_t:
+    const u8 *bytes
+    const u8 *checks
+    u64 length, group
+    u64 checked[CHECKED_WORDS]  # a bit for each block that was found intact
+    int64_t bad  # NO_BLOCK, the number of a block that is not intact, or NOT_A_RECORD
+
+cdef struct stretch_t:  # transfers that lie one after the other, from an offset in the body
+    u64 offset, count
+
+
+# ---- reading what was checked -------------------------------------------------------------------
+
+cdef bint body_read(body_t *b, u64 offset, void *to, u64 length) noexcept nogil:
+    """Copy from the body what lies in intact blocks; False, and b.bad says why, when it cannot."""
+    cdef u64 index
+    if offset > b.length or length > b.length - offset:
+        b.bad = NOT_A_RECORD
+        return False
+    for index in range(offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES + 1):
+        if b.checked[index // 64] >> index % 64 & 1:
+            continue
+        if not block_intact(b.bytes, b.length, b.checks, b.group, index):
+            b.bad = <int64_t>index
+            return False
+        b.checked[index // 64] |= <u64>1 << index % 64
+    memcpy(to, b.bytes + offset, length)
+    return True
+
+cdef bint body_timestamp(body_t *b, u64 transfer, u64 *timestamp) noexcept nogil:
+    return body_read(b, transfer + TRANSFER_TIMESTAMP_AT, timestamp, sizeof(u64))
+
+cdef bint body_lower_bound(body_t *b, stretch_t run, u64 timestamp, u64 *index) noexcept nogil:
+    """The first transfer of the run at or after the timestamp; the run's count when none is."""
+    cdef u64 low = 0, high = run.count, middle, found
+    while low < high:
+        middle = (low + high) // 2
+        if not body_timestamp(b, run.offset + middle * sizeof(transfer_t), &found):
+            return False
+        if found < timestamp:
+            low = middle + 1
+        else:
+            high = middle
+    index[0] = low
+    return True
+
+cdef bint body_next_run(body_t *b, u64 *offset, run_t *run) noexcept nogil:
+    """Step over the run header at `offset`; False at the body's end or, with b.bad set, for none.
+    """
+    if offset[0] == b.length or not body_read(b, offset[0], run, sizeof(run_t)):
+        return False
+    offset[0] += sizeof(run_t)
+    if (run.count == 0 or run.bytes % 16 != 0 or run.bytes > b.length - offset[0]
+            or run.kind == KIND_TRANSFER and run.bytes != run.count * <u64>sizeof(transfer_t)):
+        b.bad = NOT_A_RECORD
+        return False
+    return True
+
+cdef u64 body_stretches(body_t *b, u64 timestamp_first, u64 timestamp_last,
+                        stretch_t *stretches) noexcept nogil:
+    """The group's transfers within a range of time, in order; how many stretches they are."""
+    cdef run_t run
+    cdef stretch_t whole
+    cdef u64 offset = 0, count = 0, first, end
+    while body_next_run(b, &offset, &run):
+        if run.kind == KIND_TRANSFER:
+            whole.offset, whole.count = offset, run.count
+            if not (body_lower_bound(b, whole, timestamp_first, &first)
+                    and body_lower_bound(b, whole, timestamp_last + 1, &end)):
+                return 0
+            if first < end:
+                stretches[count].offset = offset + first * sizeof(transfer_t)
+                stretches[count].count = end - first
+                count += 1
+            if end < run.count:
+                break
+        offset += run.bytes
+    return 0 if b.bad != NO_BLOCK else count
+
+
+# ---- records by place ---------------------------------------------------------------------------
+
+cdef bint take_looks_right(const u8 *record, u64 kind) noexcept nogil:
+    """Whether these bytes can be a record of the kind that a place says."""
+    cdef transfer_t t
+    cdef burned_id_t burned
+    if kind == PLACE_BURNED_ID:
+        memcpy(&burned, record, sizeof(burned_id_t))
+        return (burned.id != 0 and burned.id != U128_MAX and burned.status != 0
+                and burned.reserved == 0 and 0 < burned.timestamp <= TIMESTAMP_MAX)
+    memcpy(&t, record, sizeof(transfer_t))
+    return (t.id != 0 and t.id != U128_MAX and t.debit_account_id != 0
+            and t.credit_account_id != 0 and t.debit_account_id != t.credit_account_id
+            and t.ledger != 0 and t.code != 0 and t.flags & ~<u32>TRANSFER_FLAGS_KNOWN == 0
+            and 0 < t.timestamp <= TIMESTAMP_MAX)
+
+cdef void take_places(body_t *b, const u64 *places, u64 count, u8 *out) noexcept nogil:
+    cdef u64 i, kind, offset
+    for i in range(count):
+        kind = places[i] & PLACE_KIND_MASK
+        offset = (places[i] >> PLACE_OFFSET_SHIFT & PLACE_OFFSET_MASK) * 16
+        if places[i] >> PLACE_GROUP_SHIFT != b.group or kind > PLACE_BURNED_ID:
+            b.bad = NOT_A_RECORD
+            return
+        memset(out, 0, sizeof(transfer_t))
+        if not body_read(b, offset, out, sizeof(burned_id_t) if kind == PLACE_BURNED_ID
+                         else sizeof(transfer_t)):
+            return
+        if not take_looks_right(out, kind):
+            b.bad = NOT_A_RECORD
+            return
+        out += sizeof(transfer_t)
+
+
+# ---- records by time ----------------------------------------------------------------------------
+
+cdef u32 scan_stretches(body_t *b, const query_filter_t *f, const stretch_t *stretches,
+                        u64 count, u32 limit, bint reversed, u8 *out) noexcept nogil:
+    """Copy the transfers that the filter selects, at most `limit`, in their order or newest first.
+    """
+    cdef const stretch_t *stretch
+    cdef transfer_t t
+    cdef u64 i, j, offset
+    cdef u32 found = 0
+    for i in range(count):
+        stretch = &stretches[count - 1 - i if reversed else i]
+        for j in range(stretch.count):
+            if found == limit:
+                return found
+            offset = stretch.offset + sizeof(transfer_t) * (
+                stretch.count - 1 - j if reversed else j)
+            if not body_read(b, offset, &t, sizeof(transfer_t)):
+                return found
+            if query_transfer_selected(f, &t):
+                memcpy(out + found * <u64>sizeof(transfer_t), &t, sizeof(transfer_t))
+                found += 1
+    return found
+
+cdef u64 scan_count(const stretch_t *stretches, u64 count) noexcept nogil:
+    cdef u64 i, transfers = 0
+    for i in range(count):
+        transfers += stretches[i].count
+    return transfers
+
+cdef void at_timestamps(body_t *b, const stretch_t *stretches, u64 stretch_count,
+                        const u64 *timestamps, u64 count, u8 *found) noexcept nogil:
+    """Mark which of the ascending timestamps a transfer of the stretches carries."""
+    cdef u64 i, first = 0, end, index, timestamp, last
+    for i in range(stretch_count):
+        if not body_timestamp(b, stretches[i].offset + (stretches[i].count - 1)
+                              * sizeof(transfer_t), &last):
+            return
+        end = first
+        while end < count and timestamps[end] <= last:
+            if not body_lower_bound(b, stretches[i], timestamps[end], &index):
+                return
+            if not body_timestamp(b, stretches[i].offset + index * sizeof(transfer_t), &timestamp):
+                return
+            found[end] = timestamp == timestamps[end]
+            end += 1
+        first = end
+
+
+# ---- records of an account ----------------------------------------------------------------------
+
+cdef int64_t select_records(const account_filter_t *f, const u8 *records, u64 count,
+                        u8 *chosen) noexcept nogil:
+    """Mark the transfers that the filter selects. -1, or the first that is not of its account."""
+    cdef transfer_t t
+    cdef u64 i, timestamp_max = f.timestamp_max if f.timestamp_max != 0 else TIMESTAMP_MAX
+    for i in range(count):
+        memcpy(&t, records + i * sizeof(transfer_t), sizeof(transfer_t))
+        if t.debit_account_id != f.account_id and t.credit_account_id != f.account_id:
+            return <int64_t>i
+        chosen[i] = (f.timestamp_min <= t.timestamp <= timestamp_max
+                     and query_account_filter_selects(f, &t))
+    return -1
+
+
+# ---- what Python calls --------------------------------------------------------------------------
+
+cdef class Body:
+    """A group's body and its checks, held while a call reads them."""
+    cdef Py_buffer body, checks
+    cdef body_t b
+
+    def __cinit__(self, body not None, checks not None, u64 group):
+        PyObject_GetBuffer(body, &self.body, PyBUF_SIMPLE)
+        PyObject_GetBuffer(checks, &self.checks, PyBUF_SIMPLE)
+        if self.body.len >= BODY_BYTES_END:
+            raise ValueError(f"a body of {self.body.len} bytes: no place reaches its end")
+        if self.checks.len != <Py_ssize_t>block_count(self.body.len) * BLOCK_CHECK_BYTES:
+            raise ValueError(f"{self.checks.len} bytes of checks for a body of {self.body.len}")
+        self.b.bytes = <const u8 *>self.body.buf
+        self.b.checks = <const u8 *>self.checks.buf
+        self.b.length = self.body.len
+        self.b.group = group
+        self.b.bad = NO_BLOCK
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.body)
+        PyBuffer_Release(&self.checks)
+
+
+cdef class Stretches:
+    """Room for as many stretches as a body can have; most are a few."""
+    cdef stretch_t *all
+    cdef u64 count
+
+    def __cinit__(self, Body body not None, u64 timestamp_first, u64 timestamp_last):
+        cdef u64 room = body.b.length // (sizeof(run_t) + sizeof(transfer_t)) + 1
+        self.all = <stretch_t *>malloc(room * sizeof(stretch_t))
+        if self.all == NULL:
+            raise MemoryError("the stretches of a group")
+        with nogil:
+            self.count = body_stretches(&body.b, timestamp_first, timestamp_last, self.all)
+
+    def __dealloc__(self):
+        free(self.all)
+
+
+def take(body, checks, group, const u64[::1] places, u8[:, ::1] out):
+    cdef Body held = Body(body, checks, group)
+    if out.shape[0] != places.shape[0] or out.shape[1] != sizeof(transfer_t):
+        raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {places.shape[0]} records")
+    if places.shape[0] > 0:
+        with nogil:
+            take_places(&held.b, &places[0], places.shape[0], &out[0, 0])
+    return held.b.bad
+
+
+def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
+         u32 limit, bint reversed):
+    cdef Body held = Body(body, checks, group)
+    cdef Stretches found = Stretches(held, timestamp_first, timestamp_last)
+    cdef query_filter_t f = query_filter_of(filter)
+    cdef u8[:, ::1] out
+    cdef u32 count = 0
+    limit = <u32>min(<u64>limit, scan_count(found.all, found.count))
+    records = numpy.empty((limit, sizeof(transfer_t)), numpy.uint8)
+    if limit > 0:
+        out = records
+        with nogil:
+            count = scan_stretches(&held.b, &f, found.all, found.count, limit, reversed,
+                                   &out[0, 0])
+    return records[:count], held.b.bad
+
+
+def at(body, checks, group, const u64[::1] timestamps):
+    cdef Body held = Body(body, checks, group)
+    cdef Stretches all = Stretches(held, 0, TIMESTAMP_MAX)
+    cdef u64 count = timestamps.shape[0]
+    cdef u64 first = 0, last = 0
+    cdef stretch_t end
+    cdef u8[::1] marks
+    found = numpy.zeros(count, numpy.uint8)
+    if count > 0 and all.count > 0:
+        marks = found
+        end = all.all[all.count - 1]
+        with nogil:
+            if (body_timestamp(&held.b, all.all[0].offset, &first)
+                    and body_timestamp(&held.b, end.offset + (end.count - 1) * sizeof(transfer_t),
+                                       &last)):
+                at_timestamps(&held.b, all.all, all.count, &timestamps[0], count, &marks[0])
+    return found.view(numpy.bool_), first, last, held.b.bad
+
+
+def select(const u8[::1] filter, const u8[:, ::1] records):
+    cdef account_filter_t f = account_filter_of(filter)
+    cdef u8[::1] marks
+    cdef int64_t stray = -1
+    cdef u64 count = records.shape[0]
+    if records.shape[1] != sizeof(transfer_t):
+        raise ValueError(f"records of {records.shape[1]} bytes")
+    chosen = numpy.zeros(count, numpy.uint8)
+    if count > 0:
+        marks = chosen
+        with nogil:
+            stray = select_records(&f, &records[0, 0], count, &marks[0])
+    return chosen.view(numpy.bool_), stray
+
+
+cdef query_filter_t query_filter_of(const u8[::1] filter) except *:
+    cdef query_filter_t f
+    if filter.shape[0] != sizeof(query_filter_t):
+        raise ValueError(f"a filter of {filter.shape[0]} bytes")
+    memcpy(&f, &filter[0], sizeof(query_filter_t))
+    return f
+
+cdef account_filter_t account_filter_of(const u8[::1] filter) except *:
+    cdef account_filter_t f
+    if filter.shape[0] != sizeof(account_filter_t):
+        raise ValueError(f"a filter of {filter.shape[0]} bytes")
+    memcpy(&f, &filter[0], sizeof(account_filter_t))
+    return f
+
+
+def query_filter_is_valid(const u8[::1] filter) -> bool:
+    cdef query_filter_t f = query_filter_of(filter)
+    return query_filter_valid(&f)
+
+
+def account_filter_is_valid(const u8[::1] filter) -> bool:
+    cdef account_filter_t f = account_filter_of(filter)
+    return query_account_filter_valid(&f)
+
+
+cdef void hash_field(const u64 *key, u32 field, u128 value, u64 *hashes,
+                     Py_ssize_t *count) noexcept nogil:
+    if value != 0:
+        hashes[count[0]] = block_hash(key, field, value)
+        count[0] += 1
+
+
+def field_hashes(const u8[::1] filter, const u8[::1] key):
+    cdef query_filter_t f = query_filter_of(filter)
+    cdef Py_ssize_t count = 0
+    cdef u64[2] words
+    cdef u64[::1] hashes
+    if key.shape[0] != sizeof(words):
+        raise ValueError(f"a key of {key.shape[0]} bytes")
+    memcpy(words, &key[0], sizeof(words))
+    found = numpy.empty(5, numpy.uint64)
+    hashes = found
+    hash_field(words, BLOCK_FIELD_USER_DATA_128, f.user_data_128, &hashes[0], &count)
+    hash_field(words, BLOCK_FIELD_USER_DATA_64, f.user_data_64, &hashes[0], &count)
+    hash_field(words, BLOCK_FIELD_USER_DATA_32, f.user_data_32, &hashes[0], &count)
+    hash_field(words, BLOCK_FIELD_CODE, f.code, &hashes[0], &count)
+    hash_field(words, BLOCK_FIELD_LEDGER, f.ledger, &hashes[0], &count)
+    return found[:count]

@@ -1,0 +1,450 @@
+"""Part: the sealed past: column files in DIR/state that say where records lie in the journal.
+
+Two kinds of files, each written under a temporary name, synced and renamed, which is its commit:
+segment-<first group>-<last group>, the index of the transfers of these groups, and
+checkpoint-<group>, what is needed to go on from the end of a group; numbers are 16 hex digits.
+There is no manifest: the folder is read, a segment inside a larger one is the leftover of a merge,
+and what is sealed is what segments cover from group 1 without a gap. All of it is derived from the
+journal: a file that is damaged is removed and built again, but files that are not of this journal
+are refused, because then nobody knows what to trust.
+
+`seal` and checkpoints belong to one thread, `merge` to one, the same or another; what only reads
+may be called from any. This file knows columns and groups, and nothing of accounts or of when to
+seal.
+
+The weak spot: ids are found by a keyed hash whose key is derived from the digest of group 1, so
+that every start makes the same files. Who knows that digest can choose ids that share a hash:
+finding one of them is slower then, never wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ledger import _columns
+from ledger._columns import ColumnFile, ColumnWriter
+from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
+from ledger.files import sync
+from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
+
+__all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
+
+MERGED_AT_ONCE = 4  # adjacent segments of as many windows each
+CHUNK_BYTES = 1 << 20
+COLUMNS = (  # of a segment
+    _columns.IDS,
+    _columns.RESOLUTIONS,
+    _columns.ROWS,
+    _columns.BALANCES,
+    _columns.BLOCKS,
+)
+
+_OURS = re.compile(r"\.?(segment|checkpoint)-.*")
+_CREATING = ".creating"
+_DAMAGED = ".damaged"
+
+
+class History:
+    """The column files of one book, open under the journal's lock.
+
+    `warnings` says what was removed at the start. `hash_key` is the key of the column of ids, 16
+    bytes. Writing raises OSError when the disk does not take it: what was there stays.
+    """
+
+    def __init__(self, directory: Path, journal: Past) -> None:
+        """Open the files in DIR/state, and remove those that are of no use any more.
+
+        DataRefused for files that are not of this journal, or of more than it holds;
+        DirectoryNotWritable, or LedgerStopped for an I/O error.
+        """
+        self.directory = directory.resolve()
+        self.warnings: list[str] = []
+        self._path = self.directory / "state"
+        self._cluster = journal.cluster
+        self._journal = journal
+        first_digest = journal.end_of(1)[1]
+        self.hash_key = hashlib.sha256(b"ledger index key" + first_digest).digest()[:16]
+        self.checkpoint: ColumnFile | None = None
+        # By name; each step of whoever changes it is one call, so readers need no lock.
+        self._segments: dict[str, ColumnFile] = {}
+        with _errors(self._path):
+            self._open()
+
+    # ---- at the start ---------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        useless: list[Path] = []
+        checkpoints: list[ColumnFile] = []
+        for path in _paths(self._path):
+            if path.name.endswith(_DAMAGED):
+                continue
+            file = self._open_one(path)
+            if file is None:
+                useless.append(path)
+            elif file.kind == _columns.SEGMENT:
+                self._segments[path.name] = file
+            else:
+                checkpoints.append(file)
+        for file in (*self._segments.values(), *checkpoints):
+            self._check_identity(file)
+        useless += self._drop_uncovered()
+        for file in sorted(checkpoints, key=lambda file: file.group_last):
+            path = Path(file.path)
+            if file.group_last > self.group:
+                self._warn(path, "the segments before it are not all there")
+                useless.append(path)
+            else:
+                if self.checkpoint is not None:
+                    useless.append(Path(self.checkpoint.path))
+                self.checkpoint = file
+        for path in useless:
+            path.unlink()
+
+    def _open_one(self, path: Path) -> ColumnFile | None:
+        """The file, or None when it is of no use."""
+        if path.name.endswith(_CREATING):
+            return None
+        try:
+            file = ColumnFile(str(path))
+        except DataRefused as error:
+            self._warn(path, str(error))
+            return None
+        if path.name != _name(file.kind, file.group_first, file.group_last):
+            self._warn(path, "it has another's name")
+            file.close()
+            return None
+        return file
+
+    def _check_identity(self, file: ColumnFile) -> None:
+        """Refuse what was not written for this journal, or for more of it than is left."""
+        journal, name = self._journal, Path(file.path).name
+        way = f"only `ledger rebuild {self.directory} --trust-journal` goes on"
+        if file.cluster != journal.cluster:
+            raise DataRefused(
+                f"{file.path} is of cluster {file.cluster}, the journal of {journal.cluster}: "
+                f"directories were mixed; {way}"
+            )
+        if file.group_last > journal.group:
+            raise DataRefused(
+                f"the journal ends at position {journal.position} but {name} says "
+                f"{file.position_last}: the journal has lost acknowledged groups or directories "
+                f"were mixed; {way}"
+            )
+        if journal.end_of(file.group_last) != (file.position_last, file.digest):
+            raise DataRefused(
+                f"the journal ends at position {journal.position}, and its group "
+                f"{file.group_last} is not the one that {name} saw end at position "
+                f"{file.position_last}: directories were mixed; {way}"
+            )
+
+    def _drop_uncovered(self) -> list[Path]:
+        """Forget the segments that are inside others or behind a gap, and say which they are."""
+        used = self.segments
+        ends = used[-1].group_last if used else 0
+        dropped = []
+        for name, file in list(self._segments.items()):
+            if file in used:
+                continue
+            if file.group_last > ends:
+                self._warn(Path(file.path), f"nothing covers the groups after {ends}")
+            dropped.append(Path(file.path))
+            del self._segments[name]
+        return dropped
+
+    def _warn(self, path: Path, why: str) -> None:
+        self.warnings.append(f"{path} is removed and will be built again: {why}")
+
+    # ---- what is there --------------------------------------------------------------------------
+
+    @property
+    def segments(self) -> tuple[ColumnFile, ...]:
+        """The segments in order: each begins where the one before it ends."""
+        used: list[ColumnFile] = []
+        end = 0
+        files = list(self._segments.values())
+        for file in sorted(files, key=lambda file: (file.group_first, -file.group_last)):
+            if file.group_first == end + 1:
+                used.append(file)
+                end = file.group_last
+        return tuple(used)
+
+    @property
+    def group(self) -> int:
+        """The last group that segments cover; 0 for none."""
+        segments = self.segments
+        return segments[-1].group_last if segments else 0
+
+    def covers(self, group_last: int) -> bool:
+        """Whether a window that ends with this group is sealed already."""
+        return group_last <= self.group
+
+    def hashes(self) -> Iterator[NDArray[np.uint64]]:
+        """The hashes of all ids of all segments, checked as they are read, some at a time."""
+        for segment in self.segments:
+            for first, end in _chunks(segment, _columns.IDS):
+                yield segment.keys(_columns.IDS, first, end)
+
+    def resolve(self, wanted: Wanted) -> Resolved:
+        """What the sealed past says of `wanted`; see resolve.py. From any thread."""
+        return resolve(Sealed(self.segments, self._journal, self.hash_key), wanted)
+
+    # ---- writing --------------------------------------------------------------------------------
+
+    def seal(
+        self,
+        columns: Mapping[int, NDArray[Any]],
+        group_first: int,
+        group_last: int,
+        position_last: int,
+        digest: bytes,
+    ) -> None:
+        """Write a window as the next segment, which is visible when this returns.
+
+        columns: by column number, sorted records, C-contiguous; position_last and digest are those
+        of group_last, which must be durable. ValueError when it does not follow the last segment.
+        """
+        if group_first != self.group + 1:
+            raise ValueError(f"groups from {group_first} do not follow group {self.group}")
+        with self._new_segment(group_first, group_last, position_last, digest, 1) as new:
+            for column, records in sorted(columns.items()):
+                new.writer.column(column, _columns.RECORD_BYTES[column])
+                new.writer.append(records)
+            self._add(new.commit())
+
+    def merge(self) -> bool:
+        """Merge the oldest adjacent segments that are due; False when none are."""
+        inputs = _due(self.segments)
+        if not inputs:
+            return False
+        first, last = inputs[0].group_first, inputs[-1]
+        windows = sum(file.windows for file in inputs)
+        with self._new_segment(
+            first, last.group_last, last.position_last, last.digest, windows
+        ) as new:
+            for column in COLUMNS:
+                _columns.merge(inputs, new.writer, column)
+            self._add(new.commit())
+        for file in inputs:  # not closed: somebody may be reading them
+            path = Path(file.path)
+            del self._segments[path.name]
+            path.unlink(missing_ok=True)
+        return True
+
+    def _new_segment(
+        self, group_first: int, group_last: int, position_last: int, digest: bytes, windows: int
+    ) -> _NewFile:
+        return _NewFile(
+            self._path,
+            kind=_columns.SEGMENT,
+            cluster=self._cluster,
+            group_first=group_first,
+            group_last=group_last,
+            position_last=position_last,
+            digest=digest,
+            windows=windows,
+        )
+
+    def _add(self, segment: ColumnFile) -> None:
+        self._segments[Path(segment.path).name] = segment
+
+    def checkpoint_writer(self, group: int, position: int, digest: bytes) -> CheckpointWriter:
+        """Begin the checkpoint of the end of a group that segments cover; else ValueError."""
+        if group > self.group:
+            raise ValueError(f"no checkpoint of group {group}: segments end with {self.group}")
+        new = _NewFile(
+            self._path,
+            kind=_columns.CHECKPOINT,
+            cluster=self._cluster,
+            group_first=group,
+            group_last=group,
+            position_last=position,
+            digest=digest,
+            windows=0,
+        )
+        return CheckpointWriter(self, new)
+
+    def _replace_checkpoint(self, file: ColumnFile) -> None:
+        older, self.checkpoint = self.checkpoint, file
+        if older is not None and older.path != file.path:
+            Path(older.path).unlink(missing_ok=True)
+
+    # ---- looking after it -----------------------------------------------------------------------
+
+    def damaged(self, error: ColumnDamaged) -> None:
+        """Put the file that `error` names out of the way, so that the next start builds it again.
+
+        One such file is kept, to be looked at. A segment stays in use until then: without it the
+        past would have a hole.
+        """
+        path = Path(error.path)
+        if self.checkpoint is not None and error.path == self.checkpoint.path:
+            self.checkpoint = None
+        for older in self._path.glob(f"*{_DAMAGED}"):
+            older.unlink()
+        with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+            path.rename(path.with_name(path.name + _DAMAGED))
+        sync(self._path)
+
+    def verify(self) -> Iterator[tuple[Path, int]]:
+        """Read every page of every file; each file and its bytes when all of it was read.
+
+        ColumnDamaged names the first page that is not as it was written.
+        """
+        checkpoints = [] if self.checkpoint is None else [self.checkpoint]
+        for file in (*self.segments, *checkpoints):
+            file.verify()
+            yield Path(file.path), file.bytes
+
+    def digest(self) -> bytes:
+        """SHA-256 of what all segments together say, 32 bytes; the same however they are merged."""
+        segments = self.segments
+        result = hashlib.sha256()
+        for column in COLUMNS:
+            count = sum(segment.count(column) for segment in segments)
+            result.update(np.array([column, count], "<u8").tobytes())
+            for records in _in_order(segments, column):
+                result.update(records.data)
+        return result.digest()
+
+    def close(self) -> None:
+        """Close all files. Nobody may be reading."""
+        for file in self._segments.values():
+            file.close()
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+
+
+class CheckpointWriter:
+    """A checkpoint while it is written: columns one after the other, then commit or abandon."""
+
+    def __init__(self, history: History, new: _NewFile) -> None:
+        self._history = history
+        self._new = new
+
+    def column(self, column: int, record_bytes: int) -> None:
+        """Begin a column, which ends the one before."""
+        self._new.writer.column(column, record_bytes)
+
+    def append(self, records: Any) -> None:
+        """Whole records, C-contiguous, any number of times a column."""
+        self._new.writer.append(records)
+
+    def commit(self, facts: bytes) -> None:
+        """Make it the checkpoint of the book, durable when this returns; older ones go."""
+        with self._new as new:
+            self._history._replace_checkpoint(new.commit(facts))
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+        self._new.abandon()
+
+
+class _NewFile:
+    """A column file under its temporary name: it gets its own at `commit`, or is removed."""
+
+    def __init__(self, folder: Path, **header: Any) -> None:
+        name = _name(header["kind"], header["group_first"], header["group_last"])
+        self._path = folder / name
+        self._temporary = folder / f".{name}{_CREATING}"
+        self._temporary.unlink(missing_ok=True)
+        self.writer = ColumnWriter(str(self._temporary), **header)
+
+    def commit(self, facts: bytes = b"") -> ColumnFile:
+        self.writer.finish(facts)
+        self._temporary.rename(self._path)
+        sync(self._path.parent)
+        return ColumnFile(str(self._path))
+
+    def abandon(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):  # the next start removes it
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abandon()
+
+
+def drop(directory: Path) -> None:
+    """Remove all column files of a book whose lock the caller holds.
+
+    DirectoryNotWritable, or LedgerStopped for an I/O error.
+    """
+    path = directory.resolve() / "state"
+    with _errors(path):
+        for file in _paths(path):
+            file.unlink()
+
+
+# ---- files and columns --------------------------------------------------------------------------
+
+
+def _name(kind: int, group_first: int, group_last: int) -> str:
+    if kind == _columns.SEGMENT:
+        return f"segment-{group_first:016x}-{group_last:016x}"
+    return f"checkpoint-{group_last:016x}"
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Whatever in the folder is named like a column file, finished, half made or damaged."""
+    return sorted(path for path in folder.glob("*") if _OURS.match(path.name))
+
+
+def _due(segments: Sequence[ColumnFile]) -> Sequence[ColumnFile]:
+    """The oldest adjacent segments that are to be merged now; none when none are."""
+    for first in range(len(segments) - MERGED_AT_ONCE + 1):
+        some = segments[first : first + MERGED_AT_ONCE]
+        if len({segment.windows for segment in some}) == 1:
+            return some
+    return ()
+
+
+def _chunks(file: ColumnFile, column: int) -> Iterator[tuple[int, int]]:
+    """The records of a column as [first, end), CHUNK_BYTES at a time."""
+    count, size = file.count(column), CHUNK_BYTES // _columns.RECORD_BYTES[column]
+    return ((first, min(count, first + size)) for first in range(0, count, size))
+
+
+def _in_order(files: Sequence[ColumnFile], column: int) -> Iterator[NDArray[np.uint64]]:
+    """All records of a column of all files by key and value, some at a time, as rows of uint64."""
+    chunks = [_chunks(file, column) for file in files]
+    read: list[NDArray[np.uint64]] = [np.empty((0, 2), np.uint64)] * len(files)
+    while True:
+        for place, file in enumerate(files):
+            if len(read[place]) == 0 and (chunk := next(chunks[place], None)) is not None:
+                read[place] = file.records(column, *chunk).view(np.uint64)
+        ends = [(int(rows[-1, 0]), int(rows[-1, 1])) for rows in read if len(rows)]
+        if not ends:
+            return
+        # All that is not after the first of the ends has been read.
+        key, value = min(ends)
+        taken = []
+        for place, rows in enumerate(read):
+            before = (rows[:, 0] < key) | ((rows[:, 0] == key) & (rows[:, 1] <= value))
+            count = int(np.count_nonzero(before))
+            taken.append(rows[:count])
+            read[place] = rows[count:]
+        together = np.concatenate([rows for rows in taken if len(rows)])
+        yield together[np.lexsort((together[:, 1], together[:, 0]))]
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """The system's errors as the ledger's own."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DirectoryNotWritable(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        raise LedgerStopped(error) from error

@@ -1,0 +1,395 @@
+"""Part: what a request needs of the sealed past, found by way of columns in the journal.
+
+Ids, statements, queries and timestamps are looked up in the column files of segments; the columns
+say where records lie and the journal gives them, so what is answered is always the journal's. All
+functions may run in any thread beside whatever seals, merges or appends: segments do not change,
+and a reader keeps those it began with. What is read at once is bounded: rows come in chunks that
+grow up to EVENTS_MAX, groups one after the other. A damaged block of the journal is DataRefused and
+names it, a damaged column file is ColumnDamaged. This file knows no directory and seals nothing.
+The weak spot: a filter that selects little of an account with a long past reads all of that past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ledger import _columns, _past
+from ledger._columns import ColumnFile
+from ledger.config import EVENTS_MAX
+from ledger.errors import ColumnDamaged, DataRefused
+from ledger.schema import (
+    ACCOUNT_FILTER,
+    QUERY_FILTER,
+    TRANSFER,
+    AccountFilterFlags,
+    Operation,
+    QueryFilterFlags,
+    TransferFlags,
+)
+
+BLOCKS_AT_ONCE_MIN = 16  # records of the column of blocks that are read at first: a block or more
+BLOCKS_AT_ONCE_MAX = 256  # and later: 1 MiB
+
+ABSENT, STORED, BURNED = 0, 1, 2  # what became of an id
+
+Ids = NDArray[np.void]  # of 16 bytes each
+Records = NDArray[np.uint8]  # (n, 128)
+Numbers = NDArray[np.uint64]
+Body = tuple[int, memoryview, memoryview]
+
+_ID = np.dtype("V16")
+_RESOLVING = np.uint16(TransferFlags.POST_PENDING_TRANSFER | TransferFlags.VOID_PENDING_TRANSFER)
+_SHIFT = np.uint64(_past.GROUP_SHIFT)
+_TIMESTAMP_MAX = 2**63 - 1
+
+
+class Past(Protocol):
+    """What is needed of a journal."""
+
+    @property
+    def cluster(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+
+    def end_of(self, number: int) -> tuple[int, bytes]: ...
+    def bodies(self, numbers: Iterable[int]) -> Iterator[Body]: ...
+
+
+class Sealed(NamedTuple):
+    """Where to look: segments in order that cover the past without a gap, and the journal."""
+
+    segments: Sequence[ColumnFile]
+    journal: Past
+    hash_key: bytes  # of ids and of what the filters of blocks hold; 16 bytes
+
+
+class Wanted(NamedTuple):
+    """What a request needs to know of the past before it can be ordered."""
+
+    ids: bytes  # of transfers, 16 each
+    reads: list[tuple[int, bytes, int]]  # operation, filter record, index of the account or 0
+    timestamps: Numbers  # is there a transfer at this time? ns
+
+
+class Resolved(NamedTuple):
+    """What the past says. Ids come once each: those wanted, then holds that found transfers end."""
+
+    ids: bytes  # 16 each
+    kinds: NDArray[np.uint8]  # ABSENT, STORED or BURNED
+    records: Records  # of transfers; a burned id's record and zeros; zeros
+    outcomes: NDArray[np.uint8]  # HoldOutcome of a hold that has ended, else 0
+    reads: list[tuple[int, bytes, bytes]]  # operation, filter record, results of 128 bytes
+    timestamps: Numbers
+    found: NDArray[np.bool_]
+
+
+def resolve(sealed: Sealed, wanted: Wanted) -> Resolved:
+    """Answer `wanted` from what is sealed.
+
+    DataRefused for a damaged group, ColumnDamaged for a damaged column file, OSError when one
+    cannot be read.
+    """
+    ids = _Ids(sealed)
+    ids.find(np.frombuffer(wanted.ids, _ID))
+    ids.find(ids.holds_ended())
+    reads = [
+        (operation, asked, b"".join(_read(sealed, operation, asked, account)))
+        for operation, asked, account in wanted.reads
+    ]
+    found = _find_timestamps(sealed, wanted.timestamps)
+    return Resolved(
+        ids.ids.tobytes(),
+        ids.kinds,
+        ids.records,
+        ids.outcomes(),
+        reads,
+        wanted.timestamps,
+        found,
+    )
+
+
+# ---- records of the journal ---------------------------------------------------------------------
+
+
+def _bodies(journal: Past, numbers: Sequence[int], newest_first: bool) -> Iterator[Body]:
+    if not newest_first:
+        yield from journal.bodies(numbers)
+        return
+    for number in reversed(numbers):
+        yield from journal.bodies([number])
+
+
+def _check_blocks(number: int, bad: int) -> None:
+    if bad == _past.NO_RECORD:
+        raise DataRefused(f"group {number}: a run whose length is wrong")
+    if bad != _past.INTACT:
+        raise DataRefused(f"group {number}: block {bad} check failed")
+
+
+def _records_at(journal: Past, segment: ColumnFile, places: Numbers) -> Records:
+    """The records at these places, which `segment` gave, in any order; a chunk at most."""
+    order = np.argsort(places)
+    ordered = places[order]
+    groups, firsts = np.unique(ordered >> _SHIFT, return_index=True)
+    if len(groups) and not segment.group_first <= groups[0] <= groups[-1] <= segment.group_last:
+        raise _astray(segment, "a place outside its groups")
+    records = np.empty((len(places), TRANSFER.itemsize), np.uint8)
+    ends = np.append(firsts[1:], len(places)).tolist()
+    bodies = journal.bodies(groups.tolist())
+    for (number, body, checks), first, end in zip(bodies, firsts.tolist(), ends, strict=True):
+        bad = _past.take(body, checks, number, ordered[first:end], records[first:end])
+        if bad == _past.NO_RECORD:
+            raise _astray(segment, f"a place in group {number} where no such record is")
+        _check_blocks(number, bad)
+    result = np.empty_like(records)
+    result[order] = records
+    return result
+
+
+def _astray(segment: ColumnFile, what: str) -> ColumnDamaged:
+    """Pages that are intact and say what cannot be: not damage by a disk, but as useless."""
+    return ColumnDamaged(segment.path, what)
+
+
+# ---- ids ----------------------------------------------------------------------------------------
+
+
+class _Ids:
+    """What is known of some ids, each of them once, in the order they were asked for."""
+
+    def __init__(self, sealed: Sealed) -> None:
+        self._sealed = sealed
+        # Most ids are in the largest one, and those that were found are not looked for again.
+        self._segments = sorted(
+            sealed.segments, key=lambda segment: segment.count(_columns.IDS), reverse=True
+        )
+        self.ids: Ids = np.empty(0, _ID)
+        self.kinds = np.empty(0, np.uint8)
+        self.places = np.empty(0, np.uint64)
+        self.records: Records = np.empty((0, TRANSFER.itemsize), np.uint8)
+
+    def find(self, asked: Ids) -> None:
+        """Look up those of `asked` that were not asked for before."""
+        _, firsts = np.unique(np.concatenate([self.ids, asked]), return_index=True)
+        new = np.sort(firsts[firsts >= len(self.ids)]) - len(self.ids)
+        for first in range(0, len(new), EVENTS_MAX):
+            self._find_chunk(asked[new[first : first + EVENTS_MAX]])
+
+    def _find_chunk(self, asked: Ids) -> None:
+        order = np.argsort(asked)
+        ids = asked[order]
+        kinds = np.zeros(len(ids), np.uint8)
+        places = np.zeros(len(ids), np.uint64)
+        records = np.zeros((len(ids), TRANSFER.itemsize), np.uint8)
+        hashes = _columns.hash_ids(ids, self._sealed.hash_key)
+        for segment in self._segments:
+            for at, found in self._candidates(segment, np.unique(hashes[kinds == ABSENT])):
+                # Hashes may collide: only a whole id says whose record this is.
+                owners: Ids = found[:, : _ID.itemsize].copy().view(_ID).ravel()
+                rows = np.searchsorted(ids, owners)
+                same = ids[np.minimum(rows, len(ids) - 1)] == owners
+                rows = rows[same]
+                records[rows] = found[same]
+                places[rows] = at[same]
+                burned = at[same] & np.uint64(_past.KIND_MASK) == _past.BURNED_ID
+                kinds[rows] = np.where(burned, BURNED, STORED)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        self.ids = np.concatenate([self.ids, asked])
+        self.kinds = np.concatenate([self.kinds, kinds[back]])
+        self.places = np.concatenate([self.places, places[back]])
+        self.records = np.concatenate([self.records, records[back]])
+
+    def _candidates(
+        self, segment: ColumnFile, hashes: Numbers
+    ) -> Iterator[tuple[Numbers, Records]]:
+        """Places, and the records there, of the ids in `segment` with these hashes, in chunks."""
+        _, places = segment.lookup(_columns.IDS, hashes)
+        for first in range(0, len(places), EVENTS_MAX):
+            chunk = places[first : first + EVENTS_MAX]
+            yield chunk, _records_at(self._sealed.journal, segment, chunk)
+
+    def holds_ended(self) -> Ids:
+        """The ids of the holds that found transfers post or void."""
+        transfers = self.records[self.kinds == STORED].view(TRANSFER).ravel()
+        ending = transfers[transfers["flags"] & _RESOLVING != 0]
+        return np.ascontiguousarray(ending["pending_id"]).view(_ID).ravel()
+
+    def outcomes(self) -> NDArray[np.uint8]:
+        """How each hold among the found transfers ended; 0 for what is none or still open."""
+        result = np.zeros(len(self.ids), np.uint8)
+        flags = self.records.view(TRANSFER).ravel()["flags"]
+        holds = np.flatnonzero((self.kinds == STORED) & (flags & TransferFlags.PENDING != 0))
+        for segment in self._segments:
+            earlier = holds[self.places[holds] >> _SHIFT <= segment.group_last]
+            which, outcomes = segment.lookup(_columns.RESOLUTIONS, self.places[earlier])
+            result[earlier[which]] = outcomes
+        return result
+
+
+# ---- statements and queries ---------------------------------------------------------------------
+
+
+def _read(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
+    """The first results of a read, in its direction, at most as many as it asks for."""
+    if operation == Operation.QUERY_TRANSFERS:
+        if _past.query_filter_is_valid(asked):
+            yield from _query(sealed, asked)
+    elif _past.account_filter_is_valid(asked):
+        yield from _statement(sealed, operation, asked, account)
+
+
+def _blocks_in(segment: ColumnFile, timestamp_first: int, timestamp_last: int) -> tuple[int, int]:
+    """The records [first, end) of the column of blocks with transfers in this stretch of time."""
+    first = segment.block_at(timestamp_first)
+    end = segment.block_at(timestamp_last + 1)
+    if end < segment.count(_columns.BLOCKS):
+        [head] = segment.block_heads(end, end + 1)
+        if head["timestamp_first"] <= timestamp_last:
+            end += int(head["chunk_count"])
+    return first, max(first, end)
+
+
+def _places_in(segment: ColumnFile, timestamp_first: int, timestamp_last: int) -> tuple[int, int]:
+    """Places that bound all transfers in this stretch of time, and perhaps a block's more."""
+    first, end = _blocks_in(segment, timestamp_first, timestamp_last)
+    if first == end:
+        return 1, 0
+    low = segment.block_heads(first, first + 1)[0]["place_first"]
+    last = segment.block_heads(end - 1, end)[0]["group_last"]
+    return int(low), (int(last) + 1 << _past.GROUP_SHIFT) - 1
+
+
+def _groups(head: np.void) -> range:
+    """The groups that a block's transfers lie in."""
+    return range(int(head["place_first"]) >> _past.GROUP_SHIFT, int(head["group_last"]) + 1)
+
+
+def _statement(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
+    balances = operation == Operation.GET_ACCOUNT_BALANCES
+    column = _columns.BALANCES if balances else _columns.ROWS
+    fields = np.frombuffer(asked, ACCOUNT_FILTER)[0]
+    newest_first = bool(fields["flags"] & AccountFilterFlags.REVERSED)
+    timestamps = int(fields["timestamp_min"]), int(fields["timestamp_max"]) or _TIMESTAMP_MAX
+    left = min(int(fields["limit"]), EVENTS_MAX)
+    size = left  # of a chunk; a selective filter will need more rows than it gives results
+    for segment in reversed(sealed.segments) if newest_first else sealed.segments:
+        low, end = segment.bounds(column, account, *_places_in(segment, *timestamps))
+        while low < end and left > 0:
+            first = max(low, end - size) if newest_first else low
+            rows = segment.records(column, first, min(end, first + size))
+            low, end = (low, first) if newest_first else (first + len(rows), end)
+            size = min(2 * size, EVENTS_MAX)
+            places = rows.view(np.uint64)[:, 1]
+            transfers = _records_at(sealed.journal, segment, places)
+            chosen, stray = _past.select(asked, transfers)
+            if stray >= 0:
+                raise _astray(segment, f"a row of an account that {places[stray]:#x} is not of")
+            found = np.flatnonzero(chosen)
+            found = (found[::-1] if newest_first else found)[:left]
+            left -= len(found)
+            yield (_balances(rows[found]) if balances else transfers[found]).tobytes()
+
+
+def _balances(rows: NDArray[np.uint8]) -> Records:
+    """Account balance records of rows of the column: four amounts, then the timestamp."""
+    result = np.zeros((len(rows), TRANSFER.itemsize), np.uint8)
+    result[:, :64] = rows[:, 32:96]
+    result[:, 64:72] = rows[:, 16:24]
+    return result
+
+
+def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
+    fields = np.frombuffer(asked, QUERY_FILTER)[0]
+    newest_first = bool(fields["flags"] & QueryFilterFlags.REVERSED)
+    earliest, latest = int(fields["timestamp_min"]), int(fields["timestamp_max"]) or _TIMESTAMP_MAX
+    left = min(int(fields["limit"]), EVENTS_MAX)
+    hashes = _past.field_hashes(asked, sealed.hash_key)
+    for segment in reversed(sealed.segments) if newest_first else sealed.segments:
+        for head in _candidate_blocks(segment, earliest, latest, hashes, newest_first):
+            first = max(earliest, int(head["timestamp_first"]))
+            last = min(latest, int(head["timestamp_last"]))
+            for number, body, checks in _bodies(sealed.journal, _groups(head), newest_first):
+                records, bad = _past.scan(
+                    body, checks, number, asked, first, last, left, newest_first
+                )
+                _check_blocks(number, bad)
+                left -= len(records)
+                yield records.tobytes()
+                if left == 0:
+                    return
+
+
+def _candidate_blocks(
+    segment: ColumnFile, earliest: int, latest: int, hashes: Numbers, newest_first: bool
+) -> Iterator[np.void]:
+    """The heads of the blocks in a stretch of time that may hold all the hashes, in a direction."""
+    low, end = _blocks_in(segment, earliest, latest)
+    size = BLOCKS_AT_ONCE_MIN
+    while low < end:
+        first = max(low, end - size) if newest_first else low
+        heads = segment.block_heads(first, min(end, first + size))
+        size = min(2 * size, BLOCKS_AT_ONCE_MAX)
+        # A block is several records; those cut off at the far end come with the next chunk.
+        if newest_first:
+            heads = heads[np.flatnonzero(heads["chunk"] == 0)[0] :]
+            end -= len(heads)
+            first = end
+        else:
+            whole = heads["chunk"] + 1 == heads["chunk_count"]
+            heads = heads[: np.flatnonzero(whole)[-1] + 1]
+            low += len(heads)
+        if len(hashes):
+            maybe = segment.blocks_maybe(first, first + len(heads), hashes)
+            chosen = maybe.astype(np.int64) - first
+        else:
+            chosen = np.flatnonzero(heads["chunk"] == 0)
+        yield from heads[chosen[::-1] if newest_first else chosen]
+
+
+# ---- timestamps ---------------------------------------------------------------------------------
+
+
+def _find_timestamps(sealed: Sealed, timestamps: Numbers) -> NDArray[np.bool_]:
+    """Which of the timestamps a transfer carries."""
+    order = np.argsort(timestamps)
+    ascending = timestamps[order]
+    found = np.zeros(len(timestamps), np.bool_)
+    first = 0
+    for segment in sealed.segments:
+        while first < len(ascending):
+            block = segment.block_at(int(ascending[first]))
+            if block == segment.count(_columns.BLOCKS):
+                break
+            [head] = segment.block_heads(block, block + 1)
+            end = int(np.searchsorted(ascending, head["timestamp_last"], "right"))
+            _find_in(sealed.journal, _groups(head), ascending[first:end], found[first:end])
+            first = end
+    result = np.empty_like(found)
+    result[order] = found
+    return result
+
+
+def _find_in(journal: Past, groups: range, ascending: Numbers, found: NDArray[np.bool_]) -> None:
+    """Mark in `found` which timestamps a transfer of these groups carries, by bisection."""
+    if len(ascending) == 0 or len(groups) == 0:
+        return
+    middle = len(groups) // 2
+    below = len(ascending)
+    above = below
+    for number, body, checks in journal.bodies(groups[middle:]):
+        marks, first, last, bad = _past.at(body, checks, number, ascending)
+        _check_blocks(number, bad)
+        if last > 0:  # else no transfer is in this group: the next one that has any will do
+            found |= marks
+            below = int(np.searchsorted(ascending, np.uint64(first)))
+            above = int(np.searchsorted(ascending, np.uint64(last), "right"))
+            break
+    _find_in(journal, groups[:middle], ascending[:below], found[:below])
+    _find_in(journal, range(number + 1, groups.stop), ascending[above:], found[above:])

@@ -1,0 +1,353 @@
+"""Order: what keeps memory bounded and restarts short: windows sealed, checkpoints, cold answers.
+
+A full window is cut at the end of a group, sealed once that group is durable, and dropped; a
+checkpoint is copied in small steps beside the work and becomes valid when all before it is sealed.
+A request that needs the sealed past waits outside of the order until it is attached, and is tried
+again then. All of it is derived from the journal behind its durable line: a crash anywhere loses
+only work that is done again. What blocks runs on lanes of the runner; what touches the core happens
+in the engine's own place. It knows no file and no column: History keeps them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ledger import _columns, _core, config
+from ledger.errors import ColumnDamaged, DataRefused
+from ledger.resolve import Wanted
+
+if TYPE_CHECKING:
+    from ledger.engine import Asker, Runner
+
+Done = Callable[[BaseException | None], None]
+
+
+class Writer(Protocol):
+    """A checkpoint that is being written."""
+
+    def column(self, column: int, record_bytes: int) -> None: ...
+    def append(self, records: Any) -> None: ...
+    def commit(self, facts: bytes) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Past(Protocol):
+    """The sealed past, and who writes it: History."""
+
+    @property
+    def hash_key(self) -> bytes: ...
+    @property
+    def group(self) -> int: ...
+    def covers(self, group_last: int) -> bool: ...
+    def seal(
+        self,
+        columns: dict[int, npt.NDArray[Any]],
+        group_first: int,
+        group_last: int,
+        position_last: int,
+        digest: bytes,
+    ) -> None: ...
+    def merge(self) -> bool: ...
+    def resolve(self, wanted: Any) -> Any: ...
+    def checkpoint_writer(self, group: int, position: int, digest: bytes) -> Writer: ...
+    def damaged(self, error: ColumnDamaged) -> None: ...
+
+
+class Ends(Protocol):
+    """Where groups end: the journal."""
+
+    def end_of(self, number: int) -> tuple[int, bytes]: ...
+
+
+class Host(Protocol):
+    """What the engine does for its sealer."""
+
+    def stop(self, error: BaseException) -> None: ...
+    def resume(self) -> None: ...
+
+
+class _Snapshot:
+    """A checkpoint under way: the numbers and the sessions of one moment, the rest copied later."""
+
+    def __init__(self, sessions: bytes, numbers: dict[str, Any]) -> None:
+        self.sessions, self.numbers = sessions, numbers
+        self.group = int(numbers["group"])
+        self.column = 0
+        self.writer: Writer | None = None
+        self.buffer = np.empty(config.CHECKPOINT_STEP_BYTES, np.uint8)
+
+    def begin(self, past: Past, ends: Ends) -> Writer:
+        if self.writer is None:
+            self.writer = past.checkpoint_writer(self.group, *ends.end_of(self.group))
+        return self.writer
+
+    def write(self, past: Past, ends: Ends, column: int, count: int) -> None:
+        """Write what was copied; all is written when nothing was."""
+        writer = self.begin(past, ends)
+        if column == 0:
+            writer.column(_columns.SESSIONS, _core.RECORD_BYTES[_columns.SESSIONS])
+            writer.append(self.sessions)
+            writer.commit(encode_numbers(self.numbers))
+            return
+        if column != self.column:
+            writer.column(column, _core.RECORD_BYTES[column])
+            self.column = column
+        writer.append(self.buffer[: count * _core.RECORD_BYTES[column]])
+
+
+class Sealer:
+    """Cuts, seals and drops the windows of one core, writes its checkpoints, attaches its past."""
+
+    def __init__(self, core: _core.Core, past: Past, ends: Ends) -> None:
+        self._core, self._past, self._ends = core, past, ends
+        self._runner: Runner | None = None
+        self._host: Host | None = None
+        self._durable = 0
+        self._sealing = self._copying = self._merging = False
+        self._merge_due = True  # whether there may be something to merge
+        self._snapshot: _Snapshot | None = None
+        self._windows_since = 0  # cut since the last checkpoint
+        self._stopped = False
+        # Who waits for the sealed past: those that are being answered, and those behind them.
+        self._asking: dict[Asker, None] = {}
+        self._queue: dict[Asker, None] = {}
+        core.use_hash_key(past.hash_key)
+
+    # ---- replay: everything in turn -------------------------------------------------------------
+
+    def replayed(self) -> None:
+        """A group has been replayed: cut, seal what is not sealed yet, and drop."""
+        core = self._core
+        if not core.window_full:
+            return
+        core.cut()
+        [(first, last)] = core.windows
+        if not self._past.covers(last):
+            self._seal_window(first, last)
+        core.drop()
+        self._windows_since += 1
+        if self._past.group == last and self._checkpoint_due():
+            snapshot = self._open_snapshot()
+            column = -1
+            while column:
+                column, count = core.copy_snapshot(snapshot.buffer)
+                snapshot.write(self._past, self._ends, column, count)
+
+    def _seal_window(self, first: int, last: int) -> None:
+        columns = self._core.window_columns(self._past.hash_key)
+        for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
+            _columns.sort_pairs(columns[column])
+        balances = columns[_columns.BALANCES]
+        columns[_columns.BALANCES] = balances[_columns.order_of(balances[:, 0].copy())]
+        self._past.seal(columns, first, last, *self._ends.end_of(last))
+        self._core.filter_insert(columns[_columns.IDS][:, 0])
+
+    def _checkpoint_due(self) -> bool:
+        """Whether a checkpoint costs no more than what was journaled since the last one."""
+        counts = self._core.counts_by_kind
+        size = 128 * counts["accounts"] + 160 * counts["open_holds"] + 128 * counts["sessions"]
+        return size <= self._windows_since * config.CHECKPOINT_BYTES_A_WINDOW
+
+    def _open_snapshot(self) -> _Snapshot:
+        self._windows_since = 0
+        return _Snapshot(*self._core.open_snapshot())
+
+    # ---- beside the work: called by the engine, in its place ------------------------------------
+
+    def bind(self, runner: Runner, host: Host, durable: int) -> None:
+        """From now on work goes on lanes of `runner`."""
+        self._runner, self._host, self._durable = runner, host, durable
+        self._next()
+
+    @property
+    def full(self) -> bool:
+        """Whether no group may be opened: the window is full, and too many are still in memory."""
+        return self._core.window_full
+
+    def group_taken(self) -> None:
+        """A group was closed and none is open: the moment to cut."""
+        core = self._core
+        if not core.window_full or len(core.windows) >= config.WINDOWS_CLOSED_MAX:
+            return
+        core.cut()
+        self._windows_since += 1
+        if self._snapshot is None and self._checkpoint_due():
+            self._snapshot = self._open_snapshot()
+
+    def group_durable(self, group: int) -> None:
+        self._durable = group
+        self._next()
+
+    def _next(self) -> None:
+        """Begin what can be begun."""
+        if self._stopped or self._runner is None:
+            return
+        windows = self._core.windows
+        if not self._sealing and windows and windows[0][1] <= self._durable:
+            self._sealing = True
+            first, last = windows[0]
+            self._runner.aside("seal", lambda: self._seal_window(first, last), self._sealed)
+        if (
+            not self._copying
+            and self._snapshot is not None
+            and self._past.group >= self._snapshot.group
+        ):
+            self._copy()
+        if self._merge_due and not self._merging:
+            self._merging = True
+            self._runner.aside("merge", self._merge, self._merged)
+
+    def _sealed(self, error: BaseException | None) -> None:
+        self._sealing = False
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # The window stays in memory; when too many do, nothing more is taken.
+            self._later(self._next)
+            return
+        if self._failed(error):
+            return
+        self._core.drop()
+        self._merge_due = True
+        if self._core.group_records == 0:
+            self.group_taken()
+        assert self._host is not None
+        self._host.resume()
+        self._next()
+
+    def _copy(self) -> None:
+        """Copy a little of the snapshot here, and write it elsewhere."""
+        snapshot = self._snapshot
+        assert snapshot is not None and self._runner is not None
+        self._copying = True
+        column, count = self._core.copy_snapshot(snapshot.buffer)
+
+        def written(error: BaseException | None) -> None:
+            self._copying = False
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                self._abandon()
+            elif not self._failed(error):
+                if column == 0:
+                    self._snapshot = None
+                self._next()
+
+        self._runner.aside(
+            "checkpoint", lambda: snapshot.write(self._past, self._ends, column, count), written
+        )
+
+    def _abandon(self) -> None:
+        """No space for this checkpoint: the one before is as good, only older."""
+        snapshot, self._snapshot = self._snapshot, None
+        assert snapshot is not None
+        if snapshot.writer is not None:
+            snapshot.writer.abandon()
+        self._core.close_snapshot()
+
+    def _merge(self) -> None:
+        self._merge_due = False
+        self._merge_due |= self._past.merge()
+
+    def _merged(self, error: BaseException | None) -> None:
+        self._merging = False
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return  # segments are as good unmerged: the next seal tries again
+        if not self._failed(error):
+            self._next()
+
+    def _later(self, callback: Callable[[], None]) -> None:
+        assert self._runner is not None
+        self._runner.later(config.REFUSED_RETRY_NS, callback)
+
+    def _failed(self, error: BaseException | None) -> bool:
+        """Stop the engine for an error of derived data: a start rebuilds what is damaged."""
+        if error is None:
+            return self._stopped
+        if isinstance(error, ColumnDamaged):
+            self._past.damaged(error)
+        if not self._stopped:
+            assert self._host is not None
+            self._host.stop(error)
+        return True
+
+    def stop(self) -> list[Asker]:
+        """The engine has stopped: nothing is begun any more. Who still waits, to be told."""
+        self._stopped = True
+        waiting = [*self._asking, *self._queue]
+        self._asking.clear()
+        self._queue.clear()
+        return waiting
+
+    # ---- requests that need the sealed past -----------------------------------------------------
+
+    def ask(self, asker: Asker) -> None:
+        """The asker's request ended with COLD: it is resumed when what it wants is attached."""
+        if asker in self._asking:
+            return
+        if len(self._asking) >= config.COLD_REQUESTS_MAX:
+            self._queue[asker] = None
+            return
+        assert self._runner is not None
+        self._asking[asker] = None
+        wanted, generation = Wanted(*self._core.take_wanted()), self._core.generation
+        found: list[Any] = []
+
+        def done(error: BaseException | None) -> None:
+            self._answer(asker, generation, found[0] if error is None else None, error)
+
+        self._runner.aside("past", lambda: found.append(self._past.resolve(wanted)), done)
+
+    def _answer(
+        self, asker: Asker, generation: int, found: Any, error: BaseException | None
+    ) -> None:
+        wanted = self._asking.pop(asker, asker) is None
+        if self._stopped:
+            return
+        if isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged):
+            # The journal itself is damaged there: who asked is told, others are served.
+            if wanted:
+                asker.refused(error)
+        elif error is not None:
+            self._failed(error)
+            return
+        elif generation == self._core.generation:
+            self._core.attach(*found)
+        if wanted and error is None:
+            asker.resume()
+        while self._queue and len(self._asking) < config.COLD_REQUESTS_MAX and not self._stopped:
+            following = next(iter(self._queue))
+            del self._queue[following]
+            following.resume()
+
+    def forget(self, asker: Asker) -> None:
+        """The asker does not want to be resumed any more."""
+        self._asking.pop(asker, None)
+        self._queue.pop(asker, None)
+
+
+def encode_numbers(numbers: dict[str, Any]) -> bytes:
+    """The numbers of a snapshot as the facts of its checkpoint."""
+    return msgspec.json.encode(numbers)
+
+
+def decode_numbers(facts: bytes) -> dict[str, Any]:
+    """DataRefused when they are not what encode_numbers gives."""
+    try:
+        numbers = msgspec.json.decode(facts, type=_Numbers)
+    except msgspec.MsgspecError as error:
+        raise DataRefused(f"the facts of the checkpoint are damaged: {error}") from error
+    return msgspec.structs.asdict(numbers)
+
+
+class _Numbers(msgspec.Struct):
+    group: int
+    position: int
+    clock: int
+    account_timestamp_max: int
+    transfer_timestamp_max: int
+    transfer_count: int
+    burned_count: int
+    burned_hash: bytes

@@ -1,0 +1,187 @@
+"""Column files for tests: written by short calls, and read by a parser that shares no code.
+
+The parser and the filter of blocks are written from the format's description, in plain Python, and
+say what a file must hold. It knows no journal.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ledger import _check, _columns
+from ledger._columns import ColumnFile, ColumnWriter
+
+HEAD: dict[str, Any] = {
+    "kind": _columns.SEGMENT,
+    "cluster": 2**127 + 5,
+    "group_first": 3,
+    "group_last": 2**63 + 9,
+    "position_last": 2**64 - 2,
+    "digest": bytes(range(32)),
+    "windows": 4,
+}
+PAGE_BYTES = 4096
+PAYLOAD_BYTES = 4064
+KEYED_END = 16
+FIELDS = struct.Struct("<8sHHI16sQQQ32sQ")  # what a header begins with
+FIELDS_FROM_CLUSTER = slice(16, 96)
+COLUMNS_AT, COLUMN = 128, struct.Struct("<IIQQQ")
+FACTS_AT = 1024
+SALTS = (0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947,
+         0x5C6BFB31)  # fmt: skip
+
+Pairs = list[tuple[int, int]]
+Records = NDArray[np.uint8]
+
+
+def records(pairs: Pairs, record_bytes: int = 16) -> Records:
+    """A record for each pair; what follows the pair is made from it: (n, record_bytes)."""
+    rows = np.zeros((len(pairs), record_bytes), np.uint8)
+    rows[:, :16] = np.array(pairs, np.uint64).reshape(-1, 2).view(np.uint8)
+    rows[:, 16:] = rows[:, :16].sum(axis=1, dtype=np.uint8)[:, None]
+    return rows
+
+
+def write(path: Path, columns: dict[int, Records], facts: bytes = b"", **head: Any) -> Path:
+    writer = ColumnWriter(path, **HEAD | head)
+    for column, rows in columns.items():
+        writer.column(column, rows.shape[1])
+        writer.append(rows)
+    writer.finish(facts)
+    return path
+
+
+def opened(path: Path, columns: dict[int, Records], **head: Any) -> ColumnFile:
+    return ColumnFile(write(path, columns, **head))
+
+
+def pairs_of(file: ColumnFile, column: int) -> Pairs:
+    rows = file.records(column, 0, file.count(column))
+    return [tuple(pair) for pair in rows[:, :16].copy().view(np.uint64).tolist()]
+
+
+# ---- the format, once more ----------------------------------------------------------------------
+
+
+class Parsed(NamedTuple):
+    """What a file says: its header's fields, its facts, and the bytes of each column's records."""
+
+    fields: tuple[Any, ...]
+    facts: bytes
+    columns: dict[int, tuple[int, list[bytes]]]  # record_bytes, records
+
+
+def identity(header: bytes | bytearray) -> int:
+    kind = int.from_bytes(header[10:12], "little")
+    return int.from_bytes(_check.aegis(header[FIELDS_FROM_CLUSTER])[:8], "little") ^ kind
+
+
+def sealed(payload: bytes, number: int, mark: int) -> bytes:
+    page = payload.ljust(PAYLOAD_BYTES, b"\0") + struct.pack("<QQ", number, mark)
+    return page + _check.aegis(page)
+
+
+def reseal(path: Path, page: int, at: int, new: bytes) -> None:
+    """Change a page's payload and give it the check that it would have been written with."""
+    whole, start = bytearray(path.read_bytes()), page * PAGE_BYTES
+    whole[start + at : start + at + len(new)] = new
+    payload = bytes(whole[start : start + PAYLOAD_BYTES])
+    whole[start : start + PAGE_BYTES] = sealed(payload, page, identity(whole))
+    path.write_bytes(whole)
+
+
+def parse(path: Path) -> Parsed:
+    """Read a whole file by the format's description; AssertionError where it is not so."""
+    whole = path.read_bytes()
+    pages = [whole[at : at + PAGE_BYTES] for at in range(0, len(whole), PAGE_BYTES)]
+    mark = identity(whole)
+    for number, page in enumerate(pages):
+        assert page == sealed(page[:PAYLOAD_BYTES], number, mark)
+    fields = FIELDS.unpack_from(whole)
+    facts_bytes = int.from_bytes(whole[FACTS_AT : FACTS_AT + 4], "little")
+    columns, next_page = {}, 1
+    for i in range(fields[3]):
+        column, record_bytes, count, page_first, page_count = COLUMN.unpack_from(
+            whole, COLUMNS_AT + i * COLUMN.size
+        )
+        assert page_first == next_page
+        rows, firsts, after = _stored(pages, page_first, count, record_bytes)
+        assert after == page_first + page_count
+        if column < KEYED_END:
+            assert rows == sorted(set(rows), key=lambda row: struct.unpack_from("<QQ", row))
+            fences, _, after = _stored(pages, after, page_count, 16)
+            assert fences == [row[:16] for row in firsts]
+        columns[column] = (record_bytes, rows)
+        next_page = after
+    assert next_page == len(pages)
+    return Parsed(fields, whole[FACTS_AT + 4 :][:facts_bytes], columns)
+
+
+def _stored(
+    pages: list[bytes], page: int, count: int, record_bytes: int
+) -> tuple[list[bytes], list[bytes], int]:
+    """Records that begin on a page, the first of each page, and the page after them."""
+    each = PAYLOAD_BYTES // record_bytes
+    rows: list[bytes] = []
+    firsts = []
+    while len(rows) < count:
+        some = min(each, count - len(rows))
+        payload = pages[page][:PAYLOAD_BYTES]
+        assert payload[some * record_bytes :].strip(b"\0") == b""
+        rows += [payload[i * record_bytes : (i + 1) * record_bytes] for i in range(some)]
+        firsts.append(rows[-some])
+        page += 1
+    return rows, firsts, page
+
+
+# ---- blocks -------------------------------------------------------------------------------------
+
+CHUNK_FILTERS = 125
+HEAD_BYTES = 48
+
+
+class Block(NamedTuple):
+    """A block of transfers: what its head says and the hashes in its filter."""
+
+    place_first: int
+    timestamp_first: int
+    timestamp_last: int
+    transfers: int
+    group_last: int
+    hashes: list[int]
+    chunk_count: int
+
+    def filter(self) -> bytearray:
+        """The blocks of the filter, one after another."""
+        words = np.zeros((self.chunk_count * CHUNK_FILTERS, 8), np.uint32)
+        for value in self.hashes:
+            block = value * len(words) >> 64
+            for word, salt in enumerate(SALTS):
+                words[block, word] |= np.uint32(1 << (((value * salt) & 0xFFFFFFFF) >> 27))
+        return bytearray(words.tobytes())
+
+    def records(self) -> list[bytes]:
+        whole, step = bytes(self.filter()), CHUNK_FILTERS * 32
+        rest = bytes(PAYLOAD_BYTES - HEAD_BYTES - step)
+        return [
+            struct.pack(
+                "<QQQQIIQ", self.place_first, chunk, self.timestamp_first, self.timestamp_last,
+                self.transfers, self.chunk_count, self.group_last,
+            )
+            + whole[chunk * step : (chunk + 1) * step]
+            + rest
+            for chunk in range(self.chunk_count)
+        ]  # fmt: skip
+
+    def maybe(self, hashes: list[int]) -> bool:
+        return self._replace(hashes=self.hashes + hashes).filter() == self.filter()
+
+
+def block_records(blocks: list[Block]) -> Records:
+    rows = b"".join(row for block in blocks for row in block.records())
+    return np.frombuffer(rows, np.uint8).reshape(-1, PAYLOAD_BYTES)
