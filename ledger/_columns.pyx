@@ -67,9 +67,9 @@ FIELD_LEDGER = BLOCK_FIELD_LEDGER
 cdef object refusal(column_fault_t *fault, str path):
     """What to raise for a fault of the file at `path`."""
     if fault.error == COLUMN_FAULT_DAMAGED:
-        return ColumnDamaged(f"{path}: page {fault.at} is damaged")
+        return ColumnDamaged(path, f"page {fault.at} is damaged")
     if fault.error == COLUMN_FAULT_ENDED:
-        return ColumnDamaged(f"{path}: the file ends before page {fault.at}")
+        return ColumnDamaged(path, f"the file ends before page {fault.at}")
     if fault.error == COLUMN_FAULT_MEMORY:
         return MemoryError(f"{path}: no memory to work on it")
     if fault.error == COLUMN_FAULT_ORDER:
@@ -85,20 +85,16 @@ cdef class ColumnWriter:
     cdef readonly str path
     cdef column_writer_t writer
 
-    def __cinit__(self):
-        self.writer.descriptor = -1
-
-    def __init__(self, path, *, int kind, cluster, u64 group_first, u64 group_last,
-                 u64 position_last, bytes digest not None, u64 windows):
+    def __cinit__(self, path, *, int kind, cluster, u64 group_first, u64 group_last,
+                  u64 position_last, bytes digest not None, u64 windows):
         cdef bytes cluster_bytes = cluster.to_bytes(sizeof(u128), "little")
         cdef column_header_t *header
-        if self.writer.head != NULL:
-            raise ValueError("a ColumnWriter writes one file")
         if kind not in (COLUMN_KIND_SEGMENT, COLUMN_KIND_CHECKPOINT):
             raise ValueError(f"kind {kind} is neither SEGMENT nor CHECKPOINT")
         if len(digest) != COLUMN_DIGEST_BYTES:
             raise ValueError(f"a digest of {len(digest)} bytes: {COLUMN_DIGEST_BYTES} expected")
         self.path = os.fspath(path)
+        self.writer.descriptor = -1
         self.writer.head = column_pages_new(1)
         self.writer.pages = column_pages_new(COLUMN_WRITE_PAGES)
         if self.writer.head == NULL or self.writer.pages == NULL:
@@ -120,7 +116,7 @@ cdef class ColumnWriter:
         self.writer.descriptor = os.open(self.path, flags, 0o600)
 
     def __dealloc__(self):
-        if self.writer.descriptor >= 0:
+        if self.writer.head != NULL and self.writer.descriptor >= 0:
             close_descriptor(self.writer.descriptor)
         free(self.writer.head)
         free(self.writer.pages)
@@ -227,16 +223,12 @@ cdef class ColumnFile:
     cdef u32 readers  # calls under way: the last one closes what was closed meanwhile
     cdef bint closed
 
-    def __cinit__(self):
-        self.file.descriptor = -1
-
-    def __init__(self, path):
+    def __cinit__(self, path):
         cdef column_header_t *header
         cdef column_fault_t fault
         cdef const char *wrong
-        if self.head != NULL:
-            raise ValueError("a ColumnFile reads one file")
         self.path = os.fspath(path)
+        self.file.descriptor = -1
         self.head = column_pages_new(1)
         if self.head == NULL:
             raise MemoryError("the header of a column file")
@@ -263,7 +255,7 @@ cdef class ColumnFile:
 
     def __dealloc__(self):
         cdef u32 i
-        if self.file.descriptor >= 0:
+        if self.head != NULL and self.file.descriptor >= 0:
             close_descriptor(self.file.descriptor)
         for i in range(<u32>COLUMN_COLUMNS_MAX):
             free(self.fences[i])

@@ -201,8 +201,8 @@ cdef void at_timestamps(body_t *b, const stretch_t *stretches, u64 stretch_count
     """Mark which of the ascending timestamps a transfer of the stretches carries."""
     cdef u64 i, first = 0, end, index, timestamp, last
     for i in range(stretch_count):
-        if not body_timestamp(b, stretches[i].offset + (stretches[i].count - 1)
-                              * sizeof(transfer_t), &last):
+        end = stretches[i].offset + (stretches[i].count - 1) * sizeof(transfer_t)
+        if not body_timestamp(b, end, &last):
             return
         end = first
         while end < count and timestamps[end] <= last:
@@ -218,7 +218,7 @@ cdef void at_timestamps(body_t *b, const stretch_t *stretches, u64 stretch_count
 # ---- records of an account ----------------------------------------------------------------------
 
 cdef int64_t select_records(const account_filter_t *f, const u8 *records, u64 count,
-                        u8 *chosen) noexcept nogil:
+                            u8 *chosen) noexcept nogil:
     """Mark the transfers that the filter selects. -1, or the first that is not of its account."""
     cdef transfer_t t
     cdef u64 i, timestamp_max = f.timestamp_max if f.timestamp_max != 0 else TIMESTAMP_MAX

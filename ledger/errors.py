@@ -26,7 +26,11 @@ class ClockRefused(DataRefused):
 
 
 class ColumnDamaged(DataRefused):
-    """A page of a column file is damaged: derived data, which is rebuilt and never served."""
+    """A column file is damaged, the one at `path`: derived data, rebuilt and never served."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.path = path
 
 
 class DirectoryInUse(LedgerError):

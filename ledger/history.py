@@ -8,9 +8,9 @@ and what is sealed is what segments cover from group 1 without a gap. All of it 
 journal: a file that is damaged is removed and built again, but files that are not of this journal
 are refused, because then nobody knows what to trust.
 
-`seal` and checkpoints belong to one thread, `merge` to one, the same or another; what only reads
-may be called from any. This file knows columns and groups, and nothing of accounts or of when to
-seal.
+One thread at a time seals, one merges and one writes a checkpoint, beside each other; what only
+reads may be called from any. This file knows columns and groups, and nothing of accounts or of when
+to seal.
 
 The weak spot: ids are found by a keyed hash whose key is derived from the digest of group 1, so
 that every start makes the same files. Who knows that digest can choose ids that share a hash:
@@ -206,18 +206,32 @@ class History:
         position_last: int,
         digest: bytes,
     ) -> None:
-        """Write a window as the next segment, which is visible when this returns.
+        """Write a window as the next segment, which is visible when this returns; see write()."""
+        self.add(self.write(columns, group_first, group_last, position_last, digest))
 
-        columns: by column number, sorted records, C-contiguous; position_last and digest are those
+    def write(
+        self,
+        columns: Mapping[int, NDArray[Any]],
+        group_first: int,
+        group_last: int,
+        position_last: int,
+        digest: bytes,
+    ) -> ColumnFile:
+        """Write a window as the next segment, which is durable when this returns, and no more.
+
+        columns: by column number, rows of uint64 or bytes, C-contiguous; what is not in the order
+        of its keys is put in order, in place where that can be. position_last and digest are those
         of group_last, which must be durable. ValueError when it does not follow the last segment.
+        Whoever still has the window in memory calls add() when it drops it: who found a transfer
+        in both would find it twice.
         """
         if group_first != self.group + 1:
             raise ValueError(f"groups from {group_first} do not follow group {self.group}")
         with self._new_segment(group_first, group_last, position_last, digest, 1) as new:
             for column, records in sorted(columns.items()):
                 new.writer.column(column, _columns.RECORD_BYTES[column])
-                new.writer.append(records)
-            self._add(new.commit())
+                new.writer.append(_by_key(column, records))
+            return new.commit()
 
     def merge(self) -> bool:
         """Merge the oldest adjacent segments that are due; False when none are."""
@@ -231,7 +245,7 @@ class History:
         ) as new:
             for column in COLUMNS:
                 _columns.merge(inputs, new.writer, column)
-            self._add(new.commit())
+            self.add(new.commit())
         for file in inputs:  # not closed: somebody may be reading them
             path = Path(file.path)
             del self._segments[path.name]
@@ -252,7 +266,8 @@ class History:
             windows=windows,
         )
 
-    def _add(self, segment: ColumnFile) -> None:
+    def add(self, segment: ColumnFile) -> None:
+        """Make a segment that write() gave visible."""
         self._segments[Path(segment.path).name] = segment
 
     def checkpoint_writer(self, group: int, position: int, digest: bytes) -> CheckpointWriter:
@@ -401,6 +416,28 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if _OURS.match(path.name))
 
 
+def _by_key(column: int, records: NDArray[Any]) -> NDArray[Any]:
+    """The records in the order of their keys and values; blocks are in that order as they come."""
+    if column == _columns.BLOCKS or len(records) == 0:
+        return records
+    rows: NDArray[np.uint64] = records.view(np.uint64)
+    if _ascends(rows):
+        return rows
+    if rows.shape[1] == 2:
+        _columns.sort_pairs(rows)
+    else:
+        rows = rows[_columns.order_of(np.ascontiguousarray(rows[:, 0]))]
+    if not _ascends(rows):  # hashes that collide: equal keys came in another order
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    return rows
+
+
+def _ascends(rows: NDArray[np.uint64]) -> bool:
+    keys, values = rows[:, 0], rows[:, 1]
+    later = keys[1:] > keys[:-1]
+    return bool((later | (keys[1:] == keys[:-1]) & (values[1:] > values[:-1])).all())
+
+
 def _due(segments: Sequence[ColumnFile]) -> Sequence[ColumnFile]:
     """The oldest adjacent segments that are to be merged now; none when none are."""
     for first in range(len(segments) - MERGED_AT_ONCE + 1):
@@ -412,7 +449,7 @@ def _due(segments: Sequence[ColumnFile]) -> Sequence[ColumnFile]:
 
 def _chunks(file: ColumnFile, column: int) -> Iterator[tuple[int, int]]:
     """The records of a column as [first, end), CHUNK_BYTES at a time."""
-    count, size = file.count(column), CHUNK_BYTES // _columns.RECORD_BYTES[column]
+    count, size = file.count(column), max(1, CHUNK_BYTES // _columns.RECORD_BYTES[column])
     return ((first, min(count, first + size)) for first in range(0, count, size))
 
 

@@ -177,34 +177,33 @@ class _Ids:
     def find(self, asked: Ids) -> None:
         """Look up those of `asked` that were not asked for before."""
         _, firsts = np.unique(np.concatenate([self.ids, asked]), return_index=True)
-        new = np.sort(firsts[firsts >= len(self.ids)]) - len(self.ids)
-        for first in range(0, len(new), EVENTS_MAX):
-            self._find_chunk(asked[new[first : first + EVENTS_MAX]])
+        new = asked[np.sort(firsts[firsts >= len(self.ids)]) - len(self.ids)]
+        known = len(self.ids)
+        self.ids = np.concatenate([self.ids, new])
+        self.kinds = np.concatenate([self.kinds, np.zeros(len(new), np.uint8)])
+        self.places = np.concatenate([self.places, np.zeros(len(new), np.uint64)])
+        self.records = np.concatenate(
+            [self.records, np.zeros((len(new), TRANSFER.itemsize), np.uint8)]
+        )
+        for first in range(known, len(self.ids), EVENTS_MAX):
+            self._find_rows(first, min(len(self.ids), first + EVENTS_MAX))
 
-    def _find_chunk(self, asked: Ids) -> None:
-        order = np.argsort(asked)
-        ids = asked[order]
-        kinds = np.zeros(len(ids), np.uint8)
-        places = np.zeros(len(ids), np.uint64)
-        records = np.zeros((len(ids), TRANSFER.itemsize), np.uint8)
+    def _find_rows(self, first: int, end: int) -> None:
+        order = first + np.argsort(self.ids[first:end])
+        ids = self.ids[order]
         hashes = _columns.hash_ids(ids, self._sealed.hash_key)
         for segment in self._segments:
-            for at, found in self._candidates(segment, np.unique(hashes[kinds == ABSENT])):
+            left = hashes[self.kinds[order] == ABSENT]
+            for places, records in self._candidates(segment, np.unique(left)):
                 # Hashes may collide: only a whole id says whose record this is.
-                owners: Ids = found[:, : _ID.itemsize].copy().view(_ID).ravel()
-                rows = np.searchsorted(ids, owners)
-                same = ids[np.minimum(rows, len(ids) - 1)] == owners
-                rows = rows[same]
-                records[rows] = found[same]
-                places[rows] = at[same]
-                burned = at[same] & np.uint64(_past.KIND_MASK) == _past.BURNED_ID
-                kinds[rows] = np.where(burned, BURNED, STORED)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        self.ids = np.concatenate([self.ids, asked])
-        self.kinds = np.concatenate([self.kinds, kinds[back]])
-        self.places = np.concatenate([self.places, places[back]])
-        self.records = np.concatenate([self.records, records[back]])
+                owners: Ids = records[:, : _ID.itemsize].copy().view(_ID).ravel()
+                at = np.minimum(np.searchsorted(ids, owners), len(ids) - 1)
+                same = ids[at] == owners
+                rows = order[at[same]]
+                self.records[rows] = records[same]
+                self.places[rows] = places[same]
+                burned = places[same] & np.uint64(_past.KIND_MASK) == _past.BURNED_ID
+                self.kinds[rows] = np.where(burned, BURNED, STORED)
 
     def _candidates(
         self, segment: ColumnFile, hashes: Numbers

@@ -45,14 +45,15 @@ class Past(Protocol):
     @property
     def group(self) -> int: ...
     def covers(self, group_last: int) -> bool: ...
-    def seal(
+    def write(
         self,
         columns: dict[int, npt.NDArray[Any]],
         group_first: int,
         group_last: int,
         position_last: int,
         digest: bytes,
-    ) -> None: ...
+    ) -> Any: ...
+    def add(self, segment: Any) -> None: ...
     def merge(self) -> bool: ...
     def resolve(self, wanted: Any) -> Any: ...
     def checkpoint_writer(self, group: int, position: int, digest: bytes) -> Writer: ...
@@ -129,7 +130,7 @@ class Sealer:
         core.cut()
         [(first, last)] = core.windows
         if not self._past.covers(last):
-            self._seal_window(first, last)
+            self._past.add(self._write_window(first, last))
         core.drop()
         self._windows_since += 1
         if self._past.group == last and self._checkpoint_due():
@@ -139,14 +140,16 @@ class Sealer:
                 column, count = core.copy_snapshot(snapshot.buffer)
                 snapshot.write(self._past, self._ends, column, count)
 
-    def _seal_window(self, first: int, last: int) -> None:
+    def _write_window(self, first: int, last: int) -> Any:
+        """The segment of the oldest closed window, which nobody looks into yet."""
         columns = self._core.window_columns(self._past.hash_key)
         for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
             _columns.sort_pairs(columns[column])
         balances = columns[_columns.BALANCES]
         columns[_columns.BALANCES] = balances[_columns.order_of(balances[:, 0].copy())]
-        self._past.seal(columns, first, last, *self._ends.end_of(last))
+        segment = self._past.write(columns, first, last, *self._ends.end_of(last))
         self._core.filter_insert(columns[_columns.IDS][:, 0])
+        return segment
 
     def _checkpoint_due(self) -> bool:
         """Whether a checkpoint costs no more than what was journaled since the last one."""
@@ -192,7 +195,14 @@ class Sealer:
         if not self._sealing and windows and windows[0][1] <= self._durable:
             self._sealing = True
             first, last = windows[0]
-            self._runner.aside("seal", lambda: self._seal_window(first, last), self._sealed)
+            written: list[Any] = []
+
+            def done(error: BaseException | None) -> None:
+                self._sealed(written, error)
+
+            self._runner.aside(
+                "seal", lambda: written.append(self._write_window(first, last)), done
+            )
         if (
             not self._copying
             and self._snapshot is not None
@@ -203,7 +213,7 @@ class Sealer:
             self._merging = True
             self._runner.aside("merge", self._merge, self._merged)
 
-    def _sealed(self, error: BaseException | None) -> None:
+    def _sealed(self, written: list[Any], error: BaseException | None) -> None:
         self._sealing = False
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             # The window stays in memory; when too many do, nothing more is taken.
@@ -211,6 +221,8 @@ class Sealer:
             return
         if self._failed(error):
             return
+        # In one step: whoever asks finds each transfer either here or there.
+        self._past.add(*written)
         self._core.drop()
         self._merge_due = True
         if self._core.group_records == 0:

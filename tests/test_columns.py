@@ -7,9 +7,12 @@ borders of pages. What damage does is in test_columns_faults.py.
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import sys
 import tempfile
 import threading
+import time
 from bisect import bisect_left
 from pathlib import Path
 
@@ -214,6 +217,23 @@ def test_a_header_that_cannot_be_is_not_begun(tmp_path, change, error, why):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_not_opened_closes_nothing(tmp_path):
+    """A descriptor that nobody set is 0, and that one is somebody else's."""
+    before = os.fstat(0).st_ino
+    for make in (
+        lambda: ColumnWriter(tmp_path / "file", **HEAD | {"group_first": -1}),
+        lambda: ColumnWriter(tmp_path / "file", **HEAD | {"kind": 9}),
+        lambda: ColumnWriter(3, **HEAD),
+        lambda: ColumnWriter(tmp_path / "none" / "file", **HEAD),
+        lambda: ColumnFile(3),
+        lambda: ColumnFile(tmp_path / "none"),
+        lambda: ColumnFile.__new__(ColumnFile),
+    ):
+        with pytest.raises((ValueError, TypeError, OverflowError, OSError)):
+            make()
+    assert os.fstat(0).st_ino == before
+
+
 def test_arguments_that_a_writer_does_not_take(tmp_path):
     writer = ColumnWriter(tmp_path / "file", **HEAD)
     with pytest.raises(ValueError, match="no column is begun"):
@@ -262,7 +282,7 @@ def test_searches_find_what_a_list_holds(pairs, record_bytes, keys, data):
         ):
             first, end = file.bounds(4, key, low, high)
             assert pairs[first:end] == [p for p in pairs if p[0] == key and low <= p[1] <= high]
-            assert first == bisect_left(pairs, (key, low))
+            assert first == bisect_left(pairs, (key, low)) <= end
         first, end = sorted(data.draw(st.tuples(*[st.integers(0, len(pairs))] * 2)))
         assert (file.records(4, first, end) == rows[first:end]).all()
         assert file.keys(4, first, end).tolist() == [key for key, _ in pairs[first:end]]
@@ -284,6 +304,15 @@ def test_lookups_in_many_pages(tmp_path, asked):
     assert len(found) == len(set(found)) == sum(len(wanted.get(key, ())) for key in keys)
     assert all(value in wanted[keys[i]] for i, value in found[:: 1 + asked // 100])
     assert [value for i, value in found if i == asked + 1] == wanted[77]
+
+
+def test_bounds_at_the_end_of_all_numbers(tmp_path):
+    pairs = [(TOP, 0), (TOP, TOP - 1), (TOP, TOP)]
+    file = opened(tmp_path / "file", {1: records(pairs)})
+    assert file.bounds(1, TOP, 0, TOP) == (0, 3)
+    assert file.bounds(1, TOP, 1, TOP - 1) == (1, 2)
+    assert file.bounds(1, TOP, TOP, TOP) == (2, 3)
+    assert file.bounds(1, TOP - 1, 0, TOP) == (0, 0)
 
 
 def test_what_is_not_there_is_empty(tmp_path):
@@ -335,19 +364,28 @@ def test_a_merge_is_the_column_that_one_file_would_have(pairs, record_bytes, cou
         assert (Path(folder) / "merged").read_bytes() == direct.read_bytes()
 
 
-@pytest.mark.parametrize("counts", [[70_000], [70_000, 66_000, 1, 0], [130_000, 200, 65_024]])
-def test_a_merge_of_more_than_is_read_at_once(tmp_path, counts):
-    files = [
-        opened(tmp_path / f"{i}", {3: records(many(i, count, keys=1000))})
-        for i, count in enumerate(counts)
-    ]
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(3000, 999)],
+        [(3000, 999), (2600, 999), (1, 999), (0, 999)],
+        [(5000, 999), (200, 10), (3000, 999), (1024, 999), (1025, 99)],
+        [(4000, 999)] * 16,
+    ],
+    ids=len,
+)
+def test_a_merge_of_more_than_is_read_at_once(tmp_path, parts):
+    """256 pages of four records are read at once; some files are used up long before others."""
+    columns = [records(many(i, count, keys), 1008) for i, (count, keys) in enumerate(parts)]
+    files = [opened(tmp_path / f"{i}", {3: rows}) for i, rows in enumerate(columns)]
     writer = ColumnWriter(tmp_path / "merged", **HEAD)
     merged = _columns.merge(files, writer, 3)
     writer.finish()
     file = ColumnFile(tmp_path / "merged")
     file.verify()
-    assert merged == file.count(3)
-    assert pairs_of(file, 3) == sorted(pair for one in files for pair in pairs_of(one, 3))
+    wanted = sorted(pair for one in files for pair in pairs_of(one, 3))
+    assert merged == file.count(3) == len(wanted)
+    assert (file.records(3, 0, merged) == records(wanted, 1008)).all()
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path):
@@ -475,35 +513,51 @@ def test_many_threads_share_a_file_and_the_last_one_closes_it(tmp_path):
         file.records(1, 0, 1)
 
 
-def test_others_run_while_records_are_sorted_written_and_read(tmp_path):
-    """One thread does nothing but call; the interpreter must be free meanwhile."""
-    pairs = np.random.default_rng(1).integers(0, TOP, (1_000_000, 2), np.uint64)
+@pytest.fixture
+def patient():
+    """No thread is made to give up the interpreter: it runs until it does so itself."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    yield
+    sys.setswitchinterval(before)
+
+
+def turns_during(calls) -> int:
+    """How often this thread has its turn while another one only makes the calls."""
     begun, ended = threading.Event(), threading.Event()
 
-    def work(call) -> None:
+    def work() -> None:
         begun.set()
-        call()
+        for call in calls:
+            call()
         ended.set()
 
-    def turns(call) -> int:
-        begun.clear()
-        ended.clear()
-        threading.Thread(target=work, args=(call,)).start()
-        begun.wait()
-        made = 0
-        while not ended.is_set():
-            made += 1
-        return made
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    made = 0
+    while not ended.is_set():
+        made += 1
+        time.sleep(0)
+    thread.join()
+    return made
 
-    assert turns(lambda: _columns.sort_pairs(pairs)) > 1000
+
+def test_others_run_while_records_are_sorted_written_and_read(tmp_path, patient):
+    pairs = np.random.default_rng(1).integers(0, TOP, (1_000_000, 2), np.uint64)
+    assert turns_during([lambda: _columns.sort_pairs(pairs)] * 5) > 20
     writer = ColumnWriter(tmp_path / "file", **HEAD)
     writer.column(1, 16)
-    assert turns(lambda: writer.append(pairs)) > 1000
+    parts = np.array_split(pairs, 10)
+    assert turns_during([lambda part=part: writer.append(part) for part in parts]) > 20
     writer.finish()
     file = ColumnFile(tmp_path / "file")
-    assert turns(file.verify) > 1000
+    file.load_fences()
+    assert turns_during([file.verify] * 10) > 20
+    assert turns_during([lambda: file.records(1, 0, 1_000_000)] * 10) > 20
+    assert turns_during([lambda: file.lookup(1, pairs[:9000, 0].copy())] * 10) > 20
     merged = ColumnWriter(tmp_path / "merged", **HEAD)
-    assert turns(lambda: _columns.merge([file], merged, 1)) > 1000
+    assert turns_during([lambda: _columns.merge([file], merged, 1)]) > 20
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):

@@ -308,6 +308,13 @@ def go_on_after_short_writes(desk: Path) -> None:
         write_all(path)
         ColumnFile(path).verify()
         path.unlink()
+    shim.switch(desk / "control", "any 0 short")  # until half a byte is left
+    try:
+        write_all(path)
+    except OSError as error:
+        assert (error.errno, error.filename) == (errno.EIO, str(path))
+    else:
+        raise AssertionError("half of nothing is something")
 
 
 def sync_in_steps(desk: Path) -> None:
