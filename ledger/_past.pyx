@@ -199,20 +199,18 @@ cdef u64 scan_count(const stretch_t *stretches, u64 count) noexcept nogil:
 cdef void at_timestamps(body_t *b, const stretch_t *stretches, u64 stretch_count,
                         const u64 *timestamps, u64 count, u8 *found) noexcept nogil:
     """Mark which of the ascending timestamps a transfer of the stretches carries."""
-    cdef u64 i, first = 0, end, index, timestamp, last
+    cdef u64 i, next = 0, index, timestamp, last
     for i in range(stretch_count):
-        end = stretches[i].offset + (stretches[i].count - 1) * sizeof(transfer_t)
-        if not body_timestamp(b, end, &last):
+        index = stretches[i].count - 1
+        if not body_timestamp(b, stretches[i].offset + index * sizeof(transfer_t), &last):
             return
-        end = first
-        while end < count and timestamps[end] <= last:
-            if not body_lower_bound(b, stretches[i], timestamps[end], &index):
+        while next < count and timestamps[next] <= last:
+            if not body_lower_bound(b, stretches[i], timestamps[next], &index):
                 return
             if not body_timestamp(b, stretches[i].offset + index * sizeof(transfer_t), &timestamp):
                 return
-            found[end] = timestamp == timestamps[end]
-            end += 1
-        first = end
+            found[next] = timestamp == timestamps[next]
+            next += 1
 
 
 # ---- records of an account ----------------------------------------------------------------------
