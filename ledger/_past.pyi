@@ -75,3 +75,25 @@ def field_hashes(filter: Buffer, key: bytes) -> NDArray[np.uint64]:
 
     key: the 16 bytes under which whoever filled the filter hashed.
     """
+
+def resolution_places(
+    places: NDArray[np.uint64], records: NDArray[np.uint8]
+) -> NDArray[np.uint64]:
+    """For each record that posts or voids a hold, where the hold's end lies; 0 for others.
+
+    places: (n,); records: (n, 128), as take gives them.
+    """
+
+def run_balances(
+    before: NDArray[np.uint8],
+    places: NDArray[np.uint64],
+    records: NDArray[np.uint8],
+    ended: NDArray[np.uint8],
+    account_id: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """An account's four balances after each of its rows, (n, 64).
+
+    before: (64,), the balances before the first row: debits pending, debits posted, credits
+    pending, credits posted, u128 each; places, (n,), and records, (n, 128): the rows in order;
+    ended: (n, 128), the ends of the holds that rows post or void; account_id: (16,).
+    """

@@ -134,10 +134,21 @@ cdef u64 body_stretches(body_t *b, u64 timestamp_first, u64 timestamp_last,
 
 # ---- records by place ---------------------------------------------------------------------------
 
+cdef u64 take_bytes(u64 kind) noexcept nogil:
+    """Bytes of a record of the kind that a place says."""
+    if kind == PLACE_BURNED_ID:
+        return sizeof(burned_id_t)
+    return sizeof(transfer_t) if kind == PLACE_TRANSFER else sizeof(resolution_t)
+
 cdef bint take_looks_right(const u8 *record, u64 kind) noexcept nogil:
     """Whether these bytes can be a record of the kind that a place says."""
     cdef transfer_t t
     cdef burned_id_t burned
+    cdef resolution_t resolution
+    if kind >= PLACE_EXPIRY_OF_DEBIT:
+        memcpy(&resolution, record, sizeof(resolution_t))
+        return (HOLD_POSTED <= resolution.outcome <= HOLD_EXPIRED and resolution.position != 0
+                and 0 < resolution.timestamp <= TIMESTAMP_MAX)
     if kind == PLACE_BURNED_ID:
         memcpy(&burned, record, sizeof(burned_id_t))
         return (burned.id != 0 and burned.id != U128_MAX and burned.status != 0
@@ -153,17 +164,62 @@ cdef void take_places(body_t *b, const u64 *places, u64 count, u8 *out) noexcept
     for i in range(count):
         kind = places[i] & PLACE_KIND_MASK
         offset = (places[i] >> PLACE_OFFSET_SHIFT & PLACE_OFFSET_MASK) * 16
-        if places[i] >> PLACE_GROUP_SHIFT != b.group or kind > PLACE_BURNED_ID:
+        if places[i] >> PLACE_GROUP_SHIFT != b.group or kind > PLACE_EXPIRY_OF_CREDIT:
             b.bad = NOT_A_RECORD
             return
         memset(out, 0, sizeof(transfer_t))
-        if not body_read(b, offset, out, sizeof(burned_id_t) if kind == PLACE_BURNED_ID
-                         else sizeof(transfer_t)):
+        if not body_read(b, offset, out, take_bytes(kind)):
             return
         if not take_looks_right(out, kind):
             b.bad = NOT_A_RECORD
             return
         out += sizeof(transfer_t)
+
+
+cdef struct balances_t:
+    u128 debits_pending, debits_posted, credits_pending, credits_posted
+
+# ---- balances -------------------------------------------------------------------------------
+
+cdef u64 resolution_place(u64 place) noexcept nogil:
+    """Where the end of the hold lies that a post or void resolves: right before it, in a run of its
+    own."""
+    return (place - (<u64>((sizeof(resolution_t) + sizeof(run_t)) // 16) << PLACE_OFFSET_SHIFT)
+            | PLACE_EXPIRY_OF_DEBIT)
+
+cdef void balances_apply(balances_t *balances, const u8 *record, u64 kind, u128 account,
+                         const u8 *ended) noexcept nogil:
+    """What a row did to its account. `ended`: the hold's end, for a post or void."""
+    cdef transfer_t t
+    cdef resolution_t resolution
+    cdef bint debit
+    if kind != PLACE_TRANSFER:
+        memcpy(&resolution, record, sizeof(resolution_t))
+        balances_release(balances, kind == PLACE_EXPIRY_OF_DEBIT, resolution.amount)
+        return
+    memcpy(&t, record, sizeof(transfer_t))
+    debit = t.debit_account_id == account
+    if t.flags & TRANSFER_PENDING:
+        if debit:
+            balances.debits_pending += t.amount
+        else:
+            balances.credits_pending += t.amount
+        return
+    if t.flags & (TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER):
+        memcpy(&resolution, ended, sizeof(resolution_t))
+        balances_release(balances, debit, resolution.amount)
+        if t.flags & TRANSFER_VOID_PENDING_TRANSFER:
+            return
+    if debit:
+        balances.debits_posted += t.amount
+    else:
+        balances.credits_posted += t.amount
+
+cdef void balances_release(balances_t *balances, bint debit, u128 amount) noexcept nogil:
+    if debit:
+        balances.debits_pending -= amount
+    else:
+        balances.credits_pending -= amount
 
 
 # ---- records by time ----------------------------------------------------------------------------
@@ -269,6 +325,43 @@ cdef class Stretches:
 
     def __dealloc__(self):
         free(self.all)
+
+
+def resolution_places(const u64[::1] places, const u8[:, ::1] records):
+    cdef transfer_t t
+    cdef u64[::1] view
+    cdef Py_ssize_t i
+    found = numpy.zeros(places.shape[0], numpy.uint64)
+    view = found
+    for i in range(places.shape[0]):
+        if places[i] & PLACE_KIND_MASK == PLACE_TRANSFER:
+            memcpy(&t, &records[i, 0], sizeof(transfer_t))
+            if t.flags & (TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER):
+                view[i] = resolution_place(places[i])
+    return found
+
+
+def run_balances(const u8[::1] before, const u64[::1] places, const u8[:, ::1] records,
+                 const u8[:, ::1] ended, const u8[::1] account_id):
+    cdef balances_t balances
+    cdef u128 account
+    cdef u8[:, ::1] out
+    cdef Py_ssize_t i, count = places.shape[0]
+    if (before.shape[0] != sizeof(balances_t) or account_id.shape[0] != sizeof(u128)
+            or records.shape[0] != count or ended.shape[0] != count
+            or records.shape[1] != sizeof(transfer_t) or ended.shape[1] != sizeof(transfer_t)):
+        raise ValueError("balances, records and ends that do not fit each other")
+    memcpy(&balances, &before[0], sizeof(balances_t))
+    memcpy(&account, &account_id[0], sizeof(u128))
+    after = numpy.empty((count, sizeof(balances_t)), numpy.uint8)
+    if count > 0:
+        out = after
+        with nogil:
+            for i in range(count):
+                balances_apply(&balances, &records[i, 0], places[i] & PLACE_KIND_MASK, account,
+                               &ended[i, 0])
+                memcpy(&out[i, 0], &balances, sizeof(balances_t))
+    return after
 
 
 def take(body, checks, group, const u64[::1] places, u8[:, ::1] out):

@@ -183,6 +183,8 @@ cdef inline void history_end_hold(state_t *s, u32 reference, u32 outcome) noexce
     extra.resolved = <u32>s.ended.count
     ended = <ended_t *>slab_append(&s.ended)
     ended.place, ended.position, ended.outcome = extra.place, extra.position, outcome
+    ended.resolution_place = state_place(s, 0)
+    ended.debit, ended.credit = extra.debit, extra.credit
 
 
 # ---- by time --------------------------------------------------------------------------------

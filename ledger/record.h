@@ -406,6 +406,8 @@ enum {
 enum {
     PLACE_TRANSFER = 0,
     PLACE_BURNED_ID = 1,
+    PLACE_EXPIRY_OF_DEBIT = 2, /* a resolution, as it changes the account debited by the hold */
+    PLACE_EXPIRY_OF_CREDIT = 3,
     PLACE_KIND_MASK = 7,
     PLACE_OFFSET_SHIFT = 3,
     PLACE_OFFSET_MASK = (1 << 17) - 1,

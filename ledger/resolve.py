@@ -271,36 +271,91 @@ def _groups(head: np.void) -> range:
 
 
 def _statement(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
-    balances = operation == Operation.GET_ACCOUNT_BALANCES
-    column = _columns.BALANCES if balances else _columns.ROWS
     fields = np.frombuffer(asked, ACCOUNT_FILTER)[0]
     newest_first = bool(fields["flags"] & AccountFilterFlags.REVERSED)
     timestamps = int(fields["timestamp_min"]), int(fields["timestamp_max"]) or _TIMESTAMP_MAX
     left = min(int(fields["limit"]), EVENTS_MAX)
     size = left  # of a chunk; a selective filter will need more rows than it gives results
-    for segment in reversed(sealed.segments) if newest_first else sealed.segments:
-        low, end = segment.bounds(column, account, *_places_in(segment, *timestamps))
+    order = range(len(sealed.segments))
+    for at in reversed(order) if newest_first else order:
+        segment = sealed.segments[at]
+        low, end = segment.bounds(_columns.ROWS, account, *_places_in(segment, *timestamps))
         while low < end and left > 0:
             first = max(low, end - size) if newest_first else low
-            rows = segment.records(column, first, min(end, first + size))
+            rows = segment.records(_columns.ROWS, first, min(end, first + size))
             low, end = (low, first) if newest_first else (first + len(rows), end)
             size = min(2 * size, EVENTS_MAX)
-            places = rows.view(np.uint64)[:, 1]
-            transfers = _records_at(sealed.journal, segment, places)
-            chosen, stray = _past.select(asked, transfers)
+            places = _places(rows)
+            records = _records_at(sealed.journal, segment, places)
+            transfers = np.flatnonzero(places & np.uint64(_past.KIND_MASK) == 0)
+            chosen, stray = _past.select(asked, records[transfers])
             if stray >= 0:
-                raise _astray(segment, f"a row of an account that {places[stray]:#x} is not of")
-            found = np.flatnonzero(chosen)
+                stray = int(places[transfers[stray]])
+                raise _astray(segment, f"a row of an account that {stray:#x} is not of")
+            found = transfers[chosen]
             found = (found[::-1] if newest_first else found)[:left]
             left -= len(found)
-            yield (_balances(rows[found]) if balances else transfers[found]).tobytes()
+            if operation == Operation.GET_ACCOUNT_TRANSFERS:
+                yield records[found].tobytes()
+            elif len(found):
+                balances = _balances(sealed, at, account, asked[:16], first, places, records)
+                yield _balance_records(balances[found], records[found]).tobytes()
 
 
-def _balances(rows: NDArray[np.uint8]) -> Records:
-    """Account balance records of rows of the column: four amounts, then the timestamp."""
-    result = np.zeros((len(rows), TRANSFER.itemsize), np.uint8)
-    result[:, :64] = rows[:, 32:96]
-    result[:, 64:72] = rows[:, 16:24]
+def _places(rows: NDArray[np.uint8]) -> Numbers:
+    return np.ascontiguousarray(rows.view(np.uint64)[:, 1])
+
+
+def _balances(
+    sealed: Sealed, at: int, account: int, id: bytes, first: int, places: Numbers, records: Records
+) -> NDArray[np.uint8]:
+    """The account's balances after each of these rows, the first of which is row `first` of the
+    segment: those of the last head before them, and what the rows since then did."""
+    before, earlier = _since_head(sealed, at, account, first, int(places[0]))
+    parts = [(sealed.segments[at], places, records)]
+    for segment, some in earlier:
+        parts.insert(0, (segment, some, _records_at(sealed.journal, segment, some)))
+    for segment, some, read in parts:
+        resolutions = _past.resolution_places(some, read)
+        ending = np.flatnonzero(resolutions)
+        ended = np.zeros_like(read)
+        if len(ending):
+            ended[ending] = _records_at(sealed.journal, segment, resolutions[ending])
+        after = _past.run_balances(before, some, read, ended, np.frombuffer(id, np.uint8))
+        before = after[-1]
+    return after
+
+
+def _since_head(
+    sealed: Sealed, at: int, account: int, first: int, place: int
+) -> tuple[NDArray[np.uint8], list[tuple[ColumnFile, Numbers]]]:
+    """Balances after the account's last head before `place`, and the rows from there to it, the
+    newest first: segment by segment, from row `first` of segment `at` downwards."""
+    earlier: list[tuple[ColumnFile, Numbers]] = []
+    for segment in reversed(sealed.segments[: at + 1]):
+        heads = segment.bounds(_columns.BALANCES, account, 0, place - 1)
+        end = first if segment is sealed.segments[at] else segment.bounds(
+            _columns.ROWS, account, 0, place - 1
+        )[1]
+        low = segment.bounds(_columns.ROWS, account, 0, place - 1)[0]
+        head = None
+        if heads[0] < heads[1]:
+            head = segment.records(_columns.BALANCES, heads[1] - 1, heads[1])[0]
+            low = segment.bounds(_columns.ROWS, account, 0, int(head.view(np.uint64)[1]))[1]
+        while low < end:
+            start = max(low, end - EVENTS_MAX)
+            earlier.append((segment, _places(segment.records(_columns.ROWS, start, end))))
+            end = start
+        if head is not None:
+            return np.ascontiguousarray(head[32:]), earlier
+    return np.zeros(64, np.uint8), earlier
+
+
+def _balance_records(balances: NDArray[np.uint8], transfers: Records) -> NDArray[np.uint8]:
+    """Account balance records: four amounts, then the transfer's timestamp."""
+    result = np.zeros((len(balances), TRANSFER.itemsize), np.uint8)
+    result[:, :64] = balances
+    result[:, 64:72] = transfers[:, 120:128]
     return result
 
 

@@ -3,10 +3,13 @@
 # Needs: state.pxi, history.pxi, snapshot.pxi, session.pxi, select.pxi, columns.h. Gives: seal_*
 # (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what a
 # closed window does not change any more, so it may run beside everything else; a transfer's place
-# says, in the bits of its kind, which of its accounts have a history.
+# says, in the bits of its kind, which of its accounts have a history. Such an account also has a
+# row for each expiry that changed it, and its balances after one row in 2^SEAL_HEADS_BITS, drawn by place:
+# its balances after any row are these and the rows from there on.
 
 cdef enum:
     SEAL_FIELDS = 5
+    SEAL_HEADS_BITS = 8
     SEAL_SET_SLOTS = 1 << 15  # more than SEAL_FIELDS * BLOCK_TRANSFERS_MAX
 
 cdef struct seal_t:
@@ -23,6 +26,7 @@ cdef void seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogi
     """How long the columns will be."""
     cdef window_t *w = state_window(s, number)
     cdef window_t *next = state_window(s, number + 1)
+    cdef const ended_t *ended
     cdef u64 i, place
     memset(seal, 0, sizeof(seal_t))
     seal.window = number
@@ -31,7 +35,16 @@ cdef void seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogi
     seal.rows = 2 * (next.transfers - w.transfers)
     for i in range(w.transfers, next.transfers):
         place = seal_extra(s, i).place
-        seal.balances += (place & 1) + (place >> 1 & 1)
+        if seal_has_head(place):
+            seal.balances += (place & 1) + (place >> 1 & 1)
+    for i in range(w.ended, next.ended):
+        ended = <ended_t *>slab_at(&s.ended, i)
+        if ended.outcome == HOLD_EXPIRED:
+            seal.rows += (ended.place & 1) + (ended.place >> 1 & 1)
+
+cdef inline bint seal_has_head(u64 place) noexcept nogil:
+    return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
+            >> (64 - SEAL_HEADS_BITS)) == 0
 
 cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
     return <transfer_extra_t *>slab_at(&s.transfer_extras, ordinal)
@@ -46,15 +59,17 @@ cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nog
     cdef const transfer_t *t
     cdef const transfer_extra_t *extra
     cdef const ended_t *ended
-    cdef u64 i, place, burned_next
-    burned_next = w.burned
+    cdef u64 i, place, burned_next = w.burned, ended_next = w.ended
     for i in range(w.transfers, next.transfers):
         t, extra = <transfer_t *>slab_at(&s.transfers, i), seal_extra(s, i)
         place = extra.place & ~<u64>PLACE_KIND_MASK
         ids = seal_burned(s, key, &burned_next, next.burned, place, ids)
+        rows = seal_expired(s, &ended_next, next.ended, place, rows)
         ids[0], ids[1] = u128_hash64(key, t.id), place
         rows[0], rows[1], rows[2], rows[3] = extra.debit, place, extra.credit, place
         ids, rows = ids + 2, rows + 4
+        if not seal_has_head(place):
+            continue
         if extra.place & 1:
             seal_balances(s, i, True, extra.debit, t.timestamp, balances)
             balances += 12
@@ -62,10 +77,28 @@ cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nog
             seal_balances(s, i, False, extra.credit, t.timestamp, balances)
             balances += 12
     seal_burned(s, key, &burned_next, next.burned, ~<u64>0, ids)
+    seal_expired(s, &ended_next, next.ended, ~<u64>0, rows)
     for i in range(w.ended, next.ended):
         ended = <ended_t *>slab_at(&s.ended, i)
         ends[0], ends[1] = ended.place & ~<u64>PLACE_KIND_MASK, ended.outcome
         ends += 2
+
+cdef u64 *seal_expired(const state_t *s, u64 *first, u64 end, u64 place, u64 *rows) noexcept nogil:
+    """The rows of the expiries that lie before `place`; where the next row goes."""
+    cdef ended_t *ended
+    while first[0] < end:
+        ended = <ended_t *>slab_at(&s.ended, first[0])
+        if ended.resolution_place > place:
+            break
+        if ended.outcome == HOLD_EXPIRED:
+            if ended.place & 1:
+                rows[0], rows[1] = ended.debit, ended.resolution_place | PLACE_EXPIRY_OF_DEBIT
+                rows += 2
+            if ended.place & 2:
+                rows[0], rows[1] = ended.credit, ended.resolution_place | PLACE_EXPIRY_OF_CREDIT
+                rows += 2
+        first[0] += 1
+    return rows
 
 cdef u64 *seal_burned(const state_t *s, const u64 *key, u64 *first, u64 end, u64 place,
                       u64 *ids) noexcept nogil:

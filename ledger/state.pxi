@@ -59,8 +59,9 @@ cdef struct burned_t:
 
 cdef struct ended_t:  # a hold that ended
     u64 place, position  # of the transfer that opened it
-    u32 outcome, reserved
-    u64 reserved_too
+    u64 resolution_place
+    u32 debit, credit, outcome, reserved
+    u64 reserved_too[3]
 
 cdef struct old_t:
     u32 kind, next  # the next free one

@@ -121,7 +121,6 @@ class Driver:
             for group in self.groups[self.sealed_groups : last]:
                 for run in self.runs_of(*group):
                     self.past.see(*run)
-            self.past.see_columns(columns)
             self.sealed_groups = last
             self.core.filter_insert(np.ascontiguousarray(columns[IDS][:, 0]))
             self.core.drop()

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from chaos.model import AccountFilter, AccountFlag, Operation, QueryFilter, Transfer, decode_all
+from chaos.model import AccountFilter, Operation, QueryFilter, Transfer, decode_all
 from ledger import schema
 
 KEY = bytes(range(16))
-PENDING, POST_OR_VOID, HISTORY = 2, 4 | 8, int(AccountFlag.history)
-IDS, RESOLUTIONS, ROWS, BALANCES, BLOCKS = 1, 2, 3, 4, 5
+PENDING, POST_OR_VOID, VOID = 2, 4 | 8, 8
+IDS = 1
 
 
 class SealedPast:
@@ -29,36 +29,44 @@ class SealedPast:
         self.burned: set[int] = set()
         self.ends: dict[int, int] = {}  # outcome by position of the hold
         self.positions: dict[int, int] = {}  # by id
-        self.accounts: list[int] = []  # ids in order of creation
-        self.balances: dict[tuple[int, int], bytes] = {}  # by account index and timestamp
+        self.amounts: dict[int, list[int]] = {}  # by account id: debits, credits, pending, posted
+        self.balances: dict[tuple[int, int], bytes] = {}  # by account id and timestamp
+        self.at_position: dict[int, Transfer] = {}
         self.asked = 0
 
     def see(self, kind: Any, position: int, records: np.ndarray) -> None:
         """A run of a group whose window is sealed."""
         kinds = schema.JournalKind
-        if kind == kinds.ACCOUNT:
-            self.accounts += [
-                int.from_bytes(bytes(raw)[:16], "little")
-                for raw in records.view("V128")
-            ]
-        elif kind == kinds.TRANSFER:
+        if kind == kinds.TRANSFER:
             for offset, (raw, transfer) in enumerate(
                 zip(records.view("V128"), decode_all(Transfer, records.tobytes()), strict=True)
             ):
                 self.transfers[transfer.id] = transfer
                 self.raw[transfer.id] = bytes(raw)
                 self.positions[transfer.id] = position + offset
+                self.at_position[position + offset] = transfer
+                self.move(transfer)
         elif kind == kinds.BURNED_ID:
             self.burned |= {int.from_bytes(bytes(r)[:16], "little") for r in records.view("V32")}
         elif kind == kinds.RESOLUTION:
             for record in records:
                 self.ends[int(record["position"])] = int(record["outcome"])
+                hold = self.at_position[int(record["position"])]
+                self.of(hold.debit_account_id)[0] -= hold.amount
+                self.of(hold.credit_account_id)[2] -= hold.amount
 
-    def see_columns(self, columns: dict[int, np.ndarray]) -> None:
-        for row in columns[BALANCES]:
-            stamp = int(row[2])
-            raw = row[4:12].tobytes() + stamp.to_bytes(8, "little") + bytes(56)
-            self.balances[int(row[0]), stamp] = raw
+    def of(self, account: int) -> list[int]:
+        """Debits pending and posted, credits pending and posted."""
+        return self.amounts.setdefault(account, [0, 0, 0, 0])
+
+    def move(self, t: Transfer) -> None:
+        if not t.flags & VOID:
+            at = 0 if t.flags & PENDING else 1
+            self.of(t.debit_account_id)[at] += t.amount
+            self.of(t.credit_account_id)[2 + at] += t.amount
+        for account in (t.debit_account_id, t.credit_account_id):
+            raw = b"".join(amount.to_bytes(16, "little") for amount in self.of(account))
+            self.balances[account, t.timestamp] = raw + t.timestamp.to_bytes(8, "little") + bytes(56)
 
     # ---- answers --------------------------------------------------------------------------------
 
@@ -108,7 +116,7 @@ class SealedPast:
             chosen.reverse()
         chosen = chosen[: min(f.limit, 8189)]
         if operation == Operation.get_account_balances:
-            return b"".join(self.balances[account, t.timestamp] for t in chosen)
+            return b"".join(self.balances[f.account_id, t.timestamp] for t in chosen)
         return b"".join(self.raw[t.id] for t in chosen)
 
     @staticmethod
