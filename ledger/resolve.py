@@ -333,22 +333,28 @@ def _since_head(
     newest first: segment by segment, from row `first` of segment `at` downwards."""
     earlier: list[tuple[ColumnFile, Numbers]] = []
     for segment in reversed(sealed.segments[: at + 1]):
-        heads = segment.bounds(_columns.BALANCES, account, 0, place - 1)
-        end = first if segment is sealed.segments[at] else segment.bounds(
-            _columns.ROWS, account, 0, place - 1
-        )[1]
-        low = segment.bounds(_columns.ROWS, account, 0, place - 1)[0]
-        head = None
-        if heads[0] < heads[1]:
-            head = segment.records(_columns.BALANCES, heads[1] - 1, heads[1])[0]
-            low = segment.bounds(_columns.ROWS, account, 0, int(head.view(np.uint64)[1]))[1]
+        low, end = segment.bounds(_columns.ROWS, account, 0, place - 1)
+        if segment is sealed.segments[at]:
+            end = first
+        head = _last_head(segment, account, place)
+        if head is not None:
+            head_place = int(head[:16].view(np.uint64)[1])
+            row, low = segment.bounds(_columns.ROWS, account, head_place, head_place)
+            if row + 1 != low:
+                raise _astray(segment, f"balances of an account that {head_place:#x} is not of")
         while low < end:
             start = max(low, end - EVENTS_MAX)
             earlier.append((segment, _places(segment.records(_columns.ROWS, start, end))))
             end = start
         if head is not None:
-            return np.ascontiguousarray(head[32:]), earlier
+            return head[32:], earlier
     return np.zeros(64, np.uint8), earlier
+
+
+def _last_head(segment: ColumnFile, account: int, place: int) -> NDArray[np.uint8] | None:
+    """The record of the account's balances after its last row before `place` that has one."""
+    first, end = segment.bounds(_columns.BALANCES, account, 0, place - 1)
+    return segment.records(_columns.BALANCES, end - 1, end)[0].copy() if first < end else None
 
 
 def _balance_records(balances: NDArray[np.uint8], transfers: Records) -> NDArray[np.uint8]:

@@ -72,6 +72,7 @@ class PastOracle:
         self.by_id: dict[int, Moved] = {}
         self.burned: dict[int, tuple[int, bytes]] = {}  # id: place, record
         self.ended: list[tuple[int, int, int]] = []  # group, place of the hold, outcome
+        self.expired: list[tuple[int, tuple[int, int]]] = []  # place, accounts of the hold
         self.accounts: dict[int, int] = {}  # id: index
         self.history: list[bool] = []
         self._balances: list[list[int]] = []
@@ -109,6 +110,8 @@ class PastOracle:
         elif kind == kinds.RESOLUTION:
             hold = self._places[fields["position"]]
             self.ended.append((group, hold.place, fields["outcome"]))
+            if fields["outcome"] == schema.HoldOutcome.EXPIRED:
+                self.expired.append((place, hold.accounts))
             debit, credit = (self._balances[account] for account in hold.accounts)
             debit[0] -= fields["amount"]
             credit[2] -= fields["amount"]
@@ -138,10 +141,12 @@ class PastOracle:
         group_last: int,
         block_transfers: int = BLOCK_TRANSFERS,
         spread: int = 1,
+        heads_bits: int = 8,
     ) -> dict[int, np.ndarray]:
         """Columns 1 to 5 of a range of groups.
 
-        spread: so that there are blocks of several chunks: up to so many more than are needed.
+        spread: so that there are blocks of several chunks: up to so many more than are needed;
+        heads_bits: one transfer in 2^heads_bits has its accounts' balances beside it.
         """
         key = key_of(hash_key)
         here = [t for t in self.transfers if group_first <= t.place >> 20 <= group_last]
@@ -160,10 +165,16 @@ class PastOracle:
         for moved in here:
             for account, after in zip(moved.accounts, moved.balances, strict=True):
                 rows.append((account, moved.place))
-                if self.history[account]:
+                head = moved.place * 0x9E3779B97F4A7C15 % (1 << 64) >> (64 - heads_bits) == 0
+                if self.history[account] and head:
                     amounts = [limb for amount in after for limb in schema.u128(amount)]
                     timestamp = moved.fields["timestamp"]
                     balances.append((account, moved.place, timestamp, 0, *amounts))
+        for place, accounts in self.expired:
+            if group_first <= place >> 20 <= group_last:
+                for account, kind in zip(accounts, (2, 3), strict=True):
+                    if self.history[account]:
+                        rows.append((account, place | kind))
         blocks = [here[at : at + block_transfers] for at in range(0, len(here), block_transfers)]
         chunks = [chunk for block in blocks for chunk in block_chunks(key, block, spread)]
         return {
