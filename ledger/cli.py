@@ -156,24 +156,27 @@ def inspect(
 @cli.command()
 @_DIRECTORY
 @click.option(
-    "--trust-journal",
-    is_flag=True,
-    required=True,
-    help="Accept that what the journal has lost is gone.",
+    "--trust-journal", is_flag=True, help="Accept that what the journal has lost is gone."
 )
 def rebuild(directory: Path, trust_journal: bool) -> int:
     """Make all that is derived from the journal in DIRECTORY anew, once it is verified.
 
-    The one way on when a book is refused because its journal ends before its head stamp.
+    With --trust-journal the one way on when a book is refused because its journal ends before its
+    head stamp.
     """
-    from ledger.verify import rebuild as run
+    from ledger import recovery
+    from ledger import verify as room
 
     with _progress("verifying") as progress:
+        run = room.rebuild if trust_journal else room.verify
         report = run(directory, lambda at: progress(at.group, at.groups))
     if report.fault is not None:
         _error(f"{report.fault}; nothing was rebuilt")
         return Exit.FAULT_FOUND
-    click.echo(f"{directory}: rebuilt; the book ends at position {report.position}")
+    with _progress("rebuilding") as progress:
+        rebuilt = recovery.rebuild(directory, progress)
+    click.echo(f"{directory}: rebuilt; the book ends at position {rebuilt.position}")
+    click.echo(f"segments {rebuilt.segments}, history hash {rebuilt.history_hash}")
     return Exit.OK
 
 

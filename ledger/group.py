@@ -9,6 +9,7 @@ memory that the disk has not delivered yet.
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,19 @@ class Header(NamedTuple):
     def place(self) -> str:
         """How messages name the group."""
         return f"group {self.group} (positions {self.position_first}-{self.position_last})"
+
+
+class End(NamedTuple):
+    """Where a log ends. Replaced as a whole, so that a reader in another thread sees one end.
+    """
+
+    group: int
+    position: int
+    clock: int
+    digest: bytes | Future[bytes]
+
+    def known_digest(self) -> bytes:
+        return self.digest.result() if isinstance(self.digest, Future) else self.digest
 
 
 def _offset(name: str) -> int:

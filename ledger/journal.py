@@ -45,6 +45,7 @@ from ledger.files import reserve_lock_file, sync
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
+    End,
     Group,
     Header,
     digest_group,
@@ -218,12 +219,8 @@ class Journal:
                 raise DataRefused(
                     f"{self.directory}: the last group is {number}, but the journal holds {entries}"
                 )
-            self.group = number
-            self.position = header.position_last
-            self.clock = header.clock_after
-            self._digest: bytes | Future[bytes] = digest_group(
-                cursor.value()[:HEADER_BYTES], body
-            )
+            digest = digest_group(cursor.value()[:HEADER_BYTES], body)
+            self._end = End(number, header.position_last, header.clock_after, digest)
 
     # ---- appending ------------------------------------------------------------------------------
 
@@ -265,17 +262,29 @@ class Journal:
         with self._env.begin(write=True) as transaction:
             if not transaction.put(_key(number), value, append=True):
                 raise Fenced(f"the journal already holds group {number}")
-        self._digest = digest
-        self.group = number
-        self.position += group.position_count
-        self.clock = group.clock_after
+        self._end = End(
+            number, self.position + group.position_count, group.clock_after, digest
+        )
         return number
+
+    @property
+    def group(self) -> int:
+        """Number of the last group."""
+        return self._end.group
+
+    @property
+    def position(self) -> int:
+        """The last position."""
+        return self._end.position
+
+    @property
+    def clock(self) -> int:
+        """The ledger clock after the last group, ns."""
+        return self._end.clock
 
     def digest(self) -> bytes:
         """The digest of the last group, 32 bytes; waits for the worker that computes it."""
-        if isinstance(self._digest, Future):
-            self._digest = self._digest.result()
-        return self._digest
+        return self._end.known_digest()
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -366,8 +375,9 @@ class Journal:
 
     def end_of(self, number: int) -> tuple[int, bytes]:
         """The last position of group `number` and its digest, as the next group continues them."""
-        if number == self.group:
-            return self.position, self.digest()
+        end = self._end  # taken once: another thread may be appending
+        if number == end.group:
+            return end.position, end.known_digest()
         following = self.one(number + 1)[0]
         return following.position_first - 1, following.digest_previous
 

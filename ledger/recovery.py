@@ -23,7 +23,7 @@ from ledger.engine import Answers, Engine, Runner
 from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
 from ledger.failpoint import failpoint
 from ledger.group import Group
-from ledger.history import History
+from ledger.history import History, drop
 from ledger.journal import Journal
 from ledger.sealing import Sealer, decode_numbers
 
@@ -221,3 +221,37 @@ def room_warning(journal: Journal) -> str | None:
     if room.warn_percent:
         return f"{journal.directory}: {room.used_percent}% of the disk is used"
     return None
+
+
+@dataclass
+class Rebuilt:
+    """What is derived from a journal, made anew: how much of it, and hashes that name it."""
+
+    position: int
+    segments: int
+    history_hash: str  # History.digest: the same for every way to come by it
+    state_hash: str
+
+
+def rebuild(directory: Path, progress: Progress | None = None) -> Rebuilt:
+    """Drop all that is derived from the journal in `directory`, and make it anew from there.
+
+    Errors as recover's; what was derived is gone then, and the next start makes it.
+    """
+    with Journal.open(directory) as journal, Checkpoint(directory) as checkpoint:
+        checkpoint.verify_against(journal)
+        drop(directory)
+        core, _, history, _ = bring_back(
+            directory, journal, lambda: new_core(config.WINDOW_EVENTS), progress
+        )
+        try:
+            while history.merge():
+                pass
+            return Rebuilt(
+                journal.position,
+                len(history.segments),
+                history.digest().hex(),
+                core.state_hash().hex(),
+            )
+        finally:
+            history.close()

@@ -85,7 +85,6 @@ def test_version():
         (["load", "127.0.0.1:3000", "--batch", "0"], "batch: 0 is not within 1 .. 8189"),
         (["load", "127.0.0.1:3000", "--id-order", "up"], "'up' is not one of 'ordered', 'random'"),
         (["load", "3000"], "3000"),
-        (["rebuild", "book"], "Missing option '--trust-journal'"),
         (["serve", "book", "--address", "0.0.0.0:3000"], "--allow-plaintext"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ledger
-from ledger import recovery
+from ledger import config, recovery, schema
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.errors import ClockRefused, DataRefused, DirectoryInUse
@@ -154,3 +154,41 @@ def test_the_hash_key_differs_from_one_opening_to_the_next_and_nothing_else(tmp_
     cores = [recovery.new_core()[0] for _ in range(2)]
     assert cores[0].state_hash() == cores[1].state_hash()
     assert np.array_equal(cores[0].open_holds(), cores[1].open_holds())
+
+
+def test_what_is_derived_is_made_again_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed beside the work with merges under way, or from the journal at once: one history."""
+    monkeypatch.setattr(config, "WINDOW_EVENTS", 40)
+    directory = tmp_path / "book"
+    with ledger.open(directory, 5) as book:
+        accounts = np.zeros(3, schema.ACCOUNT)
+        accounts["id"][:, 0], accounts["ledger"], accounts["code"] = (1, 2, 3), 1, 1
+        accounts["flags"] = schema.AccountFlags.HISTORY
+        book.create_accounts(accounts)
+        for first in range(100, 1100, 50):
+            transfers = np.zeros(50, schema.TRANSFER)
+            transfers["id"][:, 0] = range(first, first + 50)
+            transfers["debit_account_id"][:, 0], transfers["credit_account_id"][:, 0] = 1, 2
+            transfers["amount"][:, 0], transfers["ledger"], transfers["code"] = first, 1, 1
+            book.create_transfers(transfers)
+        live = book.state_hash()
+    state = directory / "state"
+    parts = recovery.recover(directory, 5)
+    before = parts.history.digest()
+    assert parts.history.group > 0
+    parts.close()
+    rebuilt = recovery.rebuild(directory)
+    assert rebuilt.history_hash == before.hex()
+    assert rebuilt.segments < 20
+    again = recovery.rebuild(directory)
+    assert again == rebuilt
+    # A checkpoint and its segments, or nothing: the book is the same.
+    with ledger.open(directory, 5) as book:
+        assert book.lookup_transfers([100, 1099])["amount"][:, 0].tolist() == [100, 1050]
+    for path in state.glob("segment-*"):
+        path.unlink()
+    with ledger.open(directory, 5) as book:
+        assert len(book.lookup_transfers(list(range(100, 1100)))) == 1000
+    assert live != b""
