@@ -21,8 +21,8 @@ class Core:
 
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
-    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0: one
-    window for ever, all history in memory.
+    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0:
+    one window for ever, all history in memory.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. execute() and original_answer() fill them. ValueError for
     buffers that are not aligned to 16 bytes, MemoryError when there is none.
@@ -136,14 +136,14 @@ class Core:
         changes no more, and the window must not be dropped meanwhile.
         """
     def use_hash_key(self, key: bytes) -> None:
-        """The key that the sealed ids were hashed with: 16 bytes, before the first filter_insert."""
+        """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""
     def filter_insert(self, hashes: NDArray[np.uint64]) -> None:
         """Put the hashes of sealed ids, (n,), into the filter; they may lie apart. Any thread."""
     def take_wanted(self) -> tuple[bytes, list[tuple[int, bytes, int]], NDArray[np.uint64]]:
         """What the request that ended with COLD needs to know of the sealed past.
 
-        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index); timestamps,
-        uint64 (n,)).
+        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index);
+        timestamps, uint64 (n,)).
         """
     def attach(
         self,

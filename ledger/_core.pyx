@@ -17,6 +17,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from ledger.columns cimport *
+from ledger.leaves cimport *
 from ledger.record cimport *
 
 import hashlib
@@ -24,52 +25,6 @@ import hashlib
 import numpy
 
 from ledger.errors import DataRefused
-
-cdef extern from "stdlib.h" nogil:
-    void *aligned_alloc(size_t alignment, size_t size)
-
-cdef extern from * nogil:
-    void __builtin_prefetch(const void *)
-
-cdef extern from "u128.h" nogil:
-    bint u128_add_overflows(u128, u128)
-    bint u128_add3_overflows(u128, u128, u128)
-    u128 u128_min(u128, u128)
-    u128 u128_sub_floor(u128, u128)
-    u128 u128_load(const void *)
-    u32 u128_tag(const u64 *, u128)
-    u64 u128_hash64(const u64 *, u128)
-    u128 u128_chain(u128, u128)
-
-cdef extern from "slab.h" nogil:
-    ctypedef struct slab_t:
-        u8 **chunks
-        u64 count, capacity, chunk_count
-        u32 record_bytes, shift
-    void slab_init(slab_t *, u32)
-    int slab_init_ring(slab_t *, u32)
-    void slab_forget(slab_t *, u64)
-    void slab_free(slab_t *)
-    void *slab_at(const slab_t *, u64)
-    int slab_reserve(slab_t *, u64)
-    void *slab_append(slab_t *)
-
-cdef extern from "table.h" nogil:
-    enum:
-        TABLE_SLOT_MASK, TABLE_NONE
-    ctypedef struct table_part_t:
-        u32 count
-    ctypedef struct table_t:
-        u64 count
-    int table_init(table_t *)
-    void table_clear(table_t *)
-    void table_free(table_t *)
-    int table_reserve(table_t *, u64)
-    void table_insert(table_t *, u32, u32)
-    void table_remove(table_t *, u32, u32)
-    table_part_t *table_part(const table_t *, u32)
-    u32 table_next(const table_part_t *, u32, u32 *)
-    void table_prefetch(const table_t *, u32)
 
 include "status.pxi"
 include "wanted.pxi"
@@ -82,8 +37,8 @@ include "undo.pxi"
 include "create.pxi"
 include "select.pxi"
 include "query.pxi"
-include "seal.pxi"
 include "session.pxi"
+include "seal.pxi"
 include "request.pxi"
 include "replay.pxi"
 
@@ -109,8 +64,8 @@ cdef class Core:
 
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
-    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0: one
-    window for ever, all history in memory.
+    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0:
+    one window for ever, all history in memory.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. They are filled by execute() and original_answer().
     """
@@ -407,8 +362,12 @@ cdef class Core:
     @property
     def windows(self):
         """Closed windows still in memory, oldest first: (first group, last group) of each."""
-        return [(state_window(&self.s, number).group_first, state_window(&self.s, number).group_last)
-                for number in range(self.s.window_first, self.s.window_end - 1)]
+        cdef window_t *w
+        closed = []
+        for number in range(self.s.window_first, self.s.window_end - 1):
+            w = state_window(&self.s, number)
+            closed.append((w.group_first, w.group_last))
+        return closed
 
     @property
     def generation(self):
@@ -464,13 +423,13 @@ cdef class Core:
     # ---- the sealed past ------------------------------------------------------------------------
 
     def use_hash_key(self, bytes key not None):
-        """The key that the sealed ids were hashed with: 16 bytes, before the first filter_insert."""
+        """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""
         if len(key) != 16:
             raise ValueError("key must be 16 bytes")
         memcpy(self.s.hash_key, <const char *>key, 16)
 
     def filter_insert(self, hashes not None):
-        """Put sealed ids into the filter: uint64, (n,) or the first column of (n, 2). Any thread."""
+        """Put the hashes of sealed ids, uint64 (n,), into the filter; they may lie apart."""
         cdef u64[:] view = hashes
         cdef int why
         if view.shape[0] == 0:
@@ -484,8 +443,8 @@ cdef class Core:
     def take_wanted(self):
         """What the request that ended with COLD needs to know of the sealed past.
 
-        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index); timestamps,
-        uint64 (n,)).
+        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index);
+        timestamps, uint64 (n,)).
         """
         cdef wanted_t *w = &self.s.wanted
         cdef wanted_read_t *read

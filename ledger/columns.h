@@ -41,7 +41,7 @@ enum {
 #define COLUMNS(C)                                                                             \
     C(IDS, 1, 16, "hash of a transfer's or a burned id, place")                                \
     C(RESOLUTIONS, 2, 16, "place of a hold's transfer, how it ended")                          \
-    C(ROWS, 3, 16, "account, place of a transfer or expiry that touches it")                            \
+    C(ROWS, 3, 16, "account, place of a transfer or expiry that touches it")                       \
     C(BALANCES, 4, 96, "account, place of some transfers, timestamp, 0, balances after it")   \
     C(BLOCKS, 5, 4064, "place and chunk of a block of transfers, what is in it")               \
     C(ACCOUNTS, 16, 128, "the accounts at a checkpoint")                                       \

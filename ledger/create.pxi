@@ -1,8 +1,8 @@
 # Create: what may happen. Accounts and transfers are judged, and when nothing forbids it, made.
 #
-# Needs: state.pxi, history.pxi, undo.pxi, snapshot.pxi, status.h. Gives: create_*. Each decision has one shape:
-# checks in order of precedence, one return each; then the mark "point of no return"; then writes
-# that cannot fail. The order of checks is the order of status.h. Time is a parameter.
+# Needs: state.pxi, history.pxi, undo.pxi, snapshot.pxi, status.h. Gives: create_*. Each decision
+# has one shape: checks in order of precedence, one return each; then the mark "point of no return";
+# then writes that cannot fail. The order of checks is the order of status.h. Time is a parameter.
 
 cdef struct tags_t:
     u32 id, debit, credit
@@ -34,7 +34,7 @@ cdef u32 create_account(state_t *s, account_t *a, u64 *timestamp) noexcept nogil
         return ACCOUNT_ID_MUST_NOT_BE_ZERO_STATUS
     if a.id == U128_MAX:
         return ACCOUNT_ID_MUST_NOT_BE_INT_MAX_STATUS
-    tag = history_tag(s, a.id)
+    tag = state_tag(s, a.id)
     index = history_find_account(s, a.id, tag)
     if index != NONE:
         return create_account_found(s, a, index, timestamp)
@@ -494,9 +494,9 @@ cdef u32 create_judge_transfer(state_t *s, const u8 *event, u64 batch_end, bint 
     return create_transfer(s, &transfer, tags, timestamp)
 
 cdef void create_fetch_tags(state_t *s, const u8 *event, tags_t *tags) noexcept nogil:
-    tags.id = history_tag(s, u128_load(event))
-    tags.debit = history_tag(s, u128_load(event + EVENT_DEBIT_ACCOUNT_ID_AT))
-    tags.credit = history_tag(s, u128_load(event + EVENT_CREDIT_ACCOUNT_ID_AT))
+    tags.id = state_tag(s, u128_load(event))
+    tags.debit = state_tag(s, u128_load(event + EVENT_DEBIT_ACCOUNT_ID_AT))
+    tags.credit = state_tag(s, u128_load(event + EVENT_CREDIT_ACCOUNT_ID_AT))
     history_prefetch_id(s, tags.id)
     table_prefetch(&s.account_table, tags.debit)
     table_prefetch(&s.account_table, tags.credit)
@@ -517,7 +517,7 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
     cdef tags_t *tags
     cdef u64 timestamp
     if count > 0:
-        imported = event_flags(events) & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED)
+        imported = state_event_flags(events) & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED)
     for i in range(count):
         event = events + i * <size_t>EVENT_BYTES
         tags = &ring[i % PREFETCH_RING]
@@ -530,7 +530,7 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
                 j = (i + PREFETCH_RECORDS) % PREFETCH_RING
                 history_prefetch_account(s, ring[j].debit)
                 history_prefetch_account(s, ring[j].credit)
-        linked = event_flags(event) & TRANSFER_LINKED
+        linked = state_event_flags(event) & TRANSFER_LINKED
         timestamp = batch_end - count + 1 + i
         if linked and not in_chain:
             in_chain, broken, chain_first = True, False, i

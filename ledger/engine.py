@@ -97,8 +97,7 @@ class Asker(Protocol):
         """There is room again after submit() took less than all."""
 
     def refused(self, why: DataRefused) -> None:
-        """The first request not taken cannot be answered: what it needs of the journal is damaged.
-        """
+        """The first request not taken cannot be answered: the journal is damaged there."""
 
     def stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped; nothing more will be delivered."""

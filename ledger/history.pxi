@@ -49,7 +49,7 @@ cdef inline u32 history_find(const state_t *s, u128 id, u32 tag) noexcept nogil:
 
 cdef inline u32 history_find_transfer(const state_t *s, u128 id) noexcept nogil:
     """Index of the transfer, or NONE also for a burned id."""
-    cdef u32 index = history_find(s, id, history_tag(s, id))
+    cdef u32 index = history_find(s, id, state_tag(s, id))
     return NONE if index & BURNED else index
 
 cdef inline void history_prefetch_id(const state_t *s, u32 tag) noexcept nogil:
@@ -82,7 +82,7 @@ cdef u32 history_add_account(state_t *s, const account_t *account, u32 tag) noex
 
 cdef void history_forget_account(state_t *s) noexcept nogil:
     cdef u32 index = <u32>s.accounts.count - 1
-    table_remove(&s.account_table, history_tag(s, state_account(s, index).id), index)
+    table_remove(&s.account_table, state_tag(s, state_account(s, index).id), index)
     s.accounts.count -= 1
     s.account_extras.count -= 1
 
@@ -114,11 +114,11 @@ cdef void history_forget_posting(state_t *s, u32 account) noexcept nogil:
     if mine.next != extra.last:
         history_half(s, mine.previous, account).next = mine.next
     elif mine.previous != NONE:
-        while not window_holds(s, number, mine.previous):
+        while not history_window_holds(s, number, mine.previous):
             number -= 1
     extra.last, extra.window = mine.previous, <u32>number
 
-cdef inline bint window_holds(const state_t *s, u64 number, u32 reference) noexcept nogil:
+cdef inline bint history_window_holds(const state_t *s, u64 number, u32 reference) noexcept nogil:
     """Whether the transfer is of this window, which is in memory."""
     cdef u64 first = state_window(s, number).transfers
     cdef u64 end = (state_window(s, number + 1).transfers if number + 1 < s.window_end
@@ -152,7 +152,7 @@ cdef void history_forget_transfer(state_t *s) noexcept nogil:
     cdef u32 reference = <u32>(s.transfers.count - 1) & REFERENCE_MASK
     history_forget_posting(s, state_extra(s, reference).credit)
     history_forget_posting(s, state_extra(s, reference).debit)
-    table_remove(&state_open_window(s).table, history_tag(s, state_transfer(s, reference).id),
+    table_remove(&state_open_window(s).table, state_tag(s, state_transfer(s, reference).id),
                  reference)
     s.transfers.count -= 1
     s.transfer_extras.count -= 1
@@ -238,7 +238,7 @@ cdef bint history_account_at(const state_t *s, u64 timestamp) noexcept nogil:
     return index < s.accounts.count and state_account(s, index).timestamp == timestamp
 
 cdef bint history_transfer_at(const state_t *s, u64 timestamp) noexcept nogil:
-    """Of the sealed past it must be known already: window_want_timestamps asks."""
+    """Of the sealed past it must be known already: who judges a request sees to that."""
     cdef u64 ordinal
     if timestamp > s.transfer_timestamp_max:
         return False

@@ -18,7 +18,7 @@ import shutil
 import stat
 import time
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, Self
 

@@ -1,10 +1,10 @@
 # Old: transfers that are no longer in a window but known, and what is known of the sealed past.
 #
-# Needs: state.pxi, u128.h, table.h. Gives: old_*. Two kinds of inhabitants. A hold that outlives its
-# window stays until its end is sealed, too. What a request needs of the sealed past is attached
+# Needs: state.pxi, u128.h, table.h. Gives: old_*. Two kinds of inhabitants. A hold that outlives
+# its window stays until its end is sealed, too. What a request needs of the sealed past is attached
 # before the request is judged: a transfer, that an id is burned, that there is none, whether a
-# timestamp is taken. Attached ones are a bounded ring: the oldest leave, and a request that
-# comes too late for them asks again.
+# timestamp is taken. Attached ones are a bounded ring: the oldest leave, and a request that comes
+# too late for them asks again.
 
 cdef enum:
     ATTACHED_MAX = 1 << 18
@@ -12,9 +12,6 @@ cdef enum:
 
 cdef inline old_t *old_of(const state_t *s, u32 reference) noexcept nogil:
     return <old_t *>slab_at(&s.old, reference & REFERENCE_MASK)
-
-cdef inline u32 history_tag(const state_t *s, u128 id) noexcept nogil:
-    return u128_tag(s.key, id)
 
 cdef inline u128 old_key(u64 number) noexcept nogil:
     """A position or a timestamp as what a tag is made of."""
@@ -32,14 +29,14 @@ cdef u32 old_find(const state_t *s, u128 id, u32 tag) noexcept nogil:
             return reference
 
 cdef u32 old_known(const state_t *s, u128 id, u32 tag) noexcept nogil:
-    """As history_find: the transfer, the burned id, or NONE."""
+    """The transfer, the burned id, or NONE."""
     cdef u32 reference = old_find(s, id, tag)
     if reference == NONE or old_of(s, reference).kind == OLD_ABSENT:
         return NONE
     return reference | BURNED if old_of(s, reference).kind == OLD_BURNED else reference
 
 cdef u32 old_find_timestamp(const state_t *s, u64 timestamp) noexcept nogil:
-    cdef u32 tag = history_tag(s, old_key(timestamp))
+    cdef u32 tag = state_tag(s, old_key(timestamp))
     cdef table_part_t *part = table_part(&s.old_table, tag)
     cdef u32 at = tag & TABLE_SLOT_MASK
     cdef u32 reference
@@ -56,7 +53,7 @@ cdef bint old_timestamp_taken(const state_t *s, u64 timestamp) noexcept nogil:
 
 cdef u32 old_at_position(const state_t *s, u64 position) noexcept nogil:
     """Reference of the kept hold whose transfer took the position, or NONE."""
-    cdef u32 tag = history_tag(s, old_key(position))
+    cdef u32 tag = state_tag(s, old_key(position))
     cdef table_part_t *part = table_part(&s.old_positions, tag)
     cdef u32 at = tag & TABLE_SLOT_MASK
     cdef u32 reference
@@ -88,19 +85,19 @@ cdef u32 old_add(state_t *s, u32 kind, const transfer_t *transfer,
     state_extra(s, reference)[0] = extra[0]
     table_insert(&s.old_table, old_tag(s, reference), reference)
     if kind == OLD_HOLD:
-        table_insert(&s.old_positions, history_tag(s, old_key(extra.position)), reference)
+        table_insert(&s.old_positions, state_tag(s, old_key(extra.position)), reference)
     return reference
 
 cdef u32 old_tag(const state_t *s, u32 reference) noexcept nogil:
     if old_of(s, reference).kind == OLD_TIMESTAMP:
-        return history_tag(s, old_key(state_transfer(s, reference).timestamp))
-    return history_tag(s, state_transfer(s, reference).id)
+        return state_tag(s, old_key(state_transfer(s, reference).timestamp))
+    return state_tag(s, state_transfer(s, reference).id)
 
 cdef void old_remove(state_t *s, u32 reference) noexcept nogil:
     cdef old_t *old = old_of(s, reference)
     table_remove(&s.old_table, old_tag(s, reference), reference)
     if old.kind == OLD_HOLD:
-        table_remove(&s.old_positions, history_tag(s, old_key(state_extra(s, reference).position)),
+        table_remove(&s.old_positions, state_tag(s, old_key(state_extra(s, reference).position)),
                      reference)
     old.kind, old.next = OLD_FREE, s.old_free
     s.old_free = reference & REFERENCE_MASK
@@ -113,7 +110,7 @@ cdef int old_attach(state_t *s, u32 kind, const transfer_t *transfer, u32 outcom
         if s.attached == NULL:
             return -1
     if (old_find_timestamp(s, transfer.timestamp) if kind == OLD_TIMESTAMP else
-            old_find(s, transfer.id, history_tag(s, transfer.id))) != NONE:
+            old_find(s, transfer.id, state_tag(s, transfer.id))) != NONE:
         return 0
     if old_reserve(s, 1):
         return -1

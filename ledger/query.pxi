@@ -1,10 +1,10 @@
 # Query: what is asked of the books. Reads change nothing.
 #
-# Needs: state.pxi, history.pxi, wanted.pxi, select.pxi. Gives: query_*. Each writes whole records to
-# `results`, which has room for what the request may ask (EVENTS_MAX at most), and returns how many.
-# A filter that makes no sense is not an error: it selects nothing. The windows are read here; what
-# the sealed past has to say was attached before, when it is needed: it comes first, or last of all
-# when the newest come first.
+# Needs: state.pxi, history.pxi, wanted.pxi, select.pxi. Gives: query_*. Each writes whole records
+# to `results`, which has room for what the request may ask (EVENTS_MAX at most), and returns how
+# many. A filter that makes no sense is not an error: it selects nothing. The windows are read here;
+# what the sealed past has to say was attached before, when it is needed: it comes first, or last of
+# all when the newest come first.
 
 cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
                                u8 *results) noexcept nogil:
@@ -12,7 +12,7 @@ cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
     cdef u128 id
     for i in range(count):
         id = u128_load(ids + i * <size_t>sizeof(u128))
-        index = history_find_account(s, id, history_tag(s, id))
+        index = history_find_account(s, id, state_tag(s, id))
         if index != NONE:
             memcpy(results + found * <size_t>EVENT_BYTES, state_account(s, index), EVENT_BYTES)
             found += 1
@@ -41,7 +41,7 @@ cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filte
     memcpy(&f, filter, sizeof(account_filter_t))
     if not query_account_filter_valid(&f):
         return 0
-    account = history_find_account(s, f.account_id, history_tag(s, f.account_id))
+    account = history_find_account(s, f.account_id, state_tag(s, f.account_id))
     if account == NONE or balances and not state_account(s, account).flags & ACCOUNT_HISTORY:
         return 0
     limit = min(f.limit, <u32>EVENTS_MAX)
@@ -103,7 +103,7 @@ cdef bint query_needs_sealed(const state_t *s, u8 operation, const u8 *filter, u
     memcpy(&f, filter, sizeof(account_filter_t))
     if not query_account_filter_valid(&f) or f.timestamp_min > s.sealed_timestamp_max:
         return False
-    account[0] = history_find_account(s, f.account_id, history_tag(s, f.account_id))
+    account[0] = history_find_account(s, f.account_id, state_tag(s, f.account_id))
     return (account[0] != NONE
             and state_account(s, account[0]).timestamp < s.sealed_timestamp_max
             and (operation == OPERATION_GET_ACCOUNT_TRANSFERS

@@ -401,8 +401,8 @@ enum {
     REQUEST_BYTES_FIXED = 256,
 };
 
-/* A place says where a record lies in the journal: group << 20 | offset in the body / 16 << 3 | what
- * it is. Places order as positions do; the longest body ends below 2^17 * 16 bytes. */
+/* A place says where a record lies in the journal: group << 20 | offset in the body / 16 << 3 | its
+ * kind. Places order as positions do; the longest body ends below 2^17 * 16 bytes. */
 enum {
     PLACE_TRANSFER = 0,
     PLACE_BURNED_ID = 1,

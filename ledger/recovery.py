@@ -118,7 +118,7 @@ def replay(
 
 
 def forget_window(core: _core.Core) -> None:
-    """After a replayed group, for who reads a journal once: keep no more than a window in memory."""
+    """After a replayed group, for who reads a journal once: keep no more than a window."""
     if core.window_full:
         core.cut()
         core.drop()

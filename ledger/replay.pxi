@@ -17,7 +17,7 @@ cdef int replay_refuse(replay_t *r, const char *fault) noexcept nogil:
     return -1
 
 cdef int replay_account(state_t *s, replay_t *r, const account_t *account) noexcept nogil:
-    cdef u32 tag = history_tag(s, account.id)
+    cdef u32 tag = state_tag(s, account.id)
     if history_find_account(s, account.id, tag) != NONE:
         return replay_refuse(r, "an account that exists already")
     if account.timestamp <= s.account_timestamp_max:
@@ -26,11 +26,11 @@ cdef int replay_account(state_t *s, replay_t *r, const account_t *account) noexc
     return 0
 
 cdef int replay_transfer(state_t *s, replay_t *r, const transfer_t *transfer) noexcept nogil:
-    cdef u32 tag = history_tag(s, transfer.id)
+    cdef u32 tag = state_tag(s, transfer.id)
     cdef u32 debit = history_find_account(s, transfer.debit_account_id,
-                                          history_tag(s, transfer.debit_account_id))
+                                          state_tag(s, transfer.debit_account_id))
     cdef u32 credit = history_find_account(s, transfer.credit_account_id,
-                                           history_tag(s, transfer.credit_account_id))
+                                           state_tag(s, transfer.credit_account_id))
     if debit == NONE or credit == NONE or debit == credit:
         return replay_refuse(r, "a transfer between accounts that do not exist")
     if history_find(s, transfer.id, tag) != NONE:
@@ -63,7 +63,7 @@ cdef bint replay_hold_covered(const state_t *s, const transfer_t *p,
             and state_account(s, extra.credit).credits_pending >= p.amount)
 
 cdef int replay_burned_id(state_t *s, replay_t *r, const burned_id_t *burned) noexcept nogil:
-    cdef u32 tag = history_tag(s, burned.id)
+    cdef u32 tag = state_tag(s, burned.id)
     if history_find(s, burned.id, tag) != NONE:
         return replay_refuse(r, "a burned id that is used already")
     history_burn(s, burned.id, tag)
@@ -166,13 +166,13 @@ cdef inline void replay_fetch(const state_t *s, const u8 *transfers, u32 i,
     cdef const transfer_t *t
     if i + PREFETCH_TAGS < count:
         t = <const transfer_t *>transfers + i + PREFETCH_TAGS
-        history_prefetch_id(s, history_tag(s, t.id))
-        table_prefetch(&s.account_table, history_tag(s, t.debit_account_id))
-        table_prefetch(&s.account_table, history_tag(s, t.credit_account_id))
+        history_prefetch_id(s, state_tag(s, t.id))
+        table_prefetch(&s.account_table, state_tag(s, t.debit_account_id))
+        table_prefetch(&s.account_table, state_tag(s, t.credit_account_id))
     if i + PREFETCH_RECORDS < count:
         t = <const transfer_t *>transfers + i + PREFETCH_RECORDS
-        history_prefetch_account(s, history_tag(s, t.debit_account_id))
-        history_prefetch_account(s, history_tag(s, t.credit_account_id))
+        history_prefetch_account(s, state_tag(s, t.debit_account_id))
+        history_prefetch_account(s, state_tag(s, t.credit_account_id))
 
 cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept nogil:
     """Apply a whole group. `counts[kind]` grows by the records seen; `kind` is the last one's."""

@@ -1,8 +1,8 @@
 # Request: one arrival through the core: its session, due expiries, room, the operation, its record.
 #
-# Needs: state.pxi, window.pxi, session.pxi, create.pxi, query.pxi. Gives: request_*. A request that cannot be
-# taken leaves nothing behind. A request's records are contiguous in the group: request, batch
-# counts when there are several, effects in order of execution, outcomes.
+# Needs: state.pxi, wanted.pxi, window.pxi, session.pxi, create.pxi, query.pxi. Gives: request_*. A
+# request that cannot be taken leaves nothing behind. A request's records are contiguous in the
+# group: request, batch counts when there are several, effects in order of execution, outcomes.
 
 cdef enum:
     REQUEST_DONE = 0

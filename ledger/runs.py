@@ -152,13 +152,3 @@ def _why_no_group(header: Header, position: int, run_count: int) -> Wrong | None
             f"{header.place} has {run_count} runs, its header says {header.run_count}",
         )
     return None
-
-
-def padding_is_zero(runs: Runs, kind: JournalKind) -> Wrong | None:
-    """The first run of `kind` whose padding holds anything but zeros."""
-    size = DTYPES[kind].itemsize
-    for run in np.flatnonzero(runs.kinds == int(kind)):
-        end = int(runs.units[run]) * UNIT_BYTES + int(runs.counts[run]) * size
-        if runs.body[end : end + -end % UNIT_BYTES].any():
-            return Wrong(int(runs.positions[run]), "a run whose padding is not zero")
-    return None

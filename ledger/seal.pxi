@@ -1,11 +1,11 @@
 # Seal: what a segment holds of a closed window, and how a checkpoint comes back.
 #
-# Needs: state.pxi, history.pxi, snapshot.pxi, session.pxi, select.pxi, columns.h. Gives: seal_*
-# (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what a
-# closed window does not change any more, so it may run beside everything else; a transfer's place
+# Needs: state.pxi, old.pxi, history.pxi, snapshot.pxi, session.pxi, select.pxi, columns.h. Gives: seal_*
+# (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what
+# a closed window does not change any more, so it may run beside everything else; a transfer's place
 # says, in the bits of its kind, which of its accounts have a history. Such an account also has a
-# row for each expiry that changed it, and its balances after one row in 2^SEAL_HEADS_BITS, drawn by place:
-# its balances after any row are these and the rows from there on.
+# row for each expiry that changed it, and its balances after one row in 2^SEAL_HEADS_BITS, drawn by
+# place: its balances after any row are these and the rows from there on.
 
 cdef enum:
     SEAL_FIELDS = 5
@@ -195,7 +195,7 @@ cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u
 # ---- a checkpoint comes back: 0, -1 for no memory, 1 for what does not fit ------------------
 
 cdef int restore_account(state_t *s, const account_t *account) noexcept nogil:
-    cdef u32 tag = history_tag(s, account.id)
+    cdef u32 tag = state_tag(s, account.id)
     if state_reserve(s, 1, 0):
         return -1
     if history_find_account(s, account.id, tag) != NONE:

@@ -1,7 +1,7 @@
 # Select: what a read's filter says: whether it makes sense, and which records it chooses.
 #
-# Needs: record.h. Gives: query_*_valid, query_*_selects, query_*_selected. Pure functions of a filter
-# and a record: they know neither state nor journal, and whatever answers a read uses them.
+# Needs: record.h. Gives: query_*_valid, query_*_selects, query_*_selected. Pure functions of a
+# filter and a record: they know neither state nor journal, and whatever answers a read uses them.
 
 cdef bint query_zeros(const u8 *bytes, u32 count) noexcept nogil:
     cdef u32 i

@@ -10,7 +10,7 @@ cdef inline session_t *session_at(const state_t *s, u32 index) noexcept nogil:
     return <session_t *>slab_at(&s.sessions, index)
 
 cdef u32 session_find(const state_t *s, u128 client) noexcept nogil:
-    cdef u32 tag = history_tag(s, client)
+    cdef u32 tag = state_tag(s, client)
     cdef table_part_t *part = table_part(&s.session_table, tag)
     cdef u32 at = tag & TABLE_SLOT_MASK
     cdef u32 index
@@ -46,7 +46,7 @@ cdef inline void session_touch(state_t *s, u32 index) noexcept nogil:
 
 cdef void session_remove(state_t *s, u32 index) noexcept nogil:
     cdef session_t *session = session_at(s, index)
-    table_remove(&s.session_table, history_tag(s, session.client), index)
+    table_remove(&s.session_table, state_tag(s, session.client), index)
     session_unlink(s, index)
     memset(session, 0, sizeof(session_t))
     session.older = s.session_free
@@ -71,7 +71,7 @@ cdef u32 session_add(state_t *s, const session_record_t *record, u64 group,
     session.session, session.release = record.session, record.release
     session.register_timestamp = record.timestamp
     session.group, session.record_offset = group, record_offset
-    table_insert(&s.session_table, history_tag(s, record.client), index)
+    table_insert(&s.session_table, state_tag(s, record.client), index)
     session_link(s, index)
     return index
 

@@ -1,8 +1,8 @@
 # Snapshot: accounts and open holds as they were at one position, copied while work goes on.
 #
-# Needs: state.pxi. Gives: snapshot_*. Copied in steps, in order of index. What is about to change and
-# was not copied yet is saved first, once for each snapshot: so nothing waits for the copy, and a
-# snapshot costs memory only for what changed meanwhile. Sessions are not here: they are few.
+# Needs: state.pxi. Gives: snapshot_*. Copied in steps, in order of index. What is about to change
+# and was not copied yet is saved first, once for each snapshot: so nothing waits for the copy, and
+# a snapshot costs memory only for what changed meanwhile. Sessions are not here: they are few.
 
 cdef struct hold_record_t:  # what a checkpoint holds of an open hold
     transfer_t transfer

@@ -1,9 +1,9 @@
 # State: everything the ledger knows between two requests, and the group that is being written.
 #
 # Needs: record.h, slab.h, table.h, filter.h, wanted.pxi. Gives: state_t and the functions state_*
-# (life, reserve), effect_* (the open group) and hold_* (open holds in order of expiry). All of it is plain C memory:
-# records never move and nothing here can fail once state_reserve has said yes. It knows no rules:
-# what may happen is decided in create.pxi.
+# (life, reserve), effect_* (the open group) and hold_* (open holds in order of expiry). All of it
+# is plain C memory: records never move and nothing here can fail once state_reserve has said yes.
+# It knows no rules: what may happen is decided in create.pxi.
 
 cdef enum:
     NONE = 0xFFFFFFFF
@@ -119,7 +119,7 @@ cdef struct state_t:
     table_t account_table, session_table
     # Windows by number, from `window_first` on; the last one is open.
     window_t windows[WINDOWS_MAX]
-    u64 window_first, window_end, window_events
+    u64 window_first, window_end, window_events_max
     # What is no longer in a window but known: kept holds (also by position), and what is attached.
     slab_t old, old_transfers, old_extras
     table_t old_table, old_positions
@@ -186,8 +186,14 @@ cdef inline hold_t *state_hold(const state_t *s, u32 index) noexcept nogil:
     return <hold_t *>slab_at(&s.holds, index)
 
 
+cdef inline u32 state_tag(const state_t *s, u128 id) noexcept nogil:
+    return u128_tag(s.key, id)
+
+cdef inline u16 state_event_flags(const u8 *event) noexcept nogil:
+    return (<const u16 *>(event + EVENT_FLAGS_AT))[0]
+
 cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
-                    const u64 *key, u64 window_events) noexcept nogil:
+                    const u64 *key, u64 window_max) noexcept nogil:
     cdef int i, why
     memset(s, 0, sizeof(state_t))
     s.key[0], s.key[1] = key[0], key[1]
@@ -195,7 +201,7 @@ cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
     s.hold_free = s.session_free = s.session_newest = s.session_oldest = s.old_free = NONE
     s.run_offset = NONE
     s.group_number, s.group_position_first = 1, 1
-    s.window_events, s.window_first, s.window_end = window_events, 1, 2
+    s.window_events_max, s.window_first, s.window_end = window_max, 1, 2
     state_open_window(s).group_first = 1
     slab_init(&s.accounts, sizeof(account_t))
     slab_init(&s.account_extras, sizeof(account_extra_t))

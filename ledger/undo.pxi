@@ -1,8 +1,8 @@
 # Undo: a chain of linked events takes back everything it did.
 #
-# Needs: state.pxi, history.pxi, snapshot.pxi. Gives: undo_*. One chain is open at a time. What a chain appends is
-# popped; an account it changes, and a hold it opens or closes, is noted once each and put back in
-# reverse order. A burned id is written after the rollback and so survives it.
+# Needs: state.pxi, history.pxi, snapshot.pxi. Gives: undo_*. One chain is open at a time. What a
+# chain appends is popped; an account it changes, and a hold it opens or closes, is noted once each
+# and put back in reverse order. A burned id is written after the rollback and so survives it.
 
 cdef inline undo_t *undo_push(state_t *s, u32 kind, u32 index) noexcept nogil:
     cdef undo_t *entry = &s.undo[s.undo_count]

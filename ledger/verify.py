@@ -2,13 +2,15 @@
 
 Every group is read and checked (checks of blocks, digest chain, order), replayed into a core, and
 judged and added up a second time by the audit, which shares nothing with the core; at the end both
-must have the same accounts and holds, and debits must equal credits. What is read may be damaged
+must have the same accounts and holds, and debits must equal credits. The three go on at the same
+time, a few chunks apart, and keep of the past eight bytes a transfer. What is read may be damaged
 below the groups, where LMDB has no checks and can kill its process: so all of it happens in a child
 process, whose death is a fault with a place. Nobody may serve the book meanwhile.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -18,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +31,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _core, checkpoint, errors, limbs, recovery
+from ledger import _core, checkpoint, errors, recovery
 from ledger.audit import Audit, LedgerTotals
 from ledger.config import GROUP_BYTES_MAX
 from ledger.group import Header
 from ledger.journal import Journal
-from ledger.schema import ACCOUNT
+from ledger.schema import ACCOUNT, int_of
 
-CHUNK_BYTES = 4 * GROUP_BYTES_MAX  # bodies audited together
+CHUNK_BYTES = 2 * GROUP_BYTES_MAX  # bodies judged together
 CHUNK_GROUPS_MAX = 4096
+CHUNKS_JUDGED_MAX = 2  # while another one is filled
+WINDOW_EVENTS = 1 << 16  # that the core remembers; so few stay in the processor's cache
 POLL_SECONDS = 0.1
 
 _PAGE = struct.Struct("<QQQ")  # Reading, in memory that parent and child share
@@ -178,7 +184,7 @@ _REFUSALS: dict[str, type[errors.LedgerError]] = {
 
 
 class _Chunk:
-    """Groups that are audited together: their headers, and their bodies one after the other."""
+    """Groups that are judged together: their headers, and their bodies one after the other."""
 
     def __init__(self) -> None:
         self._bodies = np.empty(CHUNK_BYTES, np.uint8)
@@ -192,37 +198,66 @@ class _Chunk:
         left = CHUNK_BYTES - self._used
         return len(self.headers) < CHUNK_GROUPS_MAX and header.body_bytes <= left
 
-    def add(self, header: Header, body: memoryview) -> NDArray[np.uint8]:
-        """A copy of the body that stays until clear()."""
+    def add(self, header: Header, body: memoryview) -> None:
         kept = self._bodies[self._used : self._used + header.body_bytes]
         np.copyto(kept, np.frombuffer(body, np.uint8))
         self.headers.append(header)
         self._used += header.body_bytes
-        return kept
 
     @property
     def bodies(self) -> NDArray[np.uint8]:
         return self._bodies[: self._used]
 
+    def groups(self) -> Iterator[tuple[Header, NDArray[np.uint8]]]:
+        at = 0
+        for header in self.headers:
+            yield header, self._bodies[at : at + header.body_bytes]
+            at += header.body_bytes
+
+
+class _Judging(NamedTuple):
+    """A chunk that was handed over, and what is wrong with it."""
+
+    chunk: _Chunk
+    replayed: Future[Fault | None]
+    audited: Future[Fault | None]
+
 
 class _Reader:
-    """One pass over one journal. A chunk is audited while the next one is read and replayed.
+    """One pass over one journal: while a chunk is read and checked, those before it are judged.
 
-    `auditing` has one thread. The first fault by position is the one told: before a chunk is handed
-    over, the chunk before it has been audited.
+    `replaying` and `auditing` have one thread each. The first fault by position is the one told:
+    what was found in a chunk is asked for in the order of chunks. The id of a transfer that was
+    used already may be known only at the end.
     """
 
-    def __init__(self, journal: Journal, page: mmap.mmap, auditing: Executor) -> None:
-        self.core, self.buffers = recovery.new_core()
-        self.audit = Audit()
+    def __init__(
+        self, journal: Journal, page: mmap.mmap, replaying: Executor, auditing: Executor
+    ) -> None:
+        self.core, self.buffers = recovery.new_core(WINDOW_EVENTS)
+        self.audit = Audit(os.urandom(16))
         self._journal = journal
         self._page = page
+        self._replaying = replaying
         self._auditing = auditing
-        self._chunk, self._other = _Chunk(), _Chunk()
-        self._audited: Future[Fault | None] | None = None  # of the chunk handed over last
+        self._free = [_Chunk() for _ in range(1 + CHUNKS_JUDGED_MAX)]
+        self._chunk = self._free.pop()
+        self._judging: deque[_Judging] = deque()
+        self._groups_read = 0
 
     def read(self) -> Fault | None:
         """Walk, replay and audit every group; the first fault ends it."""
+        fault = self._read()
+        before = self._journal.position + 1 if fault is None else fault.position
+        repeated = self.audit.repeated(
+            lambda: itertools.islice(self._journal.read(), self._groups_read), before
+        )
+        if repeated is None:
+            return fault
+        header, wrong = repeated
+        return Fault(header.group, wrong.position, wrong.why)
+
+    def _read(self) -> Fault | None:
         journal = self._journal
         groups = journal.read(chain=True)
         position = 0
@@ -233,56 +268,76 @@ class _Reader:
             except errors.DataRefused as error:
                 return self._finish() or Fault(number, position + 1, str(error))
             if not self._chunk.has_room(header):
-                fault = self._hand_over()
+                self._hand_over()
+                fault = self._judged() if not self._free else None
                 if fault is not None:
                     return fault
-            fault = self._replay(header, self._chunk.add(header, body))
-            if fault is not None:
-                earlier = self._finish()
-                return earlier if earlier and earlier.position < fault.position else fault
+                self._chunk = self._free.pop()
+            self._chunk.add(header, body)
+            self._groups_read = number
             position = header.position_last
         return self._finish()
 
-    def _replay(self, header: Header, body: NDArray[np.uint8]) -> Fault | None:
-        try:
-            self.core.replay(
-                body,
-                header.group,
-                header.position_first,
-                header.position_count,
-                header.clock_before,
-                header.clock_after,
+    def _hand_over(self) -> None:
+        chunk = self._chunk
+        self._judging.append(
+            _Judging(
+                chunk,
+                self._replaying.submit(self._replay, chunk),
+                self._auditing.submit(self._audit, chunk),
             )
-        except errors.DataRefused as error:
-            position = self.core.position + 1
-            why = str(error).removeprefix(f"group {header.group}, position {position}: ")
-            return Fault(header.group, position, why)
-        return None
+        )
 
-    def _hand_over(self) -> Fault | None:
-        """Have the chunk audited, once the one before has been; what was wrong in that."""
-        fault = self._audited.result() if self._audited is not None else None
-        if fault is None:
-            self._audited = self._auditing.submit(self._audit, self._chunk)
-            self._chunk, self._other = self._other, self._chunk
+    def _judged(self) -> Fault | None:
+        """Wait for the oldest chunk. What was wrong in it ends all work on those after it."""
+        chunk, *judged = self._judging.popleft()
+        fault = min(
+            (found for each in judged if (found := each.result()) is not None),
+            key=attrgetter("position"),
+            default=None,
+        )
+        if fault is not None:
+            rest = [each for _, *judged in self._judging for each in judged]
+            wait([each for each in rest if not each.cancel()])
+        chunk.clear()
+        self._free.append(chunk)
         return fault
 
     def _finish(self) -> Fault | None:
         """The first fault of all chunks, the one that is being filled included."""
-        fault = self._hand_over()
-        return fault if fault is not None or self._audited is None else self._audited.result()
+        if self._chunk.headers:
+            self._hand_over()
+        fault = None
+        while self._judging and fault is None:
+            fault = self._judged()
+        return fault
+
+    def _replay(self, chunk: _Chunk) -> Fault | None:
+        for header, body in chunk.groups():
+            try:
+                self.core.replay(
+                    body,
+                    header.group,
+                    header.position_first,
+                    header.position_count,
+                    header.clock_before,
+                    header.clock_after,
+                )
+                recovery.forget_window(self.core)
+            except errors.DataRefused as error:
+                position = self.core.position + 1
+                why = str(error).removeprefix(f"group {header.group}, position {position}: ")
+                return Fault(header.group, position, why)
+        return None
 
     def _audit(self, chunk: _Chunk) -> Fault | None:
-        headers = chunk.headers
-        if headers:
-            self.audit.take(headers, chunk.bodies)
+        if self.audit.take(chunk.headers, chunk.bodies):
+            return None
         wrong = self.audit.wrong
-        if wrong is not None:
-            firsts = [header.position_first for header in headers]
-            place = int(np.searchsorted(firsts, wrong.position, side="right")) - 1
-            return Fault(headers[place].group, wrong.position, wrong.why)
-        chunk.clear()
-        return None
+        assert wrong is not None
+        firsts = [header.position_first for header in chunk.headers]
+        place = int(np.searchsorted(firsts, wrong.position, side="right")) - 1
+        return Fault(chunk.headers[place].group, wrong.position, wrong.why)
 
 
 def _compare(core: _core.Core, audit: Audit, report: Report) -> str | None:
@@ -319,7 +374,7 @@ def _first_difference(stored: NDArray[np.void], expected: NDArray[np.void]) -> s
     size = ACCOUNT.itemsize
     differs = stored.view(f"V{size}") != expected.view(f"V{size}")
     place = int(np.flatnonzero(differs)[0])
-    account = limbs.int_of(limbs.sums_of(expected["id"][place : place + 1])[0])
+    account = int_of(expected["id"][place])
     assert ACCOUNT.names is not None
     fields = [
         f"{name} {_plain(stored[name][place])}, by the records {_plain(expected[name][place])}"
@@ -330,9 +385,7 @@ def _first_difference(stored: NDArray[np.void], expected: NDArray[np.void]) -> s
 
 
 def _plain(value: Any) -> int:
-    if np.ndim(value):
-        return int(value[0]) | int(value[1]) << 64
-    return int(value)
+    return int_of(value) if np.ndim(value) else int(value)
 
 
 def _check_stamp(directory: Path, journal: Journal, report: Report) -> None:
@@ -360,10 +413,10 @@ def _read_book(directory: Path, page: mmap.mmap) -> Report:
     except errors.DataRefused as error:
         report.fault = Fault(0, 0, str(error))
         return report
-    with journal, ThreadPoolExecutor(1) as auditing:
+    with journal, ThreadPoolExecutor(1) as replaying, ThreadPoolExecutor(1) as auditing:
         report.cluster, report.groups = journal.cluster, journal.group
         report.position, report.clock_ns = journal.position, journal.clock
-        reader = _Reader(journal, page, auditing)
+        reader = _Reader(journal, page, replaying, auditing)
         fault = reader.read()
         report.records = {kind.name.lower(): n for kind, n in reader.audit.counts.items()}
         if fault is None:

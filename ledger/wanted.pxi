@@ -1,7 +1,7 @@
 # Wanted: what a request turned out to need of the sealed past, and what was found for its reads.
 #
-# Needs: record.h, table.h, u128.h. Gives: wanted_* (a list that grows to a full request's worth) and
-# reads_* (results of the sealed past by filter, a bounded ring). Plain containers: they know no
+# Needs: record.h, table.h, u128.h. Gives: wanted_* (a list that grows to a full request's worth)
+# and reads_* (results of the sealed past by filter, a bounded ring). Plain containers: they know no
 # state and no journal.
 
 cdef enum:

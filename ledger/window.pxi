@@ -1,18 +1,15 @@
 # Window: the past is closed in windows; a sealed one is dropped; what is sealed must be asked for.
 #
-# Needs: state.pxi, old.pxi, history.pxi, wanted.pxi, filter.h. Gives: window_*. A window is cut at the
-# end of a group once it holds enough: a function of the journal alone. A closed window changes no
-# more, so it can be read from another thread; only how a hold ended still changes, and who reads a
-# closed window does not look at that. Whoever seals it puts its ids into the filter before it is
+# Needs: state.pxi, old.pxi, history.pxi, wanted.pxi, filter.h. Gives: window_*. A window is cut at
+# the end of a group once it holds enough: a function of the journal alone. A closed window changes
+# no more, so it can be read from another thread; only how a hold ended still changes, and who reads
+# a closed window does not look at that. Whoever seals it puts its ids into the filter before it is
 # dropped. What the filter does not rule out and memory does not know is wanted.
 
 cdef enum:
     PREFETCH_TAGS = 12  # events ahead of which the table slots are fetched
     PREFETCH_RECORDS = 6  # events ahead of which the accounts are fetched
     PREFETCH_RING = 16
-
-cdef inline u16 event_flags(const u8 *event) noexcept nogil:
-    return (<const u16 *>(event + EVENT_FLAGS_AT))[0]
 
 cdef u64 window_events(const state_t *s) noexcept nogil:
     """What the open window holds."""
@@ -21,7 +18,7 @@ cdef u64 window_events(const state_t *s) noexcept nogil:
             + s.ended.count - w.ended)
 
 cdef bint window_is_full(const state_t *s) noexcept nogil:
-    return s.window_events != 0 and window_events(s) >= s.window_events
+    return s.window_events_max != 0 and window_events(s) >= s.window_events_max
 
 cdef void window_cut(state_t *s, u64 group_last) noexcept nogil:
     """Close the open window with this group, and open the next."""
@@ -34,8 +31,8 @@ cdef void window_cut(state_t *s, u64 group_last) noexcept nogil:
     s.window_end += 1
 
 cdef int window_drop(state_t *s) noexcept nogil:
-    """Forget the oldest window, which is closed and sealed. 0, or -1 when there is no memory to keep
-    the holds that outlive it: nothing is changed then."""
+    """Forget the oldest window, which is closed and sealed. 0, or -1 when there is no memory to
+    keep the holds that outlive it: nothing is changed then."""
     cdef window_t *w = state_window(s, s.window_first)
     cdef window_t *next = state_window(s, s.window_first + 1)
     cdef u64 i
@@ -93,7 +90,7 @@ cdef inline bint window_knows(const state_t *s, u128 id, u32 tag) noexcept nogil
 
 cdef void window_want(state_t *s, u128 id) noexcept nogil:
     """Note the id unless memory knows it; of a sealed post or void its hold is needed as well."""
-    cdef u32 tag = history_tag(s, id)
+    cdef u32 tag = state_tag(s, id)
     cdef u32 reference
     if not window_knows(s, id, tag):
         wanted_id(&s.wanted, id)
@@ -104,7 +101,7 @@ cdef void window_want(state_t *s, u128 id) noexcept nogil:
     if state_transfer(s, reference).flags & (TRANSFER_POST_PENDING_TRANSFER
                                              | TRANSFER_VOID_PENDING_TRANSFER):
         id = state_transfer(s, reference).pending_id
-        if not window_knows(s, id, history_tag(s, id)):
+        if not window_knows(s, id, state_tag(s, id)):
             wanted_id(&s.wanted, id)
 
 cdef void window_want_ids(state_t *s, const u8 *records, u32 record_bytes, u32 count,
@@ -123,7 +120,7 @@ cdef void window_want_ids(state_t *s, const u8 *records, u32 record_bytes, u32 c
         record = records + i * <size_t>record_bytes
         if filter_maybe(&s.filter, hashes[i % PREFETCH_RING]):
             window_want(s, u128_load(record))
-        if transfers and event_flags(record) & (TRANSFER_POST_PENDING_TRANSFER
+        if transfers and state_event_flags(record) & (TRANSFER_POST_PENDING_TRANSFER
                                                  | TRANSFER_VOID_PENDING_TRANSFER):
             id = u128_load(record + EVENT_PENDING_ID_AT)
             if filter_maybe(&s.filter, u128_hash64(s.hash_key, id)):

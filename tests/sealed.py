@@ -66,7 +66,9 @@ class SealedPast:
             self.of(t.credit_account_id)[2 + at] += t.amount
         for account in (t.debit_account_id, t.credit_account_id):
             raw = b"".join(amount.to_bytes(16, "little") for amount in self.of(account))
-            self.balances[account, t.timestamp] = raw + t.timestamp.to_bytes(8, "little") + bytes(56)
+            self.balances[account, t.timestamp] = (
+                raw + t.timestamp.to_bytes(8, "little") + bytes(56)
+            )
 
     # ---- answers --------------------------------------------------------------------------------
 
@@ -92,7 +94,10 @@ class SealedPast:
             np.array(kinds, np.uint8),
             np.frombuffer(bytearray(b"".join(records)), np.uint8).reshape(-1, 128),
             np.array(outcomes, np.uint8),
-            [(operation, raw, self.read(operation, raw, account)) for operation, raw, account in reads],
+            [
+                (operation, raw, self.read(operation, raw, account))
+                for operation, raw, account in reads
+            ],
             timestamps,
             np.array([int(stamp) in stamps for stamp in timestamps], bool),
         )
@@ -100,7 +105,11 @@ class SealedPast:
     def read(self, operation: int, raw: bytes, account: int) -> bytes:
         if operation == Operation.query_transfers:
             [f] = decode_all(QueryFilter, raw)
-            chosen = [t for t in self.transfers.values() if self.matches(f, t) and f.ledger in (0, t.ledger)]
+            chosen = [
+                t
+                for t in self.transfers.values()
+                if self.matches(f, t) and f.ledger in (0, t.ledger)
+            ]
         else:
             [f] = decode_all(AccountFilter, raw)
             chosen = [

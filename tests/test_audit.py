@@ -1,12 +1,15 @@
 """The audit: agrees with the core on whatever the core writes, and names the record that lies."""
 
+import random
+
 import numpy as np
 import pytest
 
 from ledger.audit import Audit
-from ledger.runs import Wrong
+from ledger.runs import DTYPES, Wrong
 from ledger.schema import AccountFlags, HoldOutcome, JournalKind, TransferFlags
 from tests import books
+from tests.audit_oracle import BALANCES, Oracle
 
 K = JournalKind
 A, F = AccountFlags, TransferFlags
@@ -14,8 +17,11 @@ BOTH = int(A.DEBITS_MUST_NOT_EXCEED_CREDITS | A.CREDITS_MUST_NOT_EXCEED_DEBITS)
 ZERO, MAX = (0, 0), (2**64 - 1, 2**64 - 1)
 
 
+KEY = b"0123456789abcdef"
+
+
 def audited(groups: books.Groups, together: bool = True) -> Audit:
-    audit = Audit()
+    audit = Audit(KEY)
     found = list(books.headers(groups))
     if together:
         audit.take([header for header, _ in found], np.concatenate([body for _, body in found]))
@@ -44,6 +50,132 @@ def test_it_agrees_with_the_core(seed, together):
     counts = core.counts_by_kind
     assert audit.counts[K.TRANSFER] == counts["transfers"]
     assert audit.counts[K.BURNED_ID] == counts["burned_ids"]
+
+
+def numbers(record: np.void) -> dict[str, int]:
+    return {
+        name: int(record[name][0]) | int(record[name][1]) << 64
+        if np.ndim(record[name])
+        else int(record[name])
+        for name in record.dtype.names
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("records", [20, 1000])
+def test_it_adds_up_what_plain_python_does(seed, records):
+    groups = books.generated(seed, 80, records)
+    audit, oracle = audited(groups), Oracle(books.headers(groups))
+    assert (audit.wrong, oracle.wrong) == (None, None)
+    assert audit.counts == {kind: oracle.counts[kind] for kind in K}
+    for found, account in zip(audit.accounts(), oracle.accounts.values(), strict=True):
+        closed = int(A.CLOSED) if oracle.closings[account["id"]] else 0
+        assert numbers(found) == {**account, "flags": account["flags"] | closed}
+    assert audit.open_holds().tolist() == oracle.open_holds()
+    assert audit.repeated(lambda: books.headers(groups), 2**63) is None
+    assert oracle.repeated(2**63) is None
+    for total, (ledger, expected) in zip(
+        audit.totals(), sorted(oracle.totals.items()), strict=True
+    ):
+        assert total.ledger == ledger
+        for name in ("accounts", "held", "captured", "released"):
+            assert getattr(total, name) == expected[name]
+        for name in BALANCES:
+            mine = [one[name] for one in oracle.accounts.values() if one["ledger"] == ledger]
+            assert getattr(total, name) == sum(mine)
+        assert total.open == sum(h.amount for h in oracle.open.values() if h.ledger == ledger)
+
+
+BASES = [books.paid(12, 30), books.paid(8), *(books.generated(s, 60, 50) for s in range(1, 5))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_finds_what_plain_python_finds_in_an_altered_record(seed):
+    """One field of one record is another: the first fault is the same, or there is none."""
+    chosen = random.Random(seed)
+    found = 0
+    for _ in range(25):
+        groups = chosen.choice(BASES)
+        kind = chosen.choice([kind for kind in K if books.places(groups, kind)])
+        places = books.places(groups, kind)
+        which, other = chosen.randrange(len(places)), chosen.choice(places)
+        name = chosen.choice(DTYPES[kind].names)
+        index, offset, _ = places[which] if chosen.random() < 0.6 else other
+        record = np.frombuffer(bytearray(groups[index][1]), DTYPES[kind], 1, offset)[name]
+        raw = record.reshape(-1).view(np.uint8)
+        if index == places[which][0] and offset == places[which][1]:
+            raw[chosen.randrange(len(raw))] ^= 1 << chosen.randrange(8)
+        altered, _ = books.alter(groups, kind, which, {name: record[0]})
+        expected = Oracle(books.headers(altered)).wrong
+        for together in (True, False):
+            assert audited(altered, together).wrong == expected, (kind, which, name, record)
+        found += expected is not None
+    assert 5 <= found < 25
+
+
+def rearrange(chosen: random.Random):
+    """A change that moves, repeats, drops or thins out one run."""
+
+    def change(runs: list[books.Run]) -> list[books.Run]:
+        at, to = chosen.randrange(len(runs)), chosen.randrange(len(runs))
+        kind, records = runs[at]
+        what = chosen.choice(["move", "repeat", "drop", "shuffle", "thin"])
+        if what in ("move", "drop"):
+            del runs[at]
+        if what in ("move", "repeat"):
+            runs.insert(to, (kind, records))
+        if what == "shuffle":
+            order = chosen.sample(range(len(records)), len(records))
+            runs[at] = (kind, records[order])
+        if what == "thin" and len(records) > 1:
+            runs[at] = (kind, np.delete(records, chosen.randrange(len(records))))
+        return runs
+
+    return change
+
+
+ONES = [books.paid(6, 10**6), *(books.generated(s, 40, 10**6) for s in range(10, 14))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_finds_what_plain_python_finds_among_rearranged_records(seed):
+    chosen = random.Random(seed)
+    for _ in range(25):
+        groups = books.rearranged(chosen.choice(ONES), rearrange(chosen))
+        if chosen.random() < 0.2:
+            groups = books.rearranged(groups, rearrange(chosen))
+        assert audited(groups).wrong == Oracle(books.headers(groups)).wrong
+
+
+def test_many_accounts_and_holds_that_end_in_any_order():
+    """More than its tables begin with, and holds taken out of their middle."""
+    chosen = random.Random(3)
+    writer = books.Writer(group_records_max=3000)
+    for first in range(1, 6001, 2000):
+        ids = range(first, first + 2000)
+        writer.accounts(*(books.account(id << 64 | id, ledger=1 + id % 2) for id in ids))
+    holds: list[int] = []
+    for first in range(10_000, 16_000, 1500):
+        pairs = [chosen.sample(range(1 + id % 2, 6001, 2), 2) for id in range(first, first + 1500)]
+        fields = [{"ledger": 1 + pair[0] % 2, "flags": int(F.PENDING)} for pair in pairs]
+        opened = [
+            books.transfer(first + place, pair[0] << 64 | pair[0], pair[1] << 64 | pair[1], **field)
+            for place, (pair, field) in enumerate(zip(pairs, fields, strict=True))
+        ]
+        assert set(writer.transfers(*opened)) == {"CREATED"}
+        holds += range(first, first + 1500)
+        chosen.shuffle(holds)
+        ends, holds = holds[:1000], holds[1000:]
+        void = int(F.VOID_PENDING_TRANSFER)
+        voids = [books.schema.Transfer(id=id + 10**6, pending_id=id, flags=void) for id in ends]
+        assert set(writer.transfers(*voids)) == {"CREATED"}
+    groups = writer.groups()
+    for together in (True, False):
+        audit, core = audited(groups, together), replayed(groups)
+        assert audit.wrong is None
+        assert audit.accounts().tobytes() == core.accounts()
+        assert np.array_equal(audit.open_holds(), core.open_holds())
+        assert len(audit.open_holds()) == len(holds)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -87,6 +219,8 @@ def test_totals_are_the_sums_of_what_was_paid():
         (K.TRANSFER, 3, {"pending_id": ZERO}, "a transfer with a wrong pending_id"),
         (K.TRANSFER, 3, {"pending_id": (9, 0)}, "a post or void that differs from its hold"),
         (K.TRANSFER, 3, {"code": 9}, "a post or void that differs from its hold"),
+        (K.TRANSFER, 3, {"debit_account_id": (2, 0)}, "a post or void that differs from its hold"),
+        (K.TRANSFER, 3, {"credit_account_id": (2, 0)}, "a post or void that differs from its hold"),
         (K.TRANSFER, 3, {"amount": (49, 0)}, "a post or void of more than its hold, or a void"),
         (K.TRANSFER, 7, {"amount": (51, 0)}, "a post or void of more than its hold, or a void"),
         (K.TRANSFER, 0, {"ledger": 0}, "a transfer with ledger 0"),
@@ -130,6 +264,33 @@ def test_a_record_that_lies_is_named(kind, which, changes, why):
     assert position <= wrong.position <= position + 2
 
 
+@pytest.mark.parametrize(("place", "side"), [(1, "debit"), (0, "credit")])
+def test_a_transfer_is_later_than_both_its_accounts(place, side):
+    writer = books.Writer()
+    writer.accounts(*(books.account(1 + (place + each) % 2) for each in (0, 1)))
+    writer.transfers(books.transfer(10))
+    groups = writer.groups()
+    index, offset, _ = books.places(groups, K.ACCOUNT)[1]
+    stamp = np.frombuffer(groups[index][1], DTYPES[K.ACCOUNT], 1, offset)["timestamp"][0]
+    altered, position = books.alter(groups, K.TRANSFER, 0, {"timestamp": stamp})
+    expected = Wrong(position, f"a transfer not later than its {side} account")
+    assert audited(altered).wrong == expected
+
+
+@pytest.mark.parametrize(("early_ns", "in_time"), [(0, False), (1, True)])
+def test_a_post_comes_before_its_hold_expires(early_ns, in_time):
+    writer = books.Writer()
+    writer.accounts(books.account(1), books.account(2))
+    writer.transfers(books.transfer(10, flags=int(F.PENDING)))
+    writer.now += 10**9 - 1000 - early_ns
+    post = int(F.POST_PENDING_TRANSFER)
+    writer.transfers(books.schema.Transfer(id=11, pending_id=10, amount=100, flags=post))
+    groups, _ = books.alter(writer.groups(), K.TRANSFER, 0, {"timeout": 1})
+    position = books.places(groups, K.RESOLUTION)[0][2]
+    wrong = Wrong(position, "the end of a hold on the wrong side of its expiry")
+    assert audited(groups).wrong == (None if in_time else wrong)
+
+
 def test_a_hold_ends_once():
     groups = books.paid(4)
     first = books.places(groups, K.TRANSFER)[2][2]
@@ -145,12 +306,13 @@ def closing_book() -> books.Writer:
     return writer
 
 
-def test_a_closed_account_takes_no_transfer():
+@pytest.mark.parametrize("side", ["debit_account_id", "credit_account_id"])
+def test_a_closed_account_takes_no_transfer(side):
     writer = closing_book()
     writer.transfers(books.transfer(12, 3, 2))
     groups = writer.groups()
     assert audited(groups).accounts()["flags"].tolist() == [A.CLOSED, 0, 0]
-    altered, position = books.alter(groups, K.TRANSFER, 1, {"debit_account_id": (1, 0)})
+    altered, position = books.alter(groups, K.TRANSFER, 1, {side: (1, 0)})
     assert audited(altered).wrong == Wrong(position, "a transfer of an account that is closed")
 
 
@@ -172,6 +334,9 @@ def test_the_header_tells_the_stretch_of_transfer_timestamps(name):
     assert wrong == Wrong(fields["position_count"], f"a group whose header is wrong about {name}")
 
 
+# ---- sums ---------------------------------------------------------------------------------------
+
+
 def test_a_balance_beyond_128_bits_is_told():
     groups = books.paid(4)
     for which in (1, 5):  # of two halves of 2^129
@@ -180,6 +345,42 @@ def test_a_balance_beyond_128_bits_is_told():
     assert audit.wrong is None
     with pytest.raises(ValueError, match=r"account 1: debits_posted is \d{39}$"):
         audit.accounts()
+
+
+@pytest.mark.parametrize("ended", [1, 2])
+def test_a_balance_may_be_beyond_128_bits_meanwhile(ended):
+    writer = books.Writer()
+    writer.accounts(books.account(1), books.account(2))
+    writer.transfers(*(books.transfer(id, flags=int(F.PENDING)) for id in (10, 11)))
+    void = int(F.VOID_PENDING_TRANSFER)
+    ends = [books.schema.Transfer(id=id + 10, pending_id=id, flags=void) for id in (10, 11)]
+    writer.transfers(*ends[:ended])
+    groups = writer.groups()
+    for kind, count in ((K.TRANSFER, 2 + ended), (K.RESOLUTION, ended)):
+        for which in range(count):
+            groups, _ = books.alter(groups, kind, which, {"amount": MAX})
+    audit = audited(groups)
+    assert audit.wrong is None
+    left = list(MAX if ended == 1 else ZERO)
+    assert audit.accounts()["debits_pending"].tolist() == [left, [0, 0]]
+    assert audit.accounts()["credits_pending"].tolist() == [[0, 0], left]
+
+
+@pytest.mark.parametrize(
+    ("credits", "debits", "beyond"), [(2, 1, False), (1, 2, True), (2, 2, False)]
+)
+def test_a_limit_is_kept_beyond_128_bits(credits, debits, beyond):
+    """Of account 2, which may not owe; each amount is as high as it can be."""
+    writer = books.Writer()
+    limit = int(A.DEBITS_MUST_NOT_EXCEED_CREDITS)
+    writer.accounts(books.account(1), books.account(2, flags=limit))
+    writer.transfers(*(books.transfer(10 + place) for place in range(credits)))
+    writer.transfers(*(books.transfer(20 + place, 2, 1, 1) for place in range(debits)))
+    groups = writer.groups()
+    for which in range(credits + debits):
+        groups, position = books.alter(groups, K.TRANSFER, which, {"amount": MAX})
+    wrong = Wrong(position, "a transfer beyond the limit of an account")
+    assert audited(groups).wrong == (wrong if beyond else None)
 
 
 def test_padding_must_be_zero():
@@ -306,6 +507,20 @@ def test_a_session_that_is_none(changes, why):
     groups = small(register)
     assert audited(groups).wrong is None
     altered, position = books.alter(groups, K.SESSION, 0, changes)
+    assert audited(altered).wrong == Wrong(position, why)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "position", "why"),
+    [
+        ("position_count", 1, 12, "the body of group 1 (positions 1-12) ends at position 11"),
+        ("position_count", -1, 12, "the body of group 1 (positions 1-10) ends at position 11"),
+        ("run_count", 1, 1, "group 1 (positions 1-11) has 10 runs, its header says 11"),
+    ],
+)
+def test_the_header_counts_records_and_runs(name, more, position, why):
+    [(fields, body)] = small(settled)
+    altered = [({**fields, name: fields[name] + more}, body)]
     assert audited(altered).wrong == Wrong(position, why)
 
 

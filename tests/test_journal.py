@@ -159,7 +159,9 @@ def test_reading_renews_its_transaction(book: Path) -> None:
 def test_only_what_is_durable_is_read(book: Path) -> None:
     with Journal.open(book) as journal:
         add(journal)
-        journal._end = journal._end._replace(group=journal.group - 1)  # as in the moment before the commit has returned
+        journal._end = journal._end._replace(
+            group=journal.group - 1
+        )  # as in the moment before the commit has returned
         assert [header.group for header, _ in journal.read()] == [1]
         with pytest.raises(ValueError, match="group 2 is not among"):
             journal.one(2)[1]
@@ -224,7 +226,9 @@ def test_a_group_that_does_not_follow_stops(book: Path, wrong: dict[str, int]) -
 def test_a_put_that_lmdb_refuses_stops(book: Path) -> None:
     with Journal.open(book) as journal:
         add(journal)
-        journal._end = journal._end._replace(group=journal.group - 1)  # the key repeats: LMDB says so only by returning False
+        journal._end = journal._end._replace(
+            group=journal.group - 1
+        )  # the key repeats: LMDB says so only by returning False
         with pytest.raises(LedgerStopped, match="already holds group 2"):
             add(journal)
         assert_stopped(journal, Fenced, "already holds group 2")

@@ -255,7 +255,9 @@ def test_the_core_answers_the_same_from_memory(tmp_path: Path, seed: int) -> Non
         wanted = ANY | {"limit": limit(rng)} | time_range(rng, times)
         operation = rng.choice((STATEMENT, BALANCES, QUERY))
         if operation == BALANCES:  # the core asks for no others
-            account = rng.choice([a for a, i in book.oracle.accounts.items() if book.oracle.history[i]])
+            account = rng.choice(
+                [a for a, i in book.oracle.accounts.items() if book.oracle.history[i]]
+            )
         if operation == QUERY:
             wanted |= {"flags": rng.choice((0, 1)), "code": rng.choice((0, 1, 2))}
         else:

@@ -7,11 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from chaos.model import U128_MAX
 from ledger import _columns, _core
-from tests.core_book import F, Book, account, hold, linked, pay, post, void
+from tests.core_book import Book, account, hold, linked, pay, post, void
 from tests.core_driver import Driver
-from tests.sealed import IDS, KEY
 
 
 class Copy:
@@ -46,8 +44,12 @@ def busy(book: Book, draw: random.Random, at: int) -> None:
     """A request that changes accounts, opens and ends holds, some of it taken back."""
     id = 10**7 + 10 * at
     events = [
-        pay(id, debit_account_id=draw.randint(1, 2), credit_account_id=3, amount=draw.randint(1, 9)),
-        hold(id + 1, debit_account_id=draw.choice((1, 4)), timeout=draw.choice((0, 0, 5)), amount=7),
+        pay(
+            id, debit_account_id=draw.randint(1, 2), credit_account_id=3, amount=draw.randint(1, 9)
+        ),
+        hold(
+            id + 1, debit_account_id=draw.choice((1, 4)), timeout=draw.choice((0, 0, 5)), amount=7
+        ),
     ]
     if at > 3:
         earlier = 10**7 + 10 * draw.randint(max(0, at - 20), at - 1) + 1

@@ -97,15 +97,71 @@ def test_a_record_that_lies_under_good_checks(tmp_path, groups):
     assert first <= position < first + groups[fault.group - 1][0]["position_count"]
 
 
-def test_what_only_replay_knows(tmp_path, groups):
-    """An id used twice: the audit keeps no ids of transfers, the core does."""
+def used_again(groups: books.Groups, which: int) -> tuple[books.Groups, int]:
+    """The same groups, where one transfer has the id of the first one, and its position."""
     index, offset, _ = books.places(groups, K.TRANSFER)[0]
     id = np.frombuffer(groups[index][1], "<u8", 2, offset)
-    altered, position = books.alter(groups, K.TRANSFER, 17, {"id": id})
+    return books.alter(groups, K.TRANSFER, which, {"id": id})
+
+
+def test_an_id_that_was_used_already(tmp_path, groups):
+    altered, position = used_again(groups, 17)
     fault = verify(books.write(tmp_path / "book", altered)).fault
     assert fault is not None
     assert fault.position == position
     assert "id is used already" in fault.why
+
+
+def group_of(groups: books.Groups, position: int) -> int:
+    firsts = [fields["position_first"] for fields, _ in groups]
+    return int(np.searchsorted(firsts, position, side="right"))
+
+
+@pytest.mark.parametrize("window", [1, 40, 1 << 20])
+def test_an_id_that_the_core_has_forgotten(tmp_path, monkeypatch, window):
+    """The audit finds it at the end, however few transfers replay remembers."""
+    monkeypatch.setattr(module, "WINDOW_EVENTS", window)
+    page = mmap.mmap(-1, module._PAGE.size)
+    groups = books.paid(40, 30)
+    assert module._read_book(books.write(tmp_path / "clean", groups), page).clean
+    altered, position = used_again(groups, 100)
+    book = books.write(tmp_path / "book", altered)
+    fault = module._read_book(book, page).fault
+    assert (fault.group, fault.position) == (group_of(groups, position), position)
+    assert "a transfer whose id is used already" in fault.why
+
+
+@pytest.mark.parametrize("used", [40, 60, 80])
+def test_a_forgotten_id_is_told_when_it_is_the_first_fault(tmp_path, monkeypatch, used):
+    """Beside a record that is wrong, and a group that cannot be read."""
+    monkeypatch.setattr(module, "WINDOW_EVENTS", 1)
+    page = mmap.mmap(-1, module._PAGE.size)
+    groups, position = used_again(books.paid(40, 30), used)
+    altered, wrong = books.alter(groups, K.TRANSFER, 60 + (used == 60), {"code": 0})
+    book = books.write(tmp_path / "record", altered)
+    assert module._read_book(book, page).fault.position == min(position, wrong)
+    book = books.write(tmp_path / "group", groups)
+    damaged = group_of(groups, wrong)
+    flip(book, damaged, 300)
+    first = groups[damaged - 1][0]["position_first"]
+    assert module._read_book(book, page).fault.position == min(position, first)
+
+
+def test_an_id_that_was_used_already_behind_what_replay_refuses(tmp_path):
+    groups, used = used_again(books.paid(40, 30), 100)
+    altered, position = books.alter(groups, K.REQUEST, 20, {"client": (5, 0)})
+    fault = verify(books.write(tmp_path / "book", altered)).fault
+    assert fault.position == position < used
+    assert "a session that is not open" in fault.why
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_holds_outlive_what_the_core_forgets(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(module, "WINDOW_EVENTS", 30)
+    book = books.write(tmp_path / "book", books.generated(seed, 200, 60))
+    report = module._read_book(book, mmap.mmap(-1, module._PAGE.size))
+    assert report.clean
+    assert report.state_hash == verify(book).state_hash
 
 
 def test_the_first_of_two_faults_is_named(tmp_path, groups):

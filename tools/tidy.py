@@ -20,17 +20,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
-        "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h",
-        "failpoint.py", "files.py", "lock.py", "limbs.py",
+        "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
+        "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
     "kernels": (
-        "_core.pyx", "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi",
-        "select.pxi", "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
+        "_core.pyx",
+        "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
+        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "session.pxi",
+        "seal.pxi", "request.pxi", "replay.pxi",
         "_wire.pyx", "_check.pyx", "_load.pyx", "_columns.pyx", "_past.pyx",
+        "_audit.pyx", "_audit_requests.pyx",
     ),
     "view": ("schema.py", "group.py", "calls.py", "runs.py"),
     "parts": ("journal.py", "checkpoint.py", "history.py", "resolve.py", "clock.py"),
-    "order": ("engine.py", "recovery.py", "audit.py", "audit_requests.py"),
+    "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
         "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "server.py",
         "link.py", "client.py", "load.py", "load_report.py", "ids.py",
@@ -46,19 +49,22 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "blocks.h": ("aegis.h",),
     "columns.h": ("aegis.h", "filter.h", "u128.h"),
     "column_file.h": ("columns.h",),
+    "leaves.pxd": ("u128.h", "slab.h", "table.h"),
     "columns.pxd": ("filter.h", "columns.h", "column_file.h"),
     "tables.h": ("frame.h",),
     "_core.pyx": (
-        "status.pxi", "state.pxi", "history.pxi", "undo.pxi", "create.pxi", "select.pxi",
-        "query.pxi", "session.pxi", "request.pxi", "replay.pxi",
+        "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
+        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "session.pxi",
+        "seal.pxi", "request.pxi", "replay.pxi",
     ),
     "_past.pyx": ("select.pxi",),
     "group.py": ("schema.py",),
     "calls.py": ("schema.py",),
     "runs.py": ("group.py", "schema.py"),
     "history.py": ("resolve.py",),
-    "recovery.py": ("engine.py",),
-    "audit.py": ("audit_requests.py",),
+    "engine.py": ("sealing.py",),
+    "sealing.py": ("engine.py",),
+    "recovery.py": ("engine.py", "sealing.py"),
     "book.py": ("runner.py",),
     "server.py": ("runner.py", "doors/binary.py"),
     "client.py": ("link.py",),
@@ -87,7 +93,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 80
+LEDGER_FILES_MAX = 84
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -102,6 +108,12 @@ COVERED: dict[str, str] = {
     "state.pxi": "test_differential.py",
     "undo.pxi": "test_differential.py",
     "query.pxi": "test_queries.py",
+    "select.pxi": "test_queries.py",
+    "old.pxi": "test_holds.py",
+    "window.pxi": "test_holds.py",
+    "wanted.pxi": "test_queries.py",
+    "seal.pxi": "test_history.py",
+    "leaves.pxd": "test_table.py",
     "request.pxi": "test_differential.py",
     "replay.pxi": "test_differential.py",
     "record.h": "test_schema.py",
@@ -115,7 +127,7 @@ COVERED: dict[str, str] = {
     "u128.h": "test_table.py",
     "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
-    "audit_requests.py": "test_audit.py",
+    "_audit_requests.pyx": "test_audit.py",
     "calls.py": "test_client.py",
     "link.py": "test_client.py",
     "server.py": "test_door.py",
