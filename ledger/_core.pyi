@@ -122,6 +122,9 @@ class Core:
     def windows(self) -> list[tuple[int, int]]:
         """Closed windows still in memory, oldest first: (first group, last group) of each."""
     @property
+    def group_first(self) -> int:
+        """The first group whose transfers are in memory."""
+    @property
     def generation(self) -> int:
         """Rises when a window is dropped: what was asked of the sealed past before is stale."""
     def cut(self) -> None:
@@ -163,10 +166,10 @@ class Core:
         room or a window is dropped. DataRefused for a hold without an end: an open one is never
         asked for.
         """
-    def open_snapshot(self) -> tuple[bytes, dict[str, Any]]:
+    def open_snapshot(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin to copy the state as it is now, at the end of a group.
 
-        Returns the sessions, as bytes to be given to restore, and a dict of the numbers.
+        Returns the sessions, uint8, and a dict of the numbers.
         """
     def copy_snapshot(self, out: NDArray[np.uint8]) -> tuple[int, int]:
         """Copy the next accounts, then the next open holds, into `out`, uint8, (n,).
@@ -176,7 +179,7 @@ class Core:
     def close_snapshot(self) -> None:
         """Give up what is not copied yet."""
     def restore(self, column: int, records: NDArray[np.uint8]) -> None:
-        """Put back what a checkpoint holds, in its order: accounts, holds, sessions; into an empty
-        core. records: uint8, (n, record bytes). DataRefused when they do not fit each other."""
+        """Put back what a checkpoint holds: accounts, holds, then all sessions at once; into an
+        empty core. records: uint8, (n, record bytes). DataRefused when they do not fit each other."""
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         """The numbers that open_snapshot gave, when all columns are back."""

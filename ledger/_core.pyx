@@ -370,6 +370,11 @@ cdef class Core:
         return closed
 
     @property
+    def group_first(self):
+        """The first group whose transfers are in memory."""
+        return state_window(&self.s, self.s.window_first).group_first
+
+    @property
     def generation(self):
         """Rises when a window is dropped: what was asked of the sealed past before is stale."""
         return self.s.generation
@@ -504,21 +509,25 @@ cdef class Core:
     def open_snapshot(self):
         """Begin to copy the state as it is now, at the end of a group.
 
-        Returns the sessions, as bytes to be given to restore, and a dict of the numbers.
+        Returns the sessions, uint8, and a dict of the numbers.
         """
         cdef state_t *s = &self.s
-        cdef session_t session
-        cdef u64 i
-        sessions = []
-        for i in range(s.sessions.count):
-            session = session_at(s, <u32>i)[0]
-            if session.session != 0:
+        cdef session_t *session
+        cdef u64 i, count = 0
+        cdef u8[::1] out
+        sessions = numpy.empty(s.session_table.count * sizeof(session_t), numpy.uint8)
+        if s.session_table.count:
+            out = sessions
+            for i in range(s.sessions.count):
+                if session_at(s, <u32>i).session == 0:
+                    continue
+                session = <session_t *>&out[count * sizeof(session_t)]
+                session[0] = session_at(s, <u32>i)[0]
                 session.route = session.route_group = 0
                 session.route_number = session.newer = session.older = 0
-                sessions.append((session.group, session.record_offset,
-                                 (<const char *>&session)[:sizeof(session_t)]))
+                count += 1
         snapshot_open(s)
-        return b"".join(session for _, _, session in sorted(sessions)), {
+        return sessions, {
             "group": s.group_number - 1,
             "position": s.position,
             "clock": s.clock,
@@ -555,13 +564,21 @@ cdef class Core:
             snapshot_close(&self.s)
 
     def restore(self, u32 column, records not None):
-        """Put back what a checkpoint holds, in its order: accounts, holds, sessions; into an empty
-        core. records: uint8, (n, record bytes)."""
+        """Put back what a checkpoint holds: accounts, holds, then all sessions at once; into an
+        empty core. records: uint8, (n, record bytes)."""
         cdef const u8[:, ::1] view = records
         cdef u64 count = <u64>view.shape[0], i
         cdef int why = 0
         if count == 0:
             return
+        if column == COLUMN_SESSIONS:
+            # In the order of their last records: that is the order of last activity.
+            last = numpy.empty((count, 2), numpy.uint64)
+            for i in range(count):
+                last[i] = ((<const session_t *>&view[i, 0]).group,
+                           (<const session_t *>&view[i, 0]).record_offset)
+            records = numpy.ascontiguousarray(records[numpy.lexsort((last[:, 1], last[:, 0]))])
+            view = records
         with nogil:
             for i in range(count):
                 if column == COLUMN_ACCOUNTS:

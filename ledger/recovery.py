@@ -25,7 +25,7 @@ from ledger.failpoint import failpoint
 from ledger.group import Group
 from ledger.history import History, drop
 from ledger.journal import Journal
-from ledger.sealing import Sealer, decode_numbers
+from ledger.sealing import Sealer, WindowsDiffer, decode_numbers
 
 Progress = Callable[[int, int], None]  # groups done, groups in all
 
@@ -160,10 +160,14 @@ def bring_back(
             sealer = Sealer(core, history, journal)
             from_group = restore(history, core) + 1
             replay(journal, core, progress, from_group, sealer.replayed)
+            sealer.check_replayed()
             return core, buffers, history, sealer
         except ColumnDamaged as error:
             history.damaged(error)
             history.close()
+        except WindowsDiffer:
+            history.close()
+            drop(directory)
         except BaseException:
             history.close()
             raise

@@ -218,7 +218,6 @@ cdef int restore_hold(state_t *s, const hold_record_t *record) noexcept nogil:
     return 0
 
 cdef int restore_session(state_t *s, const session_t *session) noexcept nogil:
-    """In order of their last records: that is the order of last activity."""
     cdef session_record_t record
     cdef u32 index
     if session_reserve(s):

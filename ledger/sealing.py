@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ledger import _columns, _core, config
-from ledger.errors import ColumnDamaged, DataRefused
+from ledger.errors import ColumnDamaged, DataRefused, LedgerError
 from ledger.resolve import Wanted
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Ends(Protocol):
     def end_of(self, number: int) -> tuple[int, bytes]: ...
 
 
+class WindowsDiffer(LedgerError):
+    """What is sealed was cut elsewhere, by software that keeps more or less in memory."""
+
+
 class Host(Protocol):
     """What the engine does for its sealer."""
 
@@ -76,7 +80,7 @@ class Host(Protocol):
 class _Snapshot:
     """A checkpoint under way: the numbers and the sessions of one moment, the rest copied later."""
 
-    def __init__(self, sessions: bytes, numbers: dict[str, Any]) -> None:
+    def __init__(self, sessions: npt.NDArray[np.uint8], numbers: dict[str, Any]) -> None:
         self.sessions, self.numbers = sessions, numbers
         self.group = int(numbers["group"])
         self.column = 0
@@ -130,6 +134,8 @@ class Sealer:
         core.cut()
         [(first, last)] = core.windows
         if not self._past.covers(last):
+            if first != self._past.group + 1:
+                raise WindowsDiffer(f"a window from group {first}, sealed up to {self._past.group}")
             self._past.add(self._write_window(first, last))
         core.drop()
         self._windows_since += 1
@@ -139,6 +145,13 @@ class Sealer:
             while column:
                 column, count = core.copy_snapshot(snapshot.buffer)
                 snapshot.write(self._past, self._ends, column, count)
+
+    def check_replayed(self) -> None:
+        """All is replayed: what is sealed must not be in memory as well. WindowsDiffer."""
+        if self._core.group_first != self._past.group + 1:
+            raise WindowsDiffer(
+                f"sealed up to group {self._past.group}, in memory from {self._core.group_first}"
+            )
 
     def _write_window(self, first: int, last: int) -> Any:
         """The segment of the oldest closed window, which nobody looks into yet."""
@@ -200,7 +213,7 @@ class Sealer:
             def done(error: BaseException | None) -> None:
                 self._sealed(written, error)
 
-            self._runner.aside(
+            self._aside(
                 "seal", lambda: written.append(self._write_window(first, last)), done
             )
         if (
@@ -211,7 +224,7 @@ class Sealer:
             self._copy()
         if self._merge_due and not self._merging:
             self._merging = True
-            self._runner.aside("merge", self._merge, self._merged)
+            self._aside("merge", self._merge, self._merged)
 
     def _sealed(self, written: list[Any], error: BaseException | None) -> None:
         self._sealing = False
@@ -247,7 +260,7 @@ class Sealer:
                     self._snapshot = None
                 self._next()
 
-        self._runner.aside(
+        self._aside(
             "checkpoint", lambda: snapshot.write(self._past, self._ends, column, count), written
         )
 
@@ -269,6 +282,18 @@ class Sealer:
             return  # segments are as good unmerged: the next seal tries again
         if not self._failed(error):
             self._next()
+
+    def _aside(self, lane: str, job: Callable[[], None], done: Done) -> None:
+        """A job on a lane; what `done` raises here stops the engine."""
+        assert self._runner is not None
+
+        def finished(error: BaseException | None) -> None:
+            try:
+                done(error)
+            except Exception as raised:
+                self._failed(raised)
+
+        self._runner.aside(lane, job, finished)
 
     def _later(self, callback: Callable[[], None]) -> None:
         assert self._runner is not None
@@ -310,7 +335,7 @@ class Sealer:
         def done(error: BaseException | None) -> None:
             self._answer(asker, generation, found[0] if error is None else None, error)
 
-        self._runner.aside("past", lambda: found.append(self._past.resolve(wanted)), done)
+        self._aside("past", lambda: found.append(self._past.resolve(wanted)), done)
 
     def _answer(
         self, asker: Asker, generation: int, found: Any, error: BaseException | None

@@ -19,6 +19,10 @@ from tests.book_calls import account, pay, rows
 DAY = 24 * 3600 * 10**9
 
 
+def statement(account_id: int) -> schema.AccountFilter:
+    return schema.AccountFilter(account_id=account_id, limit=8189, flags=3)
+
+
 def filled(directory: Path) -> tuple[bytes, int]:
     """A book of about forty groups; the state hash of its core, and its position."""
     with ledger.open(directory) as book:
@@ -192,3 +196,21 @@ def test_what_is_derived_is_made_again_the_same(
     with ledger.open(directory, 5) as book:
         assert len(book.lookup_transfers(list(range(100, 1100)))) == 1000
     assert live != b""
+
+
+@pytest.mark.parametrize("window_events", [7, 55, 1000])
+def test_what_was_cut_elsewhere_is_sealed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window_events: int
+) -> None:
+    monkeypatch.setattr(config, "WINDOW_EVENTS", 40)
+    with ledger.open(tmp_path / "book") as book:
+        book.create_accounts([account(1), account(2)])
+        for id in range(1000, 2000, 30):
+            book.create_transfers(rows(range(id, id + 30)))
+    monkeypatch.setattr(config, "WINDOW_EVENTS", window_events)
+    with ledger.open(tmp_path / "book") as book:
+        found = book.get_account_transfers(statement(1))
+        assert found["id"][:, 0].tolist() == list(range(1000, 2020))
+        book.create_transfers(rows(range(5000, 5100)))
+    with ledger.open(tmp_path / "book") as book:
+        assert len(book.get_account_transfers(statement(1))) == 1120

@@ -32,7 +32,7 @@ class Copy:
             self.columns[column] = self.columns.get(column, b"") + out[: size * count].tobytes()
 
     def restored(self, driver: Driver) -> _core.Core:
-        columns = self.columns | {_columns.SESSIONS: self.sessions}
+        columns = self.columns | {_columns.SESSIONS: self.sessions.tobytes()}
         for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
             raw = np.frombuffer(bytearray(columns.get(column, b"")), np.uint8)
             driver.core.restore(column, raw.reshape(-1, _core.RECORD_BYTES[column]))
