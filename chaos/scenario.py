@@ -102,6 +102,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "SWEEP_SECONDS": (0.05, 0.2),
     "WINDOW_EVENTS": (1, 6, 40),
     "CHECKPOINT_STEP_BYTES": (512, 4_096),
+    "CHECKPOINT_WINDOWS_MIN": (1, 2),
     "COLD_REQUESTS_MAX": (1, 3),
 }
 

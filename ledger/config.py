@@ -43,9 +43,10 @@ ANSWERS_MAX = 1024  # answered in one call of the core
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024  # results of one call of the core
 COUNTS_MAX = 2 * 65_536
 
-WINDOW_EVENTS = 1 << 20  # transfers, burned ids and ends of holds in memory before they are sealed
+WINDOW_EVENTS = 1 << 18  # transfers, burned ids and ends of holds in memory before they are sealed
 WINDOWS_CLOSED_MAX = 3  # that wait to be sealed; then no more is taken
 COLD_REQUESTS_MAX = 16  # that are being answered from the sealed past at once
+CHECKPOINT_WINDOWS_MIN = 4  # from one checkpoint to the next
 CHECKPOINT_STEP_BYTES = 1 << 20  # copied at once
 CHECKPOINT_BYTES_A_WINDOW = WINDOW_EVENTS * 128  # a checkpoint costs no more than the journal did
 

@@ -37,7 +37,7 @@ from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
 
 __all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
 
-MERGED_AT_ONCE = 4  # adjacent segments of as many windows each
+MERGED_AT_ONCE = 8  # adjacent segments of as many windows each
 CHUNK_BYTES = 1 << 20
 COLUMNS = (  # of a segment
     _columns.IDS,
@@ -421,8 +421,6 @@ def _by_key(column: int, records: NDArray[Any]) -> NDArray[Any]:
     if column == _columns.BLOCKS or len(records) == 0:
         return records
     rows: NDArray[np.uint64] = records.view(np.uint64)
-    if _ascends(rows):
-        return rows
     if rows.shape[1] == 2:
         _columns.sort_pairs(rows)
     else:

@@ -8,6 +8,8 @@ synced, and from synced to its release. They know nothing of what they run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import queue
 import threading
 import time
@@ -18,6 +20,8 @@ from typing import Any
 
 Callback = Callable[[], None]
 Done = Callable[[BaseException | None], None]
+
+PATIENT_LANES = ("merge",)
 
 
 class Timings:
@@ -97,7 +101,9 @@ class _Worker(ABC):
         if self._stopping:
             return
         if lane not in self._lanes:
-            self._lanes[lane] = ThreadPoolExecutor(1, f"{self._name}-{lane}")
+            self._lanes[lane] = ThreadPoolExecutor(
+                1, f"{self._name}-{lane}", _yield_to_others if lane in PATIENT_LANES else None
+            )
 
         def work() -> None:
             error: BaseException | None = None
@@ -121,6 +127,12 @@ class _Worker(ABC):
         for lane in self._lanes.values():
             lane.shutdown()
         self.digests.shutdown()
+
+
+def _yield_to_others() -> None:
+    """What this thread does can wait for everything else."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _look_again() -> None:

@@ -136,33 +136,39 @@ cdef u64 seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
                        u64 *slots) noexcept nogil:
     """Collect the distinct hashes of a block's values other than 0; how many. An empty slot is 0.
     """
-    cdef u64 last[SEAL_FIELDS]
-    cdef u64 hashes[SEAL_FIELDS]
-    cdef u64 i, at, count = 0
-    cdef u32 j
     cdef const transfer_t *t
+    cdef const transfer_t *last = NULL
+    cdef u64 i, count = 0
     memset(slots, 0, SEAL_SET_SLOTS * sizeof(u64))
-    memset(last, 0, sizeof(last))
     for i in range(first, end):
         t = <const transfer_t *>slab_at(&s.transfers, i)
-        hashes[0] = block_hash(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128) if (
-            t.user_data_128 != 0) else 0
-        hashes[1] = block_hash(key, BLOCK_FIELD_USER_DATA_64, t.user_data_64) if (
-            t.user_data_64 != 0) else 0
-        hashes[2] = block_hash(key, BLOCK_FIELD_USER_DATA_32, t.user_data_32) if (
-            t.user_data_32 != 0) else 0
-        hashes[3] = block_hash(key, BLOCK_FIELD_LEDGER, t.ledger)
-        hashes[4] = block_hash(key, BLOCK_FIELD_CODE, t.code)
-        for j in range(SEAL_FIELDS):
-            if hashes[j] == last[j]:
-                continue
-            last[j] = hashes[j]
-            at = hashes[j] % SEAL_SET_SLOTS
-            while slots[at] != 0 and slots[at] != hashes[j]:
-                at = (at + 1) % SEAL_SET_SLOTS
-            count += slots[at] == 0
-            slots[at] = hashes[j]
+        # Most repeat what the one before said.
+        if last == NULL or t.user_data_128 != last.user_data_128:
+            count += seal_note(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128, slots)
+        if last == NULL or t.user_data_64 != last.user_data_64:
+            count += seal_note(key, BLOCK_FIELD_USER_DATA_64, t.user_data_64, slots)
+        if last == NULL or t.user_data_32 != last.user_data_32:
+            count += seal_note(key, BLOCK_FIELD_USER_DATA_32, t.user_data_32, slots)
+        if last == NULL or t.ledger != last.ledger:
+            count += seal_note(key, BLOCK_FIELD_LEDGER, t.ledger, slots)
+        if last == NULL or t.code != last.code:
+            count += seal_note(key, BLOCK_FIELD_CODE, t.code, slots)
+        last = t
     return count
+
+cdef inline bint seal_note(const u64 *key, u32 field, u128 value, u64 *slots) noexcept nogil:
+    """Put the hash of a value other than 0 into the set; whether it was not there."""
+    cdef u64 hashed, at
+    if value == 0:
+        return False
+    hashed = block_hash(key, field, value)
+    at = hashed % SEAL_SET_SLOTS
+    while slots[at] != 0 and slots[at] != hashed:
+        at = (at + 1) % SEAL_SET_SLOTS
+    if slots[at] == hashed:
+        return False
+    slots[at] = hashed
+    return True
 
 cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
                     u64 *distinct) noexcept nogil:

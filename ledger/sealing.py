@@ -156,16 +156,14 @@ class Sealer:
     def _write_window(self, first: int, last: int) -> Any:
         """The segment of the oldest closed window, which nobody looks into yet."""
         columns = self._core.window_columns(self._past.hash_key)
-        for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
-            _columns.sort_pairs(columns[column])
-        balances = columns[_columns.BALANCES]
-        columns[_columns.BALANCES] = balances[_columns.order_of(balances[:, 0].copy())]
         segment = self._past.write(columns, first, last, *self._ends.end_of(last))
         self._core.filter_insert(columns[_columns.IDS][:, 0])
         return segment
 
     def _checkpoint_due(self) -> bool:
         """Whether a checkpoint costs no more than what was journaled since the last one."""
+        if self._windows_since < config.CHECKPOINT_WINDOWS_MIN:
+            return False
         counts = self._core.counts_by_kind
         size = 128 * counts["accounts"] + 160 * counts["open_holds"] + 128 * counts["sessions"]
         return size <= self._windows_since * config.CHECKPOINT_BYTES_A_WINDOW

@@ -23,6 +23,12 @@ from tests.past_books import Sealed, busy
 from tests.past_oracle import PastOracle, hash64, key_of
 
 
+@pytest.fixture(autouse=True)
+def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merges that a book of few windows already needs."""
+    monkeypatch.setattr(history, "MERGED_AT_ONCE", 4)
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return books.write(tmp_path_factory.mktemp("template") / "book", busy(150))
