@@ -13,7 +13,7 @@ from cpython.buffer cimport (
 )
 from libc.stddef cimport size_t
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from ledger.columns cimport *

@@ -6,7 +6,7 @@
  * and the next, four times as large, is opened: nothing is ever hashed again. One thread inserts
  * while others ask: words are read and written whole, a level is published when it is ready, and
  * who learns that filter_insert() has returned finds what it inserted. The weak spot: each full
- * level adds its own false answers, about one in 900 at 16 bits an id. It knows nothing of what was
+ * level adds its own false answers, about one in 40,000. It knows nothing of what was
  * hashed.
  */
 #ifndef LEDGER_FILTER_H
@@ -19,14 +19,15 @@
 
 enum {
     FILTER_BLOCK_BYTES = 32,
-    FILTER_BLOCK_IDS = 16, /* 16 bits an id */
+    FILTER_BLOCK_IDS = 16, /* of a filter on disk: 16 bits an id */
+    FILTER_LEVEL_IDS = 8,  /* in memory 32 bits: what is asked in vain there costs a look on disk */
     FILTER_GROWTH = 4,
     FILTER_LEVELS_MAX = 8,
 };
 #ifndef FILTER_FIRST
-#define FILTER_FIRST (1u << 22) /* ids of the first level: 8 MiB */
+#define FILTER_FIRST (1u << 22) /* ids of the first level: 16 MiB */
 #endif
-_Static_assert(FILTER_FIRST % FILTER_BLOCK_IDS == 0, "a level is whole blocks");
+_Static_assert(FILTER_FIRST % FILTER_LEVEL_IDS == 0, "a level is whole blocks");
 
 typedef struct {
     u8 *blocks;
@@ -96,7 +97,7 @@ static inline int filter_level_open(filter_level_t *level, u32 number) {
     level->capacity = (u64)FILTER_FIRST;
     while (number-- > 0) level->capacity *= FILTER_GROWTH;
     level->count = 0;
-    level->block_count = level->capacity / FILTER_BLOCK_IDS;
+    level->block_count = level->capacity / FILTER_LEVEL_IDS;
     const size_t bytes = level->block_count * FILTER_BLOCK_BYTES;
     void *blocks = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (blocks == MAP_FAILED) return -1;

@@ -10,7 +10,14 @@
 cdef enum:
     SEAL_FIELDS = 5
     SEAL_HEADS_BITS = 8
-    SEAL_SET_SLOTS = 1 << 15  # more than SEAL_FIELDS * BLOCK_TRANSFERS_MAX
+    SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
+    SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
+
+cdef struct seal_set_t:  # distinct hashes, in a list and in slots where 0 is empty
+    u64 count
+    u64 list[SEAL_DISTINCT_MAX]
+    u64 *places[SEAL_DISTINCT_MAX]  # the slot of each
+    u64 slots[SEAL_SET_SLOTS]
 
 cdef struct seal_t:
     u64 window
@@ -124,7 +131,7 @@ cdef int seal_blocks(const state_t *s, const u64 *key, seal_t *seal) noexcept no
     """The filters of the window's blocks. 0, or -1 when there is no memory."""
     cdef u64 first = state_window(s, seal.window).transfers
     cdef u64 end = state_window(s, seal.window + 1).transfers
-    cdef u64 *distinct = <u64 *>malloc(SEAL_SET_SLOTS * sizeof(u64))
+    cdef seal_set_t *distinct = <seal_set_t *>calloc(1, sizeof(seal_set_t))
     cdef int why = 0 if distinct != NULL else -1
     while first < end and why == 0:
         why = seal_block(s, key, seal, first, min(end, first + BLOCK_TRANSFERS_MAX), distinct)
@@ -132,50 +139,58 @@ cdef int seal_blocks(const state_t *s, const u64 *key, seal_t *seal) noexcept no
     free(distinct)
     return why
 
-cdef u64 seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
-                       u64 *slots) noexcept nogil:
-    """Collect the distinct hashes of a block's values other than 0; how many. An empty slot is 0.
-    """
+cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
+                        seal_set_t *distinct) noexcept nogil:
+    """Collect the hashes of what a block's transfers say."""
     cdef const transfer_t *t
     cdef const transfer_t *last = NULL
-    cdef u64 i, count = 0
-    memset(slots, 0, SEAL_SET_SLOTS * sizeof(u64))
+    cdef u64 i
+    for i in range(distinct.count):
+        distinct.places[i][0] = 0
+    distinct.count = 0
     for i in range(first, end):
         t = <const transfer_t *>slab_at(&s.transfers, i)
         # Most repeat what the one before said.
         if last == NULL or t.user_data_128 != last.user_data_128:
-            count += seal_note(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128, slots)
+            seal_note(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128, distinct)
         if last == NULL or t.user_data_64 != last.user_data_64:
-            count += seal_note(key, BLOCK_FIELD_USER_DATA_64, t.user_data_64, slots)
+            seal_note(key, BLOCK_FIELD_USER_DATA_64, t.user_data_64, distinct)
         if last == NULL or t.user_data_32 != last.user_data_32:
-            count += seal_note(key, BLOCK_FIELD_USER_DATA_32, t.user_data_32, slots)
+            seal_note(key, BLOCK_FIELD_USER_DATA_32, t.user_data_32, distinct)
         if last == NULL or t.ledger != last.ledger:
-            count += seal_note(key, BLOCK_FIELD_LEDGER, t.ledger, slots)
+            seal_note(key, BLOCK_FIELD_LEDGER, t.ledger, distinct)
         if last == NULL or t.code != last.code:
-            count += seal_note(key, BLOCK_FIELD_CODE, t.code, slots)
+            seal_note(key, BLOCK_FIELD_CODE, t.code, distinct)
         last = t
-    return count
 
-cdef inline bint seal_note(const u64 *key, u32 field, u128 value, u64 *slots) noexcept nogil:
-    """Put the hash of a value other than 0 into the set; whether it was not there."""
-    cdef u64 hashed, at
-    if value == 0:
-        return False
-    hashed = block_hash(key, field, value)
-    at = hashed % SEAL_SET_SLOTS
-    while slots[at] != 0 and slots[at] != hashed:
+cdef inline u64 *seal_slot(seal_set_t *distinct, u64 hashed) noexcept nogil:
+    """Where the hash is, or would be put."""
+    cdef u64 at = hashed % SEAL_SET_SLOTS
+    while distinct.slots[at] != 0 and distinct.slots[at] != hashed:
         at = (at + 1) % SEAL_SET_SLOTS
-    if slots[at] == hashed:
-        return False
-    slots[at] = hashed
-    return True
+    return &distinct.slots[at]
+
+cdef inline void seal_note(const u64 *key, u32 field, u128 value,
+                           seal_set_t *distinct) noexcept nogil:
+    """Put the hash of a value other than 0 into the set."""
+    cdef u64 hashed
+    cdef u64 *slot
+    if value == 0:
+        return
+    hashed = block_hash(key, field, value)
+    slot = seal_slot(distinct, hashed)
+    if slot[0] == 0 and hashed != 0:
+        slot[0] = hashed
+        distinct.list[distinct.count], distinct.places[distinct.count] = hashed, slot
+        distinct.count += 1
 
 cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
-                    u64 *distinct) noexcept nogil:
-    cdef u64 count = seal_distinct(s, key, first, end, distinct)
-    cdef u32 chunks = block_chunks(count)
+                    seal_set_t *distinct) noexcept nogil:
+    cdef u32 chunks
     cdef u64 room, i
     cdef block_chunk_t *grown
+    seal_distinct(s, key, first, end, distinct)
+    chunks = block_chunks(distinct.count)
     if seal.chunk_count + chunks > seal.chunk_room:
         room = 2 * seal.chunk_room + 256
         grown = <block_chunk_t *>realloc(seal.chunks, room * sizeof(block_chunk_t))
@@ -184,9 +199,8 @@ cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u
         seal.chunks, seal.chunk_room = grown, room
     grown = seal.chunks + seal.chunk_count
     memset(grown, 0, chunks * sizeof(block_chunk_t))
-    for i in range(SEAL_SET_SLOTS):
-        if distinct[i] != 0:
-            block_filter_insert(grown, chunks, distinct[i])
+    for i in range(distinct.count):
+        block_filter_insert(grown, chunks, distinct.list[i])
     for i in range(chunks):
         grown[i].place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
         grown[i].chunk, grown[i].chunk_count = i, chunks
