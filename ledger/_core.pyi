@@ -140,6 +140,8 @@ class Core:
         """
     def use_hash_key(self, key: bytes) -> None:
         """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""
+    def filter_expect(self, count: int) -> None:
+        """So many hashes are coming, sorted by stretches; before the first filter_insert."""
     def filter_insert(self, hashes: NDArray[np.uint64]) -> None:
         """Put the hashes of sealed ids, (n,), into the filter; they may lie apart. Any thread."""
     def take_wanted(self) -> tuple[bytes, list[tuple[int, bytes, int]], NDArray[np.uint64]]:

@@ -433,6 +433,11 @@ cdef class Core:
             raise ValueError("key must be 16 bytes")
         memcpy(self.s.hash_key, <const char *>key, 16)
 
+    def filter_expect(self, u64 count):
+        """So many hashes are coming, sorted by stretches; before the first filter_insert."""
+        if filter_expect(&self.s.filter, count) != 0:
+            raise MemoryError("the filter of sealed ids")
+
     def filter_insert(self, hashes not None):
         """Put the hashes of sealed ids, uint64 (n,), into the filter; they may lie apart."""
         cdef u64[:] view = hashes

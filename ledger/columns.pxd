@@ -8,6 +8,7 @@ cdef extern from "filter.h" nogil:
         u32 level_count
     void filter_init(filter_t *)
     void filter_free(filter_t *)
+    int filter_expect(filter_t *, u64 count)
     int filter_insert(filter_t *, const u64 *hashes, u64 stride, u64 count)
     bint filter_maybe(const filter_t *, u64 hash)
     void filter_prefetch(const filter_t *, u64 hash)

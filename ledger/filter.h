@@ -93,9 +93,8 @@ static inline void filter_free(filter_t *filter) {
     while (filter->level_count > 0) filter_level_close(&filter->levels[--filter->level_count]);
 }
 
-static inline int filter_level_open(filter_level_t *level, u32 number) {
-    level->capacity = (u64)FILTER_FIRST;
-    while (number-- > 0) level->capacity *= FILTER_GROWTH;
+static inline int filter_level_open(filter_level_t *level, u64 capacity) {
+    level->capacity = capacity;
     level->count = 0;
     level->block_count = level->capacity / FILTER_LEVEL_IDS;
     const size_t bytes = level->block_count * FILTER_BLOCK_BYTES;
@@ -103,6 +102,22 @@ static inline int filter_level_open(filter_level_t *level, u32 number) {
     if (blocks == MAP_FAILED) return -1;
     madvise(blocks, bytes, MADV_HUGEPAGE); /* asked at random: a small page would cost a walk */
     level->blocks = blocks;
+    return 0;
+}
+
+static inline u64 filter_capacity(u32 number) {
+    u64 capacity = FILTER_FIRST;
+    while (number-- > 0) capacity *= FILTER_GROWTH;
+    return capacity;
+}
+
+/* So many are coming, in an order that would fill small levels unevenly: a first level for all of
+ * them, when there is none yet. -1 for no memory. */
+static inline int filter_expect(filter_t *filter, u64 count) {
+    if (filter->level_count || count <= FILTER_FIRST) return 0;
+    count += FILTER_LEVEL_IDS - 1;
+    if (filter_level_open(&filter->levels[0], count - count % FILTER_LEVEL_IDS)) return -1;
+    filter->level_count = 1;
     return 0;
 }
 
@@ -117,7 +132,7 @@ static inline u64 filter_room(const filter_t *filter) {
 static __attribute__((noinline, cold)) int filter_grow(filter_t *filter, u64 count) {
     u32 opened = filter->level_count;
     for (u64 room = filter_room(filter); room < count; opened++) {
-        if (opened == FILTER_LEVELS_MAX || filter_level_open(&filter->levels[opened], opened)) {
+        if (opened == FILTER_LEVELS_MAX || filter_level_open(&filter->levels[opened], filter_capacity(opened))) {
             while (opened-- > filter->level_count) filter_level_close(&filter->levels[opened]);
             return -1;
         }

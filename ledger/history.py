@@ -186,6 +186,11 @@ class History:
         """Whether a window that ends with this group is sealed already."""
         return group_last <= self.group
 
+    @property
+    def id_count(self) -> int:
+        """Ids in all segments, burned ones too."""
+        return sum(segment.count(_columns.IDS) for segment in self.segments)
+
     def hashes(self) -> Iterator[NDArray[np.uint64]]:
         """The hashes of all ids of all segments, checked as they are read, some at a time."""
         for segment in self.segments:

@@ -130,6 +130,7 @@ def restore(history: History, core: _core.Core) -> int:
     ColumnDamaged when it is damaged.
     """
     checkpoint = history.checkpoint
+    core.filter_expect(history.id_count)
     for hashes in history.hashes():
         core.filter_insert(hashes)
     if checkpoint is None:
