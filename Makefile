@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test chaos chaos-long mutants lint bench bench-full budget docs clean
+.PHONY: demo test chaos chaos-long mutants lint bench bench-full bench-scale budget docs clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -46,6 +46,11 @@ bench-full: .venv/built  ## all of it into build/bench and docs/performance.md; 
 	$(BIN)/python -m bench.ceiling
 	$(BIN)/python -m bench.curve
 	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.report
+
+bench-scale: .venv/built  ## a long history, then many accounts; says what it takes of time and disk
+	$(BIN)/python -m bench.scale --transfers 100_000_000 --accounts 10_000
+	$(BIN)/python -m bench.scale --transfers 10_000_000 --accounts 10_000_000
 	$(BIN)/python -m bench.report
 
 budget: .venv/built  ## instructions for each payment, counted by callgrind, against their budgets

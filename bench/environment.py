@@ -119,13 +119,16 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def scratch_folder(disk: Path) -> Iterator[Path]:
-    """A folder on a disk, gone afterwards."""
+def scratch_folder(disk: Path, keep: bool = False) -> Iterator[Path]:
+    """A folder on a disk, gone afterwards unless it is kept, which is told."""
     folder = Path(tempfile.mkdtemp(prefix="ledger-bench-", dir=disk))
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if keep:
+            click.echo(f"kept: {folder}", err=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Steps:
@@ -142,8 +145,11 @@ class Steps:
         at = time.monotonic() - self.begun
         click.echo(f"[{self.done:>3}/{self.steps}] {at:5.0f} s  {what}", err=True)
 
-    def save(self, out: Path, name: str, facts: dict[str, str], figures: dict[str, Any]) -> Path:
-        """Keep the result; its file."""
+    def save(
+        self, out: Path, name: str, facts: dict[str, str], figures: dict[str, Any],
+        file: str | None = None,
+    ) -> Path:  # fmt: skip
+        """Keep the result of `bench.<name>`, under the same name unless `file` is another one."""
         result = Result(
             name=name,
             command=shlex.join(["python", "-m", f"bench.{name}", *sys.argv[1:]]),
@@ -152,7 +158,7 @@ class Steps:
             figures=figures,
         )
         out.mkdir(parents=True, exist_ok=True)
-        path = out / f"{name}.json"
+        path = out / f"{file or name}.json"
         path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
         click.echo(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}", err=True)
         return path

@@ -8,6 +8,7 @@ by the core, and its answers and its groups go on. It knows no socket.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -293,10 +294,10 @@ class DiskBytes(NamedTuple):
 
 
 def disk_bytes(folder: Path) -> DiskBytes:
-    """The blocks of all files below a folder."""
-    sizes = [
-        (Path(root) / name).stat().st_blocks * 512
-        for root, _, names in os.walk(folder)
-        for name in names
-    ]
+    """The blocks of all files below a folder, in which files may come and go meanwhile."""
+    sizes = []
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append((Path(root) / name).stat().st_blocks * 512)
     return DiskBytes(sum(sizes), len(sizes))

@@ -1,4 +1,4 @@
-"""The results as pictures: throughput, latencies, disk, and the budget of a payment.
+"""The results as pictures: throughput, latencies, disk, a long history, the budget of a payment.
 
 Drawn by matplotlib without a display, which is imported only here and only when a picture is made.
 It reads figures and measures nothing.
@@ -15,16 +15,19 @@ INK = "#334455"
 COLOURS = ("#2c6e9b", "#3a7d44", "#e0a030", "#c0392b", "#8e5ea2", "#7f8c8d", "#334455")
 DPI = 80
 INCHES = (8.0, 4.2)
+INCHES_OF_FOUR = (8.0, 6.4)
 PARTS = ("transport", "checks", "judging", "digest", "append", "client")
 
 
-def _figure(columns: int = 1) -> tuple[Any, Any, Any]:
+def _figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any, Any]:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=INCHES, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=INCHES if rows == 1 else INCHES_OF_FOUR, layout="constrained"
+    )
     return plt, figure, axes
 
 
@@ -100,6 +103,39 @@ def disk(path: Path, closed: list[dict[str, Any]], title: str) -> Path:
     axes.set_ylabel("bytes of disk a payment, over connections")
     axes.set_title(title, fontsize=10)
     _grid(axes)
+    return _save(plt, figure, path)
+
+
+def scale(path: Path, slices: list[dict[str, Any]], title: str) -> Path:
+    """Rate, latencies, memory and disk over the history, each slice of it a point."""
+    plt, figure, axes = _figure(2, 2)
+    (rate, times), (memory, disk) = axes
+    at = [one["at"] / 1e6 for one in slices]
+
+    def line(where: Any, values: list[float], colour: int, label: str | None = None) -> None:
+        where.plot(at, values, color=COLOURS[colour], linewidth=1.2, label=label)
+
+    line(rate, [one["payments_per_second"] / 1e6 for one in slices], 0)
+    rate.set_ylabel("million payments a second")
+    for colour, (field, label) in enumerate(
+        (("p50_ns", "p50"), ("p99_ns", "p99"), ("p99_9_ns", "p99.9"), ("max_ns", "worst"))
+    ):
+        line(times, [one[field] / 1e6 for one in slices], colour, label)
+    times.set_yscale("log")
+    times.set_ylabel("ms of a request")
+    times.legend(fontsize=8, ncols=2)
+    line(memory, [one["rss_anon_bytes"] / 2**30 for one in slices], 0)
+    memory.set_ylabel("GiB of the server's own memory")
+    for colour, part in enumerate(("journal", "derived")):
+        line(disk, [one[f"{part}_bytes"] / one["at"] for one in slices], colour, part)
+    disk.set_ylabel("bytes of disk a payment")
+    disk.legend(fontsize=8)
+    for where in (rate, memory, disk):
+        where.set_ylim(bottom=0)
+    for where in (rate, times, memory, disk):
+        where.set_xlabel("million payments in the book", fontsize=8)
+        _grid(where)
+    figure.suptitle(title, fontsize=10)
     return _save(plt, figure, path)
 
 

@@ -19,6 +19,7 @@ from bench.environment import RESULTS, ROOT, Result, load
 PAGE = ROOT / "docs" / "performance.md"
 QUIET_LOAD_MAX = 0.5  # processes, the mean of the minute before
 BEGIN, END = "<!-- measured: {} -->", "<!-- end: {} -->"
+WHERE = ("--out", "--dir")
 FACTS = ("date", "commit", "processor", "cores", "memory", "kernel", "file_system", "python",
          "lmdb", "uvloop", "compiler", "sync", "load_before")  # fmt: skip
 
@@ -43,7 +44,7 @@ def where(result: Result) -> str:
 def plain(command: str) -> str:
     """A command without what only says where its results went."""
     words = command.split()
-    skipped = {at + more for at, word in enumerate(words) if word == "--out" for more in (0, 1)}
+    skipped = {at + more for at, word in enumerate(words) if word in WHERE for more in (0, 1)}
     return " ".join(word for at, word in enumerate(words) if at not in skipped)
 
 
@@ -195,6 +196,73 @@ def _pairs(rows: list[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
+def scale(result: Result, images: Path) -> str:
+    return _scale(result, images / "scale.png")
+
+
+def scale_accounts(result: Result, images: Path) -> str:
+    return _scale(result, images / "scale-accounts.png")
+
+
+def _scale(result: Result, image: Path) -> str:
+    figures = result.figures
+    told = f"{figures['transfers']:,} payments between {figures['accounts']:,} accounts"
+    ids = f"{figures['id_order']} ids, {figures['hot_share']:.0%} of the payments to one account"
+    picture.scale(image, figures["slices"], f"{told}, {ids}")
+    rows = [
+        (one["figure"], one["told"], one["goal"] or "-",
+         "-" if one["goal"] is None else "yes" if one["met"] else "**no**")
+        for one in figures["goals"]
+    ]  # fmt: skip
+    asks = [
+        (one["ask"], f"{one['records']:,}", f"{one['asked']:,}", ms(one["p50_ns"]),
+         ms(one["p99_ns"]), ms(one["max_ns"]), f"{one['unanswered']:,}")
+        for one in figures["asks"]
+    ]  # fmt: skip
+    payers = [
+        (one["beside"], f"{one['payments_per_second']:,.0f}", ms(one["p50_ns"]),
+         ms(one["p99_ns"]), ms(one["p99_9_ns"]), ms(one["max_ns"]), f"{one['overdue']:,}")
+        for one in figures["payers"]
+    ]  # fmt: skip
+    payments = figures["growth"]["payments"]
+    columns = "; ".join(
+        f"{name} {size / payments:,.1f}" for name, size in figures["growth"]["columns"].items()
+    )
+    parts = [
+        where(result), f"{told}, {ids}:", table(("figure", "found", "goal", "met"), rows),
+        f"![Rate, latencies, memory and disk over the history](images/{image.name})",
+        f"Derived bytes a payment, by column: {columns}.",
+    ]  # fmt: skip
+    if asks:
+        parts += [
+            "Asked one after the other, beside payments at half of that rate:",
+            table(("question", "records", "asked", "p50 ms", "p99 ms", "worst ms", "unanswered"),
+                  asks),
+            "These payments, in an open loop:",
+            table(("beside", "done/s", "p50 ms", "p99 ms", "p99.9 ms", "worst ms", "never sent"),
+                  payers),
+        ]  # fmt: skip
+    if figures["restarts"]:
+        parts.append(_restarts(figures["restarts"]))
+    if "stopped" in figures:
+        parts.append(f"**Stopped early**: {figures['stopped']}.")
+    return "\n\n".join(parts)
+
+
+def _restarts(restarts: list[dict[str, Any]]) -> str:
+    head = ("restart after", "files", "listens, s", "has answered, s", "memory then, GiB")
+    rows = []
+    for one in restarts:
+        runs = one["runs"]
+        listening, answered = (
+            " · ".join(f"{run[name]:.2f}" for run in runs)
+            for name in ("listening_seconds", "answered_seconds")
+        )
+        memory = max(run["rss_anon_bytes"] for run in runs) / 2**30
+        rows.append((one["after"], one["cache"], listening, answered, f"{memory:.2f}"))
+    return table(head, rows)
+
+
 def parts(path: Path) -> str:
     """What `make bench` found, from the JSON of pytest-benchmark."""
     found = json.loads(path.read_text())
@@ -216,6 +284,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Result, Path], str]]] = {
     "curve": ("curve", curve),
     "ceiling": ("ceiling", ceiling),
     "budget": ("ceiling", budget),
+    "scale": ("scale", scale),
+    "scale-accounts": ("scale-accounts", scale_accounts),
 }
 
 

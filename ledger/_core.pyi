@@ -182,6 +182,7 @@ class Core:
         """Give up what is not copied yet."""
     def restore(self, column: int, records: NDArray[np.uint8]) -> None:
         """Put back what a checkpoint holds: accounts, holds, then all sessions at once; into an
-        empty core. records: uint8, (n, record bytes). DataRefused when they do not fit each other."""
+        empty core. records: uint8, (n, record bytes). DataRefused when they do not fit.
+        """
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         """The numbers that open_snapshot gave, when all columns are back."""

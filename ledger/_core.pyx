@@ -389,12 +389,8 @@ cdef class Core:
             raise MemoryError("no memory is left to keep open holds")
 
     def window_columns(self, bytes hash_key not None):
-        """What a segment holds of the oldest closed window: a dict of column to array.
-
-        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: uint64, (n, 12); BLOCKS: uint8, (n, 4064);
-        ids and rows are in the order of the journal. For a thread of its own: it reads only what
-        changes no more, and the window must not be dropped meanwhile.
-        """
+        """What a segment holds of the oldest closed window: a dict of column to array. For a
+        thread of its own: it reads only what changes no more; see the .pyi."""
         cdef seal_t seal
         cdef u64 key[2]
         cdef u64[:, ::1] ids, ends, rows, balances
@@ -451,11 +447,8 @@ cdef class Core:
             raise MemoryError("the filter of sealed ids")
 
     def take_wanted(self):
-        """What the request that ended with COLD needs to know of the sealed past.
-
-        Returns (ids, 16 bytes each; reads, a list of (operation, filter, account index);
-        timestamps, uint64 (n,)).
-        """
+        """What the request that ended with COLD needs of the sealed past: (ids, reads, timestamps);
+        see the .pyi."""
         cdef wanted_t *w = &self.s.wanted
         cdef wanted_read_t *read
         cdef u32 i
@@ -472,14 +465,7 @@ cdef class Core:
 
     def attach(self, bytes ids not None, kinds not None, records not None, outcomes not None,
                reads not None, timestamps not None, found not None):
-        """Attach what the sealed past says, for the requests that wanted it.
-
-        kinds: uint8, (n,), of each id of `ids`: 0 absent, 1 a transfer, 2 burned; records: uint8,
-        (n, 128); outcomes: uint8, (n,), how a sealed hold ended; reads: list of (operation, filter,
-        results); timestamps: uint64, (m,), with found: bool, (m,). Kept until newer ones need the
-        room or a window is dropped. DataRefused for a hold without an end: an open one is never
-        asked for.
-        """
+        """Attach what the sealed past says, for the requests that wanted it; see the .pyi."""
         cdef transfer_t transfer
         cdef const u8[:] kind = kinds
         cdef const u8[:] outcome = outcomes

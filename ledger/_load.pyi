@@ -7,8 +7,8 @@ class Swarm:
     clock, in ns. `seed`, `connection` and `connections` decide what every record looks like.
     `cluster` and `client` are 16 bytes, little-endian; the sessions' client ids count up from
     `client`. Accounts `account_first` .. `account_end` of `accounts` are created and looked up
-    here. Shares are within 0 .. 1. `transfers` is how many to send, at most `transfers_max`;
-    `requests_per_second` 0 means whenever a session is free.
+    here. Shares are within 0 .. 1. `transfers` is how many to send, at most `transfers_max`, from
+    number `first` on; `requests_per_second` 0 means whenever a session is free.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Swarm:
         hold_seconds: int,
         duplicate_share: float,
         id_order: int,
+        first: int,
         transfers: int,
         transfers_max: int,
         requests_per_second: float,

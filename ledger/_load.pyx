@@ -159,7 +159,7 @@ cdef class Swarm:
         accounts: int, account_first: int, account_end: int, account_flags: int, connection: int,
         connections: int, ledger: int, distribution: int, zipf_exponent: float, hot_share: float,
         pending_share: float, resolved_share: float, hold_seconds: int, duplicate_share: float,
-        id_order: int, transfers: int, transfers_max: int, requests_per_second: float,
+        id_order: int, first: int, transfers: int, transfers_max: int, requests_per_second: float,
         resend_seconds: float,
     ):
         cdef u32 index
@@ -177,7 +177,8 @@ cdef class Swarm:
         self.account_first = account_first
         self.account_end = account_end
         self.lease = batch + batch % 2
-        self.numbers_max = transfers_max + (sessions + 2) * self.lease
+        self.numbers_next = first
+        self.numbers_max = first + transfers_max + (sessions + 2) * self.lease
         self.random.state = load_mix(seed + connection)
         self.population.seed = seed
         self.population.accounts = accounts
@@ -192,8 +193,7 @@ cdef class Swarm:
         self.population.timeout = hold_seconds
         self.population.id_order = id_order
         load_zipf_begin(&self.population.zipf, zipf_exponent, accounts)
-        self.memory = mmap(-1, RECEIVE_BYTES)
-        self.received = self.memory
+        self.received = self.memory = mmap(-1, RECEIVE_BYTES)
         self.buffer = &self.received[0]
         self.capacity = MESSAGE_HEADER_BYTES + (self.wide_batch + 1) * EVENT_BYTES
         self.sessions = <session_t *> zeroed(self.session_count, sizeof(session_t))

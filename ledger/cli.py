@@ -198,6 +198,7 @@ _LOAD_HELP = {
     "duplicate_share": "Share of payments that are sent a second time.",
     "id_order": "Ids in order of time, or at random.",
     "seed": "The same seed makes the same payments.",
+    "skip": "Leave out so many payments of the seed, sent by an earlier run.",
     "ledger": "The ledger of the accounts.",
     "history": "Accounts that keep their balances.",
     "check": "Look up every acknowledged payment and add up the accounts.",

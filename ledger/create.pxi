@@ -517,7 +517,8 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
     cdef tags_t *tags
     cdef u64 timestamp
     if count > 0:
-        imported = state_event_flags(events) & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED)
+        imported = (state_event_flags(events)
+                    & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED))
     for i in range(count):
         event = events + i * <size_t>EVENT_BYTES
         tags = &ring[i % PREFETCH_RING]

@@ -132,7 +132,8 @@ static inline u64 filter_room(const filter_t *filter) {
 static __attribute__((noinline, cold)) int filter_grow(filter_t *filter, u64 count) {
     u32 opened = filter->level_count;
     for (u64 room = filter_room(filter); room < count; opened++) {
-        if (opened == FILTER_LEVELS_MAX || filter_level_open(&filter->levels[opened], filter_capacity(opened))) {
+        filter_level_t *level = &filter->levels[opened];
+        if (opened == FILTER_LEVELS_MAX || filter_level_open(level, filter_capacity(opened))) {
             while (opened-- > filter->level_count) filter_level_close(&filter->levels[opened]);
             return -1;
         }

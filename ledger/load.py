@@ -147,7 +147,7 @@ class _Run:
         self.progress_seconds = min(progress_seconds, options.patience_seconds / 2)
         self.host, self.port = parse_address(options.address)
         self.connections = [
-            _Connection(self, _swarm(options, index)) for index in range(options.connections)
+            _Connection(self, swarm(options, index)) for index in range(options.connections)
         ]
         self.phase = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -388,7 +388,8 @@ class _Run:
         )
 
 
-def _swarm(options: Options, index: int) -> Swarm:
+def swarm(options: Options, index: int) -> Swarm:
+    """The sessions of one connection, which also know what each of its transfers looks like."""
     count = options.connections
     limit = options.transfers
     if limit is None and options.duration_seconds is None:
@@ -419,6 +420,7 @@ def _swarm(options: Options, index: int) -> Swarm:
         hold_seconds=options.hold_seconds,
         duplicate_share=options.duplicate_share,
         id_order=ID_ORDERS.index(options.id_order),
+        first=options.number_first,
         transfers=transfers,
         transfers_max=transfers,
         requests_per_second=(options.rate or 0) / options.batch / count,

@@ -38,7 +38,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     `resolved_share` are posted or voided by the next transfer; the others expire after
     `hold_seconds` (0: never). `duplicate_share` of the events are ids sent and acknowledged
     before. A run ends when no reply came for `patience_seconds`. The same `seed` makes the same
-    accounts and transfers; without it a run has its own, and its report says which.
+    accounts and transfers; without it a run has its own, and its report says which. Of the seed's
+    transfers the first `skip` are left out, such as those of an earlier run.
     """
 
     address: str = "127.0.0.1:3000"
@@ -59,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_share: float = 0.0
     id_order: Literal["ordered", "random"] = "ordered"
     seed: int | None = None
+    skip: int = 0
     ledger: int = 1
     history: bool = False
     check: bool = False
@@ -82,6 +84,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             ("hold_seconds", 0, (1 << 32) - 1),
             ("duplicate_share", 0, 0.9),
             ("seed", 0, (1 << 64) - 1),
+            ("skip", 0, TRANSFERS_MAX),
             ("ledger", 1, (1 << 32) - 1),
             ("patience_seconds", 0.1, 1e7),
         ):
@@ -100,6 +103,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 f"sessions: {total} with {self.batch} a batch need more than"
                 f" {FRAME_BYTES_TOTAL_MAX >> 30} GiB, or are more than {config.SESSIONS_MAX}"
             )
+
+    @property
+    def number_first(self) -> int:
+        """The first number of each connection; even, so that no hold parts from its resolution."""
+        return 2 * -(-self.skip // (2 * self.connections))
 
 
 class Latency(msgspec.Struct, frozen=True):

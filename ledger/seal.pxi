@@ -1,6 +1,6 @@
 # Seal: what a segment holds of a closed window, and how a checkpoint comes back.
 #
-# Needs: state.pxi, old.pxi, history.pxi, snapshot.pxi, session.pxi, select.pxi, columns.h. Gives: seal_*
+# Needs: state.pxi, old.pxi, history.pxi, snapshot.pxi, session.pxi, columns.h. Gives: seal_*
 # (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what
 # a closed window does not change any more, so it may run beside everything else; a transfer's place
 # says, in the bits of its kind, which of its accounts have a history. Such an account also has a

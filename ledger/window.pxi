@@ -121,7 +121,7 @@ cdef void window_want_ids(state_t *s, const u8 *records, u32 record_bytes, u32 c
         if filter_maybe(&s.filter, hashes[i % PREFETCH_RING]):
             window_want(s, u128_load(record))
         if transfers and state_event_flags(record) & (TRANSFER_POST_PENDING_TRANSFER
-                                                 | TRANSFER_VOID_PENDING_TRANSFER):
+                                                      | TRANSFER_VOID_PENDING_TRANSFER):
             id = u128_load(record + EVENT_PENDING_ID_AT)
             if filter_maybe(&s.filter, u128_hash64(s.hash_key, id)):
                 window_want(s, id)

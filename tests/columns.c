@@ -109,7 +109,7 @@ static void grow_filter(void) {
     for (u32 i = 0; i < 4; i++) {
         invariant(filter.levels[i].count == counts[i]);
         invariant(filter.levels[i].block_count * FILTER_BLOCK_BYTES * 8 ==
-                  filter.levels[i].capacity * 16);
+                  filter.levels[i].capacity * 32);
     }
     for (u64 i = 0; i < HASHES; i++) invariant(filter_maybe(&filter, hashes[i]));
     invariant(false_answers(&filter) < PROBES * 9 / 1000); /* three full levels */

@@ -15,9 +15,28 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench import ceiling, curve, environment, loopback, peers, picture, reference, report, workload
+from bench import (
+    ceiling,
+    curve,
+    environment,
+    loopback,
+    payer,
+    peers,
+    picture,
+    reference,
+    report,
+    scale,
+    scale_asks,
+    scale_book,
+    scale_goals,
+    workload,
+)
 from bench.parts import Shape
+from chaos.altered import altered
 from chaos.control import postgres
+from ledger import load, schema
+from ledger.config import EVENTS_MAX
+from ledger.errors import OutcomeUnknown
 
 PRINTED = """1222 batches in 5.22 s
 transfer batch size = 8189 txs
@@ -47,6 +66,25 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(ceiling, "APPEND_KIB", (4,))
         ceiling.measure(0.1, 2, (8_189,), out, disk)
     return out
+
+
+PAYMENTS, WINDOW = 100_000, 8_000
+
+
+@pytest.fixture(scope="module")
+def history(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of a little history in little windows, beside the others."""
+    disk = tmp_path_factory.mktemp("disk")
+    asked = scale.Asked(PAYMENTS, 100, connections=2, batch=500, rounds=2, seconds=0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "SLICES", 20)
+        patch.setattr(scale, "RESTARTS", {"warm": 1, "cold": 1})
+        patch.setattr(scale_asks, "ROUNDS_MIN", 2)
+        patch.setattr(scale_book, "PROGRESS_SECONDS", 0.02)
+        patch.setattr(scale_book, "SECONDS_BEFORE_KILL", 0.2)
+        path = scale.measure(asked, disk, results, altered(disk, WINDOW_EVENTS=WINDOW))
+    assert list(disk.iterdir()) == [disk / "before"]
+    return figures(results, path.stem)
 
 
 def figures(results: Path, name: str) -> dict[str, Any]:
@@ -174,8 +212,8 @@ def test_both_servers_are_driven_by_the_same_command(
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(binary.parent), prepend=os.pathsep)
     monkeypatch.setattr(postgres, "FOLDER", tmp_path / "none")
-    load = "100 a request, 10 clients"
-    asked = ["--pairs", "1", "--scale", "0.0001", "--load", load]
+    name = "100 a request, 10 clients"
+    asked = ["--pairs", "1", "--scale", "0.0001", "--load", name]
     ran = CliRunner().invoke(
         peers.main, [*asked, "--out", str(tmp_path), "--scratch", str(tmp_path)]
     )
@@ -185,7 +223,7 @@ def test_both_servers_are_driven_by_the_same_command(
     [row] = result.figures["tigerbeetle"]["rows"]
     assert (row["ours_median"], row["theirs_median"], row["ratios"]) == (1915708, 1915708, [1.0])
     text = report.peers(result, tmp_path)
-    assert f"| {load} | 1,915,708 | 1,915,708 | 1.0 | 1.0 | ≥ 9 | ≥ 550,000 |" in text
+    assert f"| {name} | 1,915,708 | 1,915,708 | 1.0 | 1.0 | ≥ 9 | ≥ 550,000 |" in text
     assert "--transfer-batch-size=100 --clients=10`" in text
 
 
@@ -208,14 +246,109 @@ def test_peers_that_are_not_installed_are_told(
 
 
 def test_every_load_asks_for_whole_batches() -> None:
-    for load in peers.LOADS:
-        arguments = load.arguments("--transfer-batch-count", 1e-9)
+    for one in peers.LOADS:
+        arguments = one.arguments("--transfer-batch-count", 1e-9)
         assert arguments[:2] == [
-            f"--transfer-count={load.batch}", f"--transfer-batch-count={load.batch}",
+            f"--transfer-count={one.batch}", f"--transfer-batch-count={one.batch}",
         ]  # fmt: skip
 
 
-def test_the_page_takes_what_was_measured(results: Path, tmp_path: Path) -> None:
+def test_a_history_is_measured_slice_by_slice(history: dict[str, Any]) -> None:
+    slices = history["slices"]
+    assert len(slices) > 2 and sum(one["payments"] for one in slices) <= PAYMENTS
+    assert [one["at"] for one in slices] == list(np.cumsum([one["payments"] for one in slices]))
+    for one in slices:
+        assert 0 < one["p50_ns"] <= one["p99_9_ns"] <= one["max_ns"] and one["seconds"] > 0
+        assert one["rss_anon_bytes"] > 1 << 20 and one["journal_bytes"] > 128 * one["at"]
+    growth = history["growth"]
+    assert growth["payments"] == PAYMENTS
+    assert growth["columns"]["rows of accounts"] > growth["columns"]["ids"] > WINDOW * 16
+    assert growth["columns"]["balances"] > 0  # the hot account's
+
+
+def test_all_that_is_asked_of_a_history_is_answered(history: dict[str, Any]) -> None:
+    asks = history["asks"]
+    assert {one["phase"] for one in asks} == set(scale.ASKED)
+    assert all(one["unanswered"] == 0 and one["asked"] >= 2 for one in asks)
+    records = {one["ask"]: one["records"] for one in asks}
+    assert records["sent again: of all the history, scattered"] == EVENTS_MAX
+    assert records["hot account, balances: the last"] == EVENTS_MAX
+    assert records[f"look-up of {EVENTS_MAX:,} payments"] == EVENTS_MAX
+    assert 0 < records["by code"] == records["by ledger"] < 100
+    beside = [one["beside"] for one in history["payers"]]
+    assert beside == ["nothing", *scale.ASKED, "a kill, warm", "a kill, cold"]
+    assert all(one["payments"] > 0 for one in history["payers"])
+    restarts = {(one["after"], one["cache"]) for one in history["restarts"]}
+    assert len(restarts) == 4
+    assert history["verify"]["transfers"] > PAYMENTS and history["verify"]["exit"] == 0
+
+
+def test_goals_are_told_beside_what_was_found(history: dict[str, Any]) -> None:
+    rows = {one["figure"]: one for one in history["goals"]}
+    assert len(rows) == len(history["goals"])
+    disk = rows["disk a payment"]
+    assert (disk["goal"], disk["met"]) == ("≤ 200 bytes", disk["found"] <= 200)
+    assert rows["by a code in every block, p99"]["goal"] is None
+    assert rows["restart after a kill, cold"]["goal"] is None
+    slow = history["slices"][-1] | {"seconds": 1e6}
+    worse = history | {"slices": [*history["slices"][:-1], slow]}
+    rows = {one["figure"]: one for one in scale_goals.goals(worse)}
+    assert rows["rate of the last tenth to the first"]["met"] is False
+    rows = {one["figure"]: one for one in scale_goals.goals(worse | {"accounts": 10_000_000})}
+    assert rows["rate of the last tenth to the first"]["met"] is True
+    assert rows["look-up of one payment, p99"]["goal"] == "≤ 20 ms"
+    assert rows["restart after a kill, warm"]["goal"] == "≤ 15 s"
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path: Path) -> None:
+    asked = ["--transfers", str(10**15), "--dir", str(tmp_path), "--out", str(tmp_path)]
+    ran = CliRunner().invoke(scale.main, asked)
+    assert ran.exit_code == 1 and "GB are free: too little" in ran.output
+    assert list(tmp_path.iterdir()) == []
+
+
+class Silent:
+    """A book whose server answers only look-ups, and those wrongly."""
+
+    def __init__(self) -> None:
+        self.client = self
+        self.hung_up = 0
+
+    def hang_up(self) -> None:
+        self.hung_up += 1
+
+    def late(self) -> np.ndarray:
+        raise OutcomeUnknown("not answered in 30 s")
+
+    def wrong(self) -> np.ndarray:
+        return np.zeros(2, schema.TRANSFER)
+
+
+def test_what_is_not_answered_counts_and_what_is_wrong_raises() -> None:
+    book: Any = Silent()
+    late = scale_asks.Ask("late", lambda _: book.late, lambda rows: None)
+    [found] = scale_asks.sample(book, [late], 5, 0.0, lambda _: None)
+    assert (found["asked"], found["unanswered"], book.hung_up) == (3, 3, 3)
+    wrong = scale_asks.Ask("wrong", lambda _: book.wrong, scale_asks._found(3))
+    with pytest.raises(RuntimeError, match="wrong, 1: a wrong answer: 2 of 3 found"):
+        scale_asks.sample(book, [wrong], 5, 0.0, lambda _: None)
+
+
+def test_percentiles_are_times_that_were_seen() -> None:
+    assert scale_asks.of([5, 1, 4, 2, 3]) == {"asked": 5, "p50_ns": 3, "p99_ns": 5, "max_ns": 5}
+    assert scale_asks.of(list(range(1, 201)))["p99_ns"] == 198
+
+
+def test_payers_are_asked_for_what_their_options_say() -> None:
+    options = load.Options(address="127.0.0.1:1", rate=5.0, skip=7, seed=1, id_order="random")
+    command = payer.command(options)
+    assert command[3:6] == ["load", "127.0.0.1:1", "--json"]
+    assert command[6:] == ["--rate", "5.0", "--id-order", "random", "--seed", "1", "--skip", "7"]
+
+
+def test_the_page_takes_what_was_measured(
+    results: Path, history: dict[str, Any], tmp_path: Path
+) -> None:
     page = tmp_path / "performance.md"
     page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     for _ in range(2):  # and takes it again
@@ -224,9 +357,10 @@ def test_the_page_takes_what_was_measured(results: Path, tmp_path: Path) -> None
     text = page.read_text(encoding="utf-8")
     closed = figures(results, "curve")["closed"]
     assert f"{closed[0]['payments_per_second']:,.0f}" in text
-    assert text.count("python -m") and text.count("<!-- measured:") == 5
+    assert text.count("python -m") and text.count("<!-- measured:") == 7
     images = {path.name for path in (tmp_path / "images").glob("*.png")}
-    assert images == {"throughput.png", "latency.png", "disk.png", "budget.png"}
+    assert images == {"throughput.png", "latency.png", "disk.png", "budget.png", "scale.png"}
+    assert f"{history['growth']['payments_per_second']:,.0f} payments/s" in text
     assert all(f"images/{name}" in text for name in images)
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def swarm(**options: Any) -> Swarm:
         "account_end": 500, "account_flags": 0, "connection": 0, "connections": 1, "ledger": 1,
         "distribution": 0, "zipf_exponent": 1.0, "hot_share": 0.0, "pending_share": 0.0,
         "resolved_share": 0.0, "hold_seconds": 0, "duplicate_share": 0.0, "id_order": 0,
-        "transfers": 5_000, "transfers_max": 5_000, "requests_per_second": 0.0,
+        "first": 0, "transfers": 5_000, "transfers_max": 5_000, "requests_per_second": 0.0,
         "resend_seconds": 0.6,
     }  # fmt: skip
     return Swarm(**(values | options))
@@ -402,6 +403,18 @@ def test_a_run_accounts_for_every_payment(server: Start, options: dict[str, Any]
     assert report.accepted == report.sent == report.found == options.get("transfers", report.sent)
     assert report.debits_posted == report.credits_posted > 0
     assert (report.duplicates > 0) == ("duplicate_share" in options)
+
+
+def test_a_run_goes_on_where_an_earlier_one_of_its_seed_ended(server: Start) -> None:
+    options = load.Options(
+        address=server().address, accounts=300, transfers=6_001, batch=100, connections=3, seed=5,
+        id_order="random",
+    )  # fmt: skip
+    assert load.run(options).accepted == 6_001
+    again = load.run(options)
+    assert (again.accepted, again.refused) == (0, {"exists": 6_001})
+    on = load.run(msgspec.structs.replace(options, skip=8_000, connections=2, check=True))
+    assert on.ok and (on.accepted, on.found, on.refused) == (6_001, 6_001, {})
 
 
 def test_a_run_goes_on_after_the_server_was_killed(server: Start) -> None:
