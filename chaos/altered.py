@@ -1,21 +1,58 @@
-"""A server process in which something is altered before it begins: a limit, or what time it is.
+"""A process in which something is altered before it begins: a limit, or what time it is.
 
 The unmodified command is run; Python imports the altering lines first, by its own hook for that.
-So a test need not wait out a deadline of minutes, and the program needs no option for tests.
+So a test need not wait out a deadline of minutes, and the program needs no option for tests. In
+this process limits are altered for a while.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import ledger
+from ledger import config, history
 
 
 def altered(directory: Path, **constants: object) -> dict[str, str]:
-    """The environment of a process in which constants of ledger.config have other values."""
-    lines = [f"config.{name} = {value!r}" for name, value in constants.items()]
-    return before(directory, "\n".join(["from ledger import config", *lines]))
+    """The environment of a process in which constants of the ledger have other values."""
+    return before(directory, lines(constants))
+
+
+def lines(constants: Mapping[str, Any]) -> str:
+    """What gives constants of the ledger other values, as lines of Python."""
+    made = ""
+    for name, value in constants.items():
+        owner = _owner(name)
+        made += f"import {owner.__name__}\n{owner.__name__}.{name} = {_typed(name, value)!r}\n"
+    return made
+
+
+def _owner(name: str) -> ModuleType:
+    """The module whose constant that is."""
+    return history if name == "MERGED_AT_ONCE" else config
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value as its module has it: a file may have made a float of it."""
+    return type(getattr(_owner(name), name))(value)
+
+
+@contextmanager
+def configured(bounds: Mapping[str, float]) -> Iterator[None]:
+    """This process with other bounds."""
+    kept = {name: getattr(_owner(name), name) for name in bounds}
+    for name, value in bounds.items():
+        setattr(_owner(name), name, _typed(name, value))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(_owner(name), name, value)
 
 
 def days_ahead(directory: Path, days: int) -> dict[str, str]:

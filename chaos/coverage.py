@@ -7,10 +7,11 @@ of the run that asked for coverage. It knows scenarios only by what they say the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from rich.table import Table
 
-from chaos.scenario import STAGES, Scenario
+from chaos.scenario import ERRORS, LANES, STAGES, Scenario
 from chaos.sim.client import ACCOUNT_CODES, TRANSFER_CODES
 
 # How a fault tells that it has fired, where that is not its own name.
@@ -25,10 +26,25 @@ EVENTS = (
     "resend", "second-reply", "give-up", "evicted", "peer-is-behind", "server-reads-no-more",
     "server-closes",
 )  # fmt: skip
+# What happens to the past once windows are small, and how it is hurt.
+SEALING = ("seal", "merge", "checkpoint", "cold-answer", "start-from-checkpoint")
+SEALING_HURT = {
+    "crash-aside": tuple(f"crash-{when}-{lane}" for when in ("before", "after") for lane in LANES),
+    "fail-aside": tuple(
+        f"fail-{lane}-{error}"
+        for lane in LANES
+        for error in ("eio", "enospc")
+        if (lane, error) != ("past", "enospc")  # a read needs no space
+    ),
+    "rot": ("damage-noticed", "rebuilt"),
+}
 KILLED = (
     "kill-point", "fail-stop", "life at a moment", *(f"life at {stage}" for stage in STAGES),
     "life kill of all in recovery", "life kill-after of all in recovery",
 )  # fmt: skip
+
+
+KILLED_IN_STATE = tuple(f"life {how} in state" for how in ("kill", "kill-after", *ERRORS))
 
 
 class Coverage:
@@ -38,6 +54,7 @@ class Coverage:
         self.codes: Counter[str] = Counter()
         self.fired: dict[str, Counter[str]] = {}  # by tier
         self._hoped: dict[str, set[str]] = {}
+        self._sealing: dict[str, set[str]] = {}
 
     def add(self, one: Scenario, seen: Counter[str], codes: Counter[str]) -> None:
         tier = one.scenario.tier
@@ -48,14 +65,22 @@ class Coverage:
         hoped |= {FIRED.get(fault.do, fault.do) for fault in one.fault}
         hoped |= {"line-cut"} if one.cuts.each else set()
         hoped |= set(EVENTS) if tier == "sim" else set()
-        hoped |= set(KILLED) if one.lives.each[0] else set()
+        if one.lives.each[0]:
+            arms = set(one.lives.arms)
+            hoped |= set(KILLED) if arms >= {"failpoint", "recovery", "time"} else {"kill-point"}
+            hoped |= set(KILLED_IN_STATE) if "state" in arms else set()
+        if tier == "sim" and "WINDOW_EVENTS" in one.bounds:
+            sealing = self._sealing.setdefault(tier, set())
+            sealing |= set(SEALING)
+            for name in one.swarm.faults:
+                sealing |= set(SEALING_HURT.get(name, ()))
 
     def missing(self) -> list[str]:
         """What never happened."""
         names = [f"account {name}" for name in ACCOUNT_CODES.values()]
         names += [f"transfer {name}" for name in TRANSFER_CODES.values()]
         unseen = [f"code: {name}" for name in names if not self.codes[name]]
-        for tier, hoped in sorted(self._hoped.items()):
+        for _, tier, hoped in self._rows():
             fired = self.fired[tier]
             unseen += [f"{tier}: {name}" for name in sorted(hoped) if not fired[name]]
         return unseen
@@ -66,9 +91,15 @@ class Coverage:
         codes = len(ACCOUNT_CODES) + len(TRANSFER_CODES)
         rarest = ", ".join(f"{name} {n}" for name, n in self.codes.most_common()[:-4:-1])
         table.add_row("result codes", f"{seen} of {codes}", f"the rarest: {rarest}")
-        for tier, hoped in sorted(self._hoped.items()):
+        for what, tier, hoped in self._rows():
             fired = self.fired[tier]
             there = sorted(name for name in hoped if fired[name])
             told = ", ".join(f"{name} {fired[name]}" for name in there)
-            table.add_row(f"{tier} faults", f"{len(there)} of {len(hoped)}", told)
+            table.add_row(what, f"{len(there)} of {len(hoped)}", told)
         return table
+
+    def _rows(self) -> Iterator[tuple[str, str, set[str]]]:
+        """What the row is of, its tier, and what was hoped for."""
+        for what, rows in (("faults", self._hoped), ("sealed past", self._sealing)):
+            for tier, hoped in sorted(rows.items()):
+                yield f"{tier} {what}", tier, hoped

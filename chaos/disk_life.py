@@ -1,9 +1,10 @@
 """The disk tier: one life of a book: recovered, worked on by the real engine, ended.
 
 A life says in the recording what it promises: which groups are about to be appended and what the
-book then holds, which positions were acknowledged, how far the head is stamped. Its requests come
-from the tests' generator; its clock and its runner are moved by hand, so that a seed is always the
-same life. It knows nothing of crashes: whoever starts it decides how it ends.
+book then holds, which positions were acknowledged, how far the head is stamped, what is sealed and
+of which group there is a checkpoint. Its requests come from the tests' generator; its clock and its
+runner are moved by hand, so that a seed is always the same life. It knows nothing of crashes:
+whoever starts it decides how it ends.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ import numpy as np
 from chaos.generate import Generator
 from chaos.model import EVENT_BYTES
 from ledger import config, recovery, schema
+from ledger._columns import ColumnFile
 from ledger.engine import Engine
 from ledger.group import Group
+from ledger.history import History
 from ledger.recovery import Parts
 
 Mark = Callable[[dict[str, Any]], None]
+Done = Callable[[BaseException | None], None]
 
 START_NS = 1_700_000_000 * 10**9
 REQUESTS_MAX = 4  # requests of the generator in one turn
 BULKS = (200, 1_500, 6_000)  # transfers of one bulk request
 BULK_SHARE = 0.12
 AHEAD_NS_MAX = 24 * 3600 * 10**9  # a life lasts a day: the generator's time may end with the world
-SOON_MAX = 100
+SOON_MAX = 1_000
+TRIES_MAX = 10
+ASIDE_SHARE = 0.7  # of what may be done beside the order at the end of a turn
+SETTLED_SHARE = 0.7  # of the lives: all of it is done at their end
 
 
 class Script(NamedTuple):
@@ -104,12 +111,17 @@ class _Clock:
 
 
 class _Runner:
-    """Appends happen where they are asked for; the rest when the life takes its turn."""
+    """Appends happen where they are asked for; the rest when the life takes its turn.
 
-    def __init__(self) -> None:
+    What is done beside the order may wait for several turns; each job is done in one go.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
         self._soon: list[Callable[[], None]] = []
+        self._asides: list[tuple[Callable[[], None], Done]] = []
 
-    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+    def run(self, job: Callable[[], None], done: Done) -> None:
         error: BaseException | None = None
         try:
             job()
@@ -123,12 +135,24 @@ class _Runner:
     def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
         """Expiries that are due come with the next request."""
 
-    def turn(self) -> None:
+    def later(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        """Nothing is short of space here."""
+
+    def aside(self, lane: str, job: Callable[[], None], done: Done) -> None:
+        self._asides.append((job, done))
+
+    def turn(self, everything: bool = False) -> None:
+        """What is to be done soon, and of what is beside the order some, or everything."""
         for _ in range(SOON_MAX):
             callbacks, self._soon = self._soon, []
             for callback in callbacks:
                 callback()
-        assert not self._soon, "the engine never comes to rest"
+            if self._soon:
+                continue
+            if not self._asides or not (everything or self._random.random() < ASIDE_SHARE):
+                return
+            self.run(*self._asides.pop(0))
+        raise AssertionError("the engine never comes to rest")
 
 
 class _Asker:
@@ -149,7 +173,10 @@ class _Asker:
         return False
 
     def resume(self) -> None:
-        """Nothing waits: every append has ended when it returns."""
+        """Who asked tries again by itself."""
+
+    def refused(self, why: BaseException) -> None:
+        raise why
 
     def stopped(self, cause: BaseException) -> None:
         """The life ends by itself: its next request raises."""
@@ -184,15 +211,38 @@ def _bulk_accounts() -> tuple[int, list[bytes]]:
     return int(schema.Operation.CREATE_ACCOUNTS), [schema.pack_accounts(accounts).tobytes()]
 
 
-def recover(book: Path) -> Parts:
+def _telling(mark: Mark) -> type[History]:
+    """A History that says what is durable of it; `found` is what it found: the last groups that
+    segments and the checkpoint cover, 0 for none."""
+
+    class Telling(History):
+        def __init__(self, directory: Path, journal: Any) -> None:
+            super().__init__(directory, journal)
+            of_checkpoint = self.checkpoint.group_last if self.checkpoint is not None else 0
+            self.found = (self.group, of_checkpoint)
+
+        def write(self, *arguments: Any) -> ColumnFile:
+            segment = super().write(*arguments)
+            mark({"what": "sealed", "group": segment.group_last})
+            return segment
+
+        def _replace_checkpoint(self, file: ColumnFile) -> None:
+            mark({"what": "checkpointed", "group": file.group_last})
+            super()._replace_checkpoint(file)
+
+    return Telling
+
+
+def recover(book: Path, mark: Mark) -> Parts:
     """The real recovery, with the wall clock standing still."""
     cast(Any, recovery).time = SimpleNamespace(time_ns=lambda: START_NS)
+    cast(Any, recovery).History = _telling(mark)
     return recovery.recover(book, accept_clock=True)
 
 
 def live(book: Path, script: Script, mark: Mark) -> None:
     """Recover the book and work on it; LedgerError as the parts raise them."""
-    parts = recover(book)
+    parts = recover(book, mark)
     try:
         tell_recovered(parts, mark)
         work(parts, script, mark)
@@ -217,10 +267,11 @@ def tell_recovered(parts: Parts, mark: Mark) -> None:
 def work(parts: Parts, script: Script, mark: Mark) -> None:
     """Put the script through the real engine, group by group, and stamp the head at the end."""
     random = Random(f"{script.seed}/{script.first}")
-    clock, runner, asker = _Clock(parts.core.clock_ns + 1), _Runner(), _Asker(mark)
-    stamp = _Stamp(parts, mark)
-    log = _Log(parts, mark)
-    engine = Engine(parts.core, parts.buffers, cast(Any, log), clock, runner, stamp=stamp)
+    clock, runner, asker = _Clock(parts.core.clock_ns + 1), _Runner(random), _Asker(mark)
+    stamp, log = _Stamp(parts, mark), cast(Any, _Log(parts, mark))
+    engine = Engine(
+        parts.core, parts.buffers, log, clock, runner, stamp=stamp, sealer=parts.sealer
+    )
     engine.start(START_NS, config.RELEASE)
     runner.turn()
     base_ns = clock.ns
@@ -234,9 +285,19 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
             clock.ns += config.HEAD_NS if script.stamps else 1
             turn.append((int(operation), batches))
         for operation, batches in turn:
-            arrivals, buffer = arrival(operation, batches)
-            assert engine.submit(cast(Any, asker), buffer, arrivals, 1) == 1
+            _ask(engine, runner, asker, *arrival(operation, batches))
         runner.turn()
         engine.check()
+    runner.turn(everything=random.random() < SETTLED_SHARE)
+    engine.check()
     if script.stamps:
         engine.write_stamp()
+
+
+def _ask(engine: Engine, runner: _Runner, asker: _Asker, arrivals: Any, buffer: bytes) -> None:
+    """One request, which may have to wait until a window is sealed, or for what is."""
+    for _ in range(TRIES_MAX):
+        if engine.submit(cast(Any, asker), buffer, arrivals, 1) == 1:
+            return
+        runner.turn(everything=True)
+    raise AssertionError("a request is never taken")

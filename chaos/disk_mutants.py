@@ -14,7 +14,8 @@ from typing import Any, cast
 import lmdb
 import numpy as np
 
-from ledger import files, journal
+from ledger import files, history, journal
+from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.config import GROUP_VALUE_BYTES_MAX
 from ledger.engine import Engine
@@ -101,6 +102,43 @@ def _acknowledge_early() -> None:
     Engine._append = append  # type: ignore[method-assign]
 
 
+def _name_before_sync() -> None:
+    def commit(self: Any, facts: bytes = b"") -> Any:
+        self._temporary.rename(self._path)
+        self.writer.finish(facts)
+        files.sync(self._path.parent)
+        return ColumnFile(str(self._path))
+
+    history._NewFile.commit = commit  # type: ignore[method-assign]
+
+
+def _no_folder_sync() -> None:
+    cast(Any, history).sync = _nothing
+
+
+def _unlink_before_merge() -> None:
+    real = history.History.merge
+
+    def merge(self: history.History) -> bool:
+        for file in history._due(self.segments):
+            Path(file.path).unlink()
+        return real(self)
+
+    history.History.merge = merge  # type: ignore[method-assign]
+
+
+def _drop_older_checkpoint_first() -> None:
+    real = history.CheckpointWriter.commit
+
+    def commit(self: history.CheckpointWriter, facts: bytes) -> None:
+        older = self._history.checkpoint
+        if older is not None:
+            Path(older.path).unlink()
+        real(self, facts)
+
+    history.CheckpointWriter.commit = commit  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "the journal is opened with sync=False": _no_sync,
     "the journal is opened with metasync=False": _no_metasync,
@@ -109,6 +147,10 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "a book is created in its place": _create_in_place,
     "a book is created without syncs": _create_unsynced,
     "acknowledged before the append": _acknowledge_early,
+    "a column file has its name before it is synced": _name_before_sync,
+    "a folder of column files is not synced": _no_folder_sync,
+    "a merge removes what it merges first": _unlink_before_merge,
+    "a checkpoint removes the one before it first": _drop_older_checkpoint_first,
 }
 
 

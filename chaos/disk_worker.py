@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from chaos import disk_mutants, shim
+from chaos.altered import configured
 from chaos.disk_check import Promise, at_first, check
 from chaos.disk_life import Script, live
 from chaos.disk_model import Disk, Image, Plan, moments, plans
@@ -35,8 +36,11 @@ IMAGE_SECONDS_MAX = 60
 TURNS = (2, 5)
 AGAIN_IMAGES = 8  # second images of one first image
 AGAIN_SHARE = 0.25  # of all images
-NTH = {"all": (1, 45), "any": (3, 20), "dsync": (1, 3)}  # which call of a life is its last
+NTH = {"": (0, 0), "all": (1, 45), "any": (3, 20), "dsync": (1, 3)}  # which call of a life is last
+OF_COLUMN_FILES = ("all {} kill /state", "all {} kill-after /state", "rename {} kill-after /state")
+NTH_OF_COLUMN_FILES = {"all": (1, 120), "rename": (1, 16)}
 SCRIPT_AFTER = (1, 2)  # turns of the work on an image
+WINDOW_EVENTS = (1, 1, 4, 40)
 
 
 class Job(msgspec.Struct):
@@ -157,6 +161,10 @@ class Worker:
         return Disk(self.disk)
 
     def _recording(self, number: int) -> Iterator[Batch]:
+        with configured(bounds(self.job.seed, number)):
+            yield from self._configured(number)
+
+    def _configured(self, number: int) -> Iterator[Batch]:
         random = Random(f"{self.job.seed}/{number}")
         disk = self._fresh({})
         for script, end in lives(self.job.seed, number):
@@ -263,6 +271,18 @@ class Worker:
         return check(place / "book", crash.promise, script)
 
 
+def bounds(seed: int, recording: int) -> dict[str, float]:
+    """The configuration of a recording: so that much is sealed in lives that are short."""
+    random = Random(f"{seed}/{recording}/bounds")
+    return {
+        "WINDOW_EVENTS": random.choice(WINDOW_EVENTS),
+        "CHECKPOINT_STEP_BYTES": random.choice((512, 4_096)),
+        "WINDOWS_CLOSED_MAX": random.choice((1, 3)),
+        "CHECKPOINT_WINDOWS_MIN": random.choice((1, 2)),
+        "MERGED_AT_ONCE": random.choice((2, 4)),
+    }
+
+
 def lives(seed: int, recording: int) -> Iterator[tuple[Script, str]]:
     """What is recorded: scripts, each with the rule that kills it ("" for a clean end)."""
     random = Random(f"{seed}/{recording}/lives")
@@ -270,10 +290,11 @@ def lives(seed: int, recording: int) -> Iterator[tuple[Script, str]]:
     first = 0
     creation = random.choice(("", "", "all {} kill", "all {} kill-after"))
     later = ["", "dsync {} kill-after", random.choice(("any {} kill", "any {} kill-after"))]
+    later.append(random.choice(OF_COLUMN_FILES))
     random.shuffle(later)
     for rule in (creation, *later, ""):  # whatever was killed is recovered
         calls = rule.partition(" ")[0]
-        nth = random.randint(*NTH.get(calls, (0, 0)))
+        nth = random.randint(*(NTH_OF_COLUMN_FILES if rule in OF_COLUMN_FILES else NTH)[calls])
         turns = random.randint(*TURNS)
         # Without stamps the writes that sync themselves are all of the journal.
         script = Script(requests, first, turns, calls != "dsync" and random.random() < 0.6)

@@ -101,6 +101,10 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "IDLE_SECONDS_MAX": (0.3, 2.0),
     "SWEEP_SECONDS": (0.05, 0.2),
     "WINDOW_EVENTS": (1, 6, 40),
+    "WINDOWS_CLOSED_MAX": (1, 2),
+    "MERGED_AT_ONCE": (2, 4),
+    "CHECKPOINT_WINDOWS_MIN": (1, 2),
+    "CHECKPOINT_BYTES_A_WINDOW": (200, 2_000),
     "CHECKPOINT_STEP_BYTES": (512, 4_096),
     "CHECKPOINT_WINDOWS_MIN": (1, 2),
     "COLD_REQUESTS_MAX": (1, 3),
@@ -111,8 +115,9 @@ class Lives(Strict):
     """[lives]: how often the process of a live tier is ended, and the ways; each is a kill point.
 
     `failpoint`: at a named stage of a group; `call`: at the n-th call that touches its files, by
-    SIGKILL or, `error_share` of them, by an error of the disk; `recovery`: the same, counted from
-    the start of the process; `time`: at a moment.
+    SIGKILL or, `error_share` of them, by an error of the disk; `state`: the same of files in
+    DIR/state only, where a lack of space ends nothing; `recovery`: as `call`, counted from the
+    start of the process; `time`: at a moment.
     """
 
     each: tuple[int, int] = (0, 0)
@@ -152,24 +157,33 @@ class Scenario(Strict):
     lives: Lives = msgspec.field(default_factory=Lives)
     cuts: Cuts = msgspec.field(default_factory=Cuts)
     fault: tuple[Fault, ...] = ()
+    bounds: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    """Bounds that every run makes small, with the values drawn from."""
 
 
 _LINE = ("delay", "reset", "half-open", "partition", "stall", "duplicate", "storm")
 _LIVE = ("crash", "freeze", "slow-disk", "terminate", "cut", "lose-reply", *_LINE)
 FAULTS = {
     "sim": (
-        "crash", "crash-append", "fail-append", "freeze", "slow-disk", "disk-full", "clock-step",
-        *_LINE,
+        "crash", "crash-append", "fail-append", "crash-aside", "fail-aside", "rot", "freeze",
+        "slow-disk", "disk-full", "clock-step", *_LINE,
     ),
     "disk": (),
     "process": _LIVE,
     "network": _LIVE,
 }  # fmt: skip
-ARMS = ("failpoint", "call", "recovery", "time")
+ARMS = ("failpoint", "call", "recovery", "time", "state")
 STAGES = ("applied", "encoded", "appended", "released")
 CALLS = ("any", "sync", "dsync", "all")
-NTH_MAX = {"failpoint": 40, "call": 30, "recovery": 45, "time": 1}
+NTH_MAX = {"failpoint": 40, "call": 30, "recovery": 45, "time": 1, "state": 90}
 ERRORS = ("eio", "enospc", "short")
+STATE_ERRORS = {
+    "eio": ("any", "sync", "open", "rename", "unlink", "pread"), "enospc": ("any", "sync", "open"),
+    "short": ("any",),
+}  # fmt: skip
+STATE_NTH_MAX = 12  # of the calls that fail
+LANES = ("seal", "merge", "checkpoint", "past")  # of what is done beside the order
+NTH_ASIDE_MAX = 12
 
 
 class Plan(Strict):
@@ -203,6 +217,9 @@ def read(path: Path) -> Scenario:
                 f"{path}: the {found.scenario.tier} tier has no fault {name!r}; it has"
                 f" {', '.join(faults) or 'none'}"
             )
+    for name in found.bounds:
+        if name not in BOUNDS:
+            raise Refused(f"{path}: there is no bound {name!r}; there are {', '.join(BOUNDS)}")
     for arm in found.lives.arms:
         if arm not in ARMS:
             raise Refused(f"{path}: there is no arm {arm!r}; there are {', '.join(ARMS)}")
@@ -251,12 +268,12 @@ def expand(scenario: Scenario, seed: int) -> Plan:
 
 
 def _bounds(scenario: Scenario, draw: Draw) -> dict[str, float]:
-    if not draw.chance(scenario.swarm.small_bounds_share, "bounds"):
-        return {}
+    always = scenario.bounds
+    small = draw.chance(scenario.swarm.small_bounds_share, "bounds")
     return {
-        name: draw.choice(values, f"bounds/{name}")
+        name: draw.choice(always.get(name, values), f"bounds/{name}")
         for name, values in BOUNDS.items()
-        if draw.chance(0.5, f"bounds/{name}/small")
+        if name in always or (small and draw.chance(0.5, f"bounds/{name}/small"))
     }
 
 
@@ -264,8 +281,9 @@ def _requests(
     load: Load, draw: Draw, sessions: tuple[int, ...], horizon: int
 ) -> Iterator[dict[str, Any]]:
     work = Workload(
-        draw.stream("workload"), draw.between(*load.accounts, "accounts"), load.mix, load.hot_share
-    )
+        draw.stream("workload"), draw.between(*load.accounts, "accounts"), load.mix,
+        load.hot_share, (WALL_NS, WALL_NS + horizon),
+    )  # fmt: skip
     asked = work.opening()
     opening = len(asked)
     asked += [work.next() for _ in range(draw.between(*load.requests, "requests"))]
@@ -326,7 +344,24 @@ def _faults(scenario: Scenario, draw: Draw, clients: int) -> Iterator[dict[str, 
                 "client": draw.between(0, clients - 1, own + "/client", n),
                 "by_ns": by * MS if draw.chance(0.5, own + "/far", n) else by * 1000,
                 "bytes": draw.between(1, 700, own + "/bytes", n),
+                **_derived(name, draw, own, n),
             }
+
+
+def _derived(name: str, draw: Draw, own: str, n: int) -> dict[str, Any]:
+    """What else a fault of derived data says."""
+    if name == "rot":
+        return {"place": draw.bits(own + "/place", n)}
+    if name not in ("crash-aside", "fail-aside"):
+        return {}
+    lane = draw.choice(LANES, own + "/lane", n)
+    reads = lane == "past"
+    return {
+        "lane": lane,
+        "nth": draw.between(1, NTH_ASIDE_MAX, own + "/nth", n),
+        "stage": draw.choice(("before", "within", "after"), own + "/within", n),
+        "error": "eio" if reads else draw.choice(("eio", "enospc"), own + "/error", n),
+    }
 
 
 def _lives(lives: Lives, draw: Draw, horizon_ms: int) -> Iterator[dict[str, Any]]:
@@ -342,6 +377,9 @@ def _lives(lives: Lives, draw: Draw, horizon_ms: int) -> Iterator[dict[str, Any]
             calls = "any" if action == "short" else draw.choice(("any", "sync"), "lives/of", n)
         elif arm == "recovery":
             calls = "all"
+        if arm == "state":
+            yield _state_life(lives, draw, n) | {"at_ns": horizon_ms * MS * n // count}
+            continue
         yield {
             "do": "life", "at_ns": horizon_ms * MS * n // count, "arm": arm, "action": action,
             "stage": draw.choice(STAGES, "lives/stage", n), "calls": calls,
@@ -349,3 +387,22 @@ def _lives(lives: Lives, draw: Draw, horizon_ms: int) -> Iterator[dict[str, Any]
             "after_ns": draw.between(1, 300, "lives/after", n) * MS,
             "for_ns": MS, "client": 0,
         }  # fmt: skip
+
+
+def _state_life(lives: Lives, draw: Draw, n: int) -> dict[str, Any]:
+    """A life that ends at a call that touches column files, or has to do with such a call."""
+    life = {"do": "life", "arm": "state", "after_ns": 0, "for_ns": MS, "client": 0}
+    if not draw.chance(lives.error_share, "lives/fails", n):
+        nth = draw.between(1, NTH_MAX["state"], "lives/nth", n)
+        action = draw.choice(("kill", "kill-after"), "lives/action", n)
+        return life | {"action": action, "calls": "all", "nth": nth, "where": "/state"}
+    action = draw.choice(ERRORS, "lives/action", n)
+    nth = draw.between(1, STATE_NTH_MAX, "lives/nth", n)
+    lasts = action == "enospc" and draw.chance(0.5, "lives/lasts", n)
+    return life | {
+        "action": action,
+        "calls": draw.choice(STATE_ERRORS[action], "lives/of", n),
+        "nth": f"from:{nth}" if lasts else nth,
+        # The stamp is not written under a temporary name: it may not be short of space.
+        "where": "/state" if action == "eio" else "/state/.",
+    }

@@ -1,15 +1,16 @@
 /* A library for LD_PRELOAD that makes chosen file calls of a process fail, lie, wait or
  * kill it, logs when each began and ended, and records all that they change.
  *
- * It watches files and directories whose path contains SHIM_MATCH. A fault is three words:
- *   calls   open, mkdir, rename, write, pwrite, pwritev, writev, fsync, fdatasync, fadvise, joined
- *           by commas; or "any" (every write), "dsync" (every write that syncs itself), "sync"
- *           (every sync), "all"
+ * It watches files and directories whose path contains SHIM_MATCH. A fault is three words, or four:
+ *   calls   open, mkdir, rename, unlink, write, pwrite, pwritev, writev, fsync, fdatasync, fadvise,
+ *           pread, joined by commas; or "any" (every write), "dsync" (every write that syncs
+ *           itself), "sync" (every sync), "all" (every one but pread)
  *   nth     N: the N-th watched call of those, from 1; "from:N": each from the N-th on; 0: each
  *   action  delay:MS, eio, enospc, erofs, eacces, short (half of a write), lie (nothing is done and
  *           success is said), kill (before the call), kill-after (the call has reached memory and
  *           nothing of it is known to be on disk)
- * given as SHIM_CALL, SHIM_NTH and SHIM_ACTION, or as one line "calls nth action" in the file
+ *   where   only calls on paths that contain this, too
+ * given as SHIM_CALL, SHIM_NTH and SHIM_ACTION, or as one line "calls nth action where" in the file
  * SHIM_CONTROL, which is read again at each watched call: faults can be switched in a running
  * process. A changed line counts from 1 again; an empty or missing file is no fault.
  * SHIM_LOG gets "begin CALL ns 0" and "end CALL ns result" of each watched write, sync and fadvise,
@@ -39,16 +40,20 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OPEN, MKDIR, RENAME, WRITE, PWRITE, PWRITEV, WRITEV, FSYNC, FDATASYNC, FADVISE, CALLS };
+enum {
+    OPEN, MKDIR, RENAME, UNLINK, WRITE, PWRITE, PWRITEV, WRITEV, FSYNC, FDATASYNC, FADVISE, PREAD,
+    CALLS
+};
 static const char *const call_names[CALLS] = {
-    "open",    "mkdir",  "rename", "write",     "pwrite",
-    "pwritev", "writev", "fsync",  "fdatasync", "fadvise"};
+    "open",    "mkdir",  "rename", "unlink",    "write",   "pwrite",
+    "pwritev", "writev", "fsync",  "fdatasync", "fadvise", "pread"};
 enum { WRITES = 1 << WRITE | 1 << PWRITE | 1 << PWRITEV | 1 << WRITEV };
 enum { SYNCS = 1 << FSYNC | 1 << FDATASYNC, FDS = 65536, RULE_BYTES = 256 };
 
 typedef enum { PROCEED, FAIL, SHORT, LIE, LAST } verdict_t;
 enum { WATCHED = 1, DSYNC = 2 }; /* of a descriptor */
 static atomic_uchar watched[FDS];
+static char *places[FDS]; /* the path of each watched one, under the lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char rule[RULE_BYTES];
 static long seen;
@@ -166,7 +171,8 @@ static void read_rule(char *now) {
 static int names(char *calls, int call, int fd) {
     char *rest = NULL;
     for (char *name = strtok_r(calls, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
-        if (!strcmp(name, "all") || !strcmp(name, call_names[call])) return 1;
+        if (!strcmp(name, call_names[call])) return 1;
+        if (!strcmp(name, "all") && call != PREAD) return 1;
         if (!strcmp(name, "any") && WRITES >> call & 1) return 1;
         if (!strcmp(name, "dsync") && WRITES >> call & 1 && watched[fd] & DSYNC) return 1;
         if (!strcmp(name, "sync") && SYNCS >> call & 1) return 1;
@@ -174,9 +180,10 @@ static int names(char *calls, int call, int fd) {
     return 0;
 }
 
-/* Whether this call is due for the fault; `action` takes RULE_BYTES, `fd` is for writes. */
-static int is_due(int call, int fd, char *action) {
-    char now[RULE_BYTES], calls[RULE_BYTES], nth[RULE_BYTES];
+/* Whether this call is due for the fault; `action` takes RULE_BYTES. Of a call that has no
+ * descriptor `path` is given. */
+static int is_due(int call, int fd, const char *path, char *action) {
+    char now[RULE_BYTES], calls[RULE_BYTES], nth[RULE_BYTES], where[RULE_BYTES] = "";
     int due = 0;
     pthread_mutex_lock(&lock);
     read_rule(now);
@@ -184,7 +191,9 @@ static int is_due(int call, int fd, char *action) {
         strcpy(rule, now);
         seen = 0;
     }
-    if (sscanf(now, "%255s %255s %255s", calls, nth, action) == 3 && names(calls, call, fd)) {
+    if (!path && fd >= 0 && fd < FDS) path = places[fd];
+    if (sscanf(now, "%255s %255s %255s %255s", calls, nth, action, where) >= 3 &&
+        (!*where || (path && strstr(path, where))) && names(calls, call, fd)) {
         seen++;
         if (!strncmp(nth, "from:", 5))
             due = seen >= atol(nth + 5);
@@ -200,9 +209,9 @@ static void die(void) {
     pause();
 }
 
-static verdict_t judge(int call, int fd) {
+static verdict_t judge(int call, int fd, const char *path) {
     char action[RULE_BYTES];
-    if (!is_due(call, fd, action)) return PROCEED;
+    if (!is_due(call, fd, path, action)) return PROCEED;
     if (!strcmp(action, "kill")) die();
     if (!strcmp(action, "kill-after")) return LAST;
     if (!strcmp(action, "short")) return SHORT;
@@ -228,9 +237,17 @@ __attribute__((constructor)) static void start(void) {
 
 /* ---- files and directories ------------------------------------------------------------------- */
 
-static int opened(int fd, int flags) {
+static void place(int fd, const char *path) {
+    pthread_mutex_lock(&lock);
+    free(places[fd]);
+    places[fd] = path ? strdup(path) : NULL;
+    pthread_mutex_unlock(&lock);
+}
+
+static int opened(int fd, const char *path, int flags) {
     if (fd >= 0 && fd < FDS) {
         int dsync = (flags & O_DSYNC) == O_DSYNC ? DSYNC : 0;
+        place(fd, path);
         watched[fd] = (unsigned char)(WATCHED | dsync);
     }
     return fd;
@@ -257,10 +274,10 @@ static void record_open(int fd, int at, const char *path, int flags, int is_new)
             if (fd >= 0 && fd < FDS) watched[fd] = 0;                            \
             return fd;                                                           \
         }                                                                        \
-        verdict_t verdict = judge(OPEN, -1);                                         \
+        verdict_t verdict = judge(OPEN, -1, path);                               \
         if (verdict == FAIL) return -1;                                          \
         int is_new = flags & O_CREAT && inode_at(folder, path) == 0;             \
-        int fd = opened(real(arguments path, flags, mode), flags);               \
+        int fd = opened(real(arguments path, flags, mode), path, flags);         \
         record_open(fd, folder, path, flags, is_new);                            \
         if (verdict == LAST) die();                                              \
         return fd;                                                               \
@@ -272,14 +289,17 @@ int openat64(int, const char *, int, ...) SAME_AS("openat");
 
 int close(int fd) {
     REAL(close, int, int);
-    if (fd >= 0 && fd < FDS) watched[fd] = 0;
+    if (is_watched(fd)) {
+        watched[fd] = 0;
+        place(fd, NULL);
+    }
     return real(fd);
 }
 
 int mkdir(const char *path, mode_t mode) {
     REAL(mkdir, int, const char *, mode_t);
     if (!is_watched_path(path)) return real(path, mode);
-    verdict_t verdict = judge(MKDIR, -1);
+    verdict_t verdict = judge(MKDIR, -1, path);
     if (verdict == FAIL) return -1;
     int result = real(path, mode);
     if (result == 0) record_entry(R_MKDIR, AT_FDCWD, path, inode_at(AT_FDCWD, path));
@@ -290,7 +310,7 @@ int mkdir(const char *path, mode_t mode) {
 int rename(const char *from, const char *to) {
     REAL(rename, int, const char *, const char *);
     if (!is_watched_path(to)) return real(from, to);
-    verdict_t verdict = judge(RENAME, -1);
+    verdict_t verdict = judge(RENAME, -1, to);
     int result = verdict == FAIL ? -1 : real(from, to);
     if (result == 0) record_rename(from, to);
     log_line("end", RENAME, result);
@@ -298,13 +318,17 @@ int rename(const char *from, const char *to) {
     return result;
 }
 
-/* What is removed is recorded and never made to fail. */
 int unlink(const char *path) {
     REAL(unlink, int, const char *);
+    if (!is_watched_path(path)) return real(path);
+    verdict_t verdict = judge(UNLINK, -1, path);
+    if (verdict == FAIL) return -1;
     int result = real(path);
-    if (result == 0 && is_watched_path(path)) record_entry(R_REMOVE, AT_FDCWD, path, 0);
+    if (result == 0) record_entry(R_REMOVE, AT_FDCWD, path, 0);
+    if (verdict == LAST) die();
     return result;
 }
+/* What is removed otherwise is recorded and never made to fail. */
 
 int rmdir(const char *path) {
     REAL(rmdir, int, const char *);
@@ -328,7 +352,7 @@ int unlinkat(int at, const char *path, int flags) {
 #define DO_WATCHED(type, call, told, whole, half, recorded)     \
     if (!is_watched(fd)) return whole;                          \
     log_line("begin", call, 0);                                 \
-    verdict_t verdict = judge(call, fd);                            \
+    verdict_t verdict = judge(call, fd, NULL);                  \
     type result = verdict == FAIL ? -1 : verdict == LIE ? (type)(told) \
                 : verdict == SHORT ? half : whole;              \
     if (verdict != LIE && result >= 0) recorded;                \
@@ -401,6 +425,16 @@ ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t at, int fla
                record_write(fd, verdict, at, parts, result));
 }
 ssize_t pwritev64v2(int, const struct iovec *, int, off64_t, int) SAME_AS("pwritev2");
+
+/* Reads are made to fail, and neither logged nor recorded. */
+ssize_t pread(int fd, void *into, size_t bytes, off_t at) {
+    REAL(pread, ssize_t, int, void *, size_t, off_t);
+    if (!is_watched(fd)) return real(fd, into, bytes, at);
+    verdict_t verdict = judge(PREAD, fd, NULL);
+    if (verdict == FAIL) return -1;
+    return real(fd, into, verdict == SHORT ? bytes / 2 : bytes, at);
+}
+ssize_t pread64(int, void *, size_t, off64_t) SAME_AS("pread");
 
 int ftruncate(int fd, off_t bytes) {
     REAL(ftruncate, int, int, off_t);

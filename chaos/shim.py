@@ -96,7 +96,7 @@ def environment(
 
 
 def switch(control: Path, rule: str = "") -> None:
-    """Put `rule` in force in every process that reads `control`; none by default."""
+    """Put `rule` in force in every process that reads `control`; none by default. See `shim.c`."""
     new = control.with_suffix(".new")
     new.write_text(rule)
     new.replace(control)

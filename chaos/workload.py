@@ -18,6 +18,7 @@ from chaos.model import TransferFlag as F
 Event = dict[str, int]
 LIMITED = 2**100
 ALL = model.U128_MAX
+BOTH = int(FilterFlag.debits | FilterFlag.credits)
 
 _KINDS = {
     Operation.create_accounts: model.Account,
@@ -67,6 +68,11 @@ IMPORTED_TRANSFERS: tuple[Event, ...] = (
      "flags": int(F.imported | F.pending)},
 )  # fmt: skip
 IMPORTS_SHARE = 0.25
+# What payments carry beside what they need, in seeds that ask for it; half of them nothing.
+TOLD: tuple[Event, ...] = (
+    {}, {}, {}, {}, {"user_data_64": 1}, {"user_data_128": 2**100 + 1}, {"user_data_32": 7},
+    {"code": 9, "user_data_64": 2},
+)  # fmt: skip
 WRONG_SETTLES: tuple[Event, ...] = (
     {"flags": int(F.post_pending | F.void_pending)}, {"pending_id": 0}, {"pending_id": ALL},
     {"pending_id": 12_345}, {"timeout": 1}, {"debit_account_id": 998}, {"ledger": 9}, {"code": 9},
@@ -83,10 +89,15 @@ def records(operation: int, batches: list[list[Any]]) -> list[list[Any]]:
 
 class Workload:
     """One seed's requests. `mix` weighs the kinds: account, pay, hold, settle, chain, repeat,
-    wrong, read."""
+    wrong, read; and those that look far back: late (a settle of any hold), again (a repeat of any
+    event), past (reads by time, side and what events carry). `times` is when events may happen."""
 
-    def __init__(self, random: Random, accounts: int, mix: dict[str, int], hot_share: float):
-        self.random, self.hot_share = random, hot_share
+    def __init__(
+        self, random: Random, accounts: int, mix: dict[str, int], hot_share: float,
+        times: tuple[int, int] = (1, 2),
+    ) -> None:  # fmt: skip
+        self.random, self.hot_share, self._times = random, hot_share, times
+        self._tells = "past" in mix  # whether payments carry what reads select by
         self.kinds, self.weights = list(mix), list(mix.values())
         self.accounts: list[Event] = []
         self.transfers: list[Event] = []
@@ -123,6 +134,8 @@ class Workload:
         kind = self.random.choices(self.kinds, self.weights)[0]
         if kind == "read":
             return self._read()
+        if kind == "past":
+            return self._past()
         if kind == "account":
             account = self.random.choice(self.accounts) | {"code": self.random.choice((10, 11))}
             if self.random.random() < 0.6:
@@ -145,10 +158,10 @@ class Workload:
 
     def _event(self, kind: str) -> Event:
         draw = self.random
-        if kind == "settle" and self.holds:
-            return self._settle()
-        if kind == "repeat" and self.transfers:
-            event = draw.choice(self.transfers[-40:])
+        if kind in ("settle", "late") and self.holds:
+            return self._settle(-12 if kind == "settle" else 0)
+        if kind in ("repeat", "again") and self.transfers:
+            event = draw.choice(self.transfers[-40 if kind == "repeat" else 0 :])
             if draw.random() < 0.7:
                 return event
             event |= draw.choice(self._others(event))
@@ -191,7 +204,7 @@ class Workload:
         if credit is debit:
             credit = self.accounts[(self.accounts.index(debit) + 1) % len(self.accounts)]
         self._ids += 1
-        return {
+        event = {
             "id": self._ids,
             "debit_account_id": debit["id"],
             "credit_account_id": credit["id"],
@@ -199,10 +212,11 @@ class Workload:
             "ledger": debit["ledger"],
             "code": 1,
         }
+        return event | draw.choice(TOLD) if self._tells else event
 
-    def _settle(self) -> Event:
+    def _settle(self, first: int = -12) -> Event:
         draw = self.random
-        hold = draw.choice(self.holds[-12:])
+        hold = draw.choice(self.holds[first:])
         self._ids += 1
         posts = draw.random() < 0.6
         amount = draw.choice((ALL, hold.get("amount", 0) // 2)) if posts else 0
@@ -235,8 +249,7 @@ class Workload:
         if kind == 2:
             known = [one["id"] for one in self.transfers[-20:]] or [1]
             return Operation.lookup_transfers, [draw.choices(known, k=5)]
-        both = int(FilterFlag.debits | FilterFlag.credits)
-        one = {"account_id": account, "limit": draw.choice((3, 8_189)), "flags": both}
+        one = {"account_id": account, "limit": draw.choice((3, 8_189)), "flags": BOTH}
         if kind == 3:
             return Operation.get_account_transfers, [[one]]
         if kind == 4:
@@ -244,3 +257,37 @@ class Workload:
         limit = draw.choice((5, 8_189))
         operation = draw.choice((Operation.query_accounts, Operation.query_transfers))
         return operation, [[{"limit": limit, "flags": draw.choice((0, 1))}]]
+
+    def _past(self) -> tuple[Operation, list[list[Any]]]:
+        draw = self.random
+        kind = draw.randrange(4)
+        if kind == 0:
+            ids = [one["id"] for one in self.transfers] or [1]
+            ids += [one["id"] for one in self.holds] + [self._ids + 1]  # that one is not there yet
+            return Operation.lookup_transfers, [draw.choices(ids, k=draw.randint(1, 20))]
+        chosen = draw.choice(({}, {}, {}, *TOLD[4:]))
+        asked = chosen | self._stretch() | {"limit": draw.choice((1, 3, 10, 8_189))}
+        backwards = draw.random() < 0.5
+        if kind == 1:
+            if draw.random() < 0.3:
+                asked["ledger"] = draw.choice((1, 2))
+            return Operation.query_transfers, [[asked | {"flags": int(backwards)}]]
+        sides = draw.choice((int(FilterFlag.debits), int(FilterFlag.credits), BOTH, BOTH))
+        asked["flags"] = sides | int(FilterFlag.reversed) if backwards else sides
+        asked["account_id"] = draw.choice(self.accounts)["id"]
+        balances = kind == 2
+        return (
+            Operation.get_account_balances if balances else Operation.get_account_transfers,
+            [[asked]],
+        )
+
+    def _stretch(self) -> Event:
+        """A stretch of time: all of it, its beginning, its end, or a part."""
+        draw = self.random
+        first, last = sorted(draw.randint(*self._times) for _ in range(2))
+        return draw.choice(
+            (
+                {}, {"timestamp_min": first}, {"timestamp_max": last},
+                {"timestamp_min": first, "timestamp_max": last},
+            )
+        )  # fmt: skip

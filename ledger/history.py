@@ -83,6 +83,8 @@ class History:
     def _open(self) -> None:
         useless: list[Path] = []
         checkpoints: list[ColumnFile] = []
+        # Whoever made the files may have been killed before their names were durable.
+        sync(self._path)
         for path in _paths(self._path):
             if path.name.endswith(_DAMAGED):
                 continue

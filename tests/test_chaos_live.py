@@ -87,7 +87,7 @@ def test_an_answer_before_the_line_is_found_kept_and_seen_again(tmp_path: Path) 
     for entry in plan.entries:
         if entry.get("do") == "life":
             entry |= {"stage": "encoded", "nth": 12}
-    with LiveRuns(before(tmp_path, EARLY)) as runs:
+    with LiveRuns(EARLY) as runs:
         outcome = runs.run(plan)
         assert outcome.broken is not None and outcome.broken[0] == "durable", outcome.tail
         failure.write(tmp_path / "F.json", failure.of(outcome))
@@ -98,7 +98,7 @@ def test_an_answer_before_the_line_is_found_kept_and_seen_again(tmp_path: Path) 
 
 
 def test_a_server_that_ends_by_itself_is_found(tmp_path: Path) -> None:
-    with LiveRuns(before(tmp_path, DIES)) as runs:
+    with LiveRuns(DIES) as runs:
         outcome = runs.run(scenario.expand(short("bad-line", 2.0, 60), 1))
     assert outcome.broken is not None and outcome.broken[0] == "live"
     assert "ended with 3" in outcome.broken[1]

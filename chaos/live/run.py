@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chaos import shim
+from chaos.altered import before, configured, lines
 from chaos.live.network import Network
 from chaos.live.server import Server
 from chaos.live.world import World
@@ -44,11 +44,11 @@ def missing() -> str | None:
 class LiveRuns:
     """Runs plans on real processes, one after the other. Use it as a context.
 
-    `environment` is what the server's process has beside this one's.
+    `first` is lines of Python that the server's process runs before the unmodified command.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = dict(environment or {})
+    def __init__(self, first: str = "") -> None:
+        self._first = first
 
     def __enter__(self) -> LiveRuns:
         self._root = Path(tempfile.mkdtemp(prefix="chaos-template-", dir=memory()))
@@ -60,10 +60,12 @@ class LiveRuns:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def run(self, plan: Plan) -> Outcome:
-        with World(plan.seed) as world:
+        altering = lines(plan.bounds) + self._first
+        environment = before(self._root, altering) if altering else {}
+        with World(plan.seed) as world, configured(plan.bounds):
             low, high = plan.delay_us
             network = Network(world, (low * 1000, high * 1000), plan.cut_share)
-            server = Server(world, network, self._template, self._environment)
+            server = Server(world, network, self._template, environment)
             run = _LiveRun(world, plan, network, server)
             run.troubles = _Troubles(run)
             return run.outcome()

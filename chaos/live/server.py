@@ -2,7 +2,7 @@
 
 A plan gives it lives; each says how this run of the process may end: at a named stage of a group,
 at the n-th call that touches its files (counted in the work, or from the start on, which is the
-recovery), or at a moment. A life that outlasts what was meant for it is ended by SIGKILL. When no
+recovery; or of those in DIR/state only), or at a moment. A life that outlasts what was meant for it is ended by SIGKILL. When no
 lives are left the process is started without harm. What an end must look like, its exit code, is
 checked here.
 """
@@ -32,10 +32,13 @@ BACK_AFTER_NS = 20 * MS
 LOOK_NS = 10 * MS
 LIFE_NS_MAX = 1_500 * MS  # after which a life that was to end is ended
 KILLS = ("kill", "kill-after")
+DELAYED_BY = ("enospc", "short")  # what writing column files may meet and must survive
 
 
 class Server:
     """The process over one book, and what it is known to have done. Remove it in the end."""
+
+    rotten = False  # nothing changes bits of its files
 
     def __init__(
         self, world: World, network: Network, template: Path, environment: dict[str, str]
@@ -49,7 +52,7 @@ class Server:
         self.starts = 0
         self.core = None  # nobody looks into the process
         self._life: dict[str, Any] | None = None
-        self._ready = self._ending = self._healed = self._frozen = False
+        self._ready = self._ending = self._healed = self._frozen = self._late = False
         self._expected: set[int] = set()  # how this process may end
         self._descriptor = -1
         env = shim.environment(self.directory, control=self._control)
@@ -79,7 +82,7 @@ class Server:
             return
         self.starts += 1
         life = self._life = self.lives.popleft() if self.lives else None
-        self._ready = False
+        self._ready = self._late = False
         self._expected = set()
         arm = life["arm"] if life else ""
         self._rule(life if arm == "recovery" else None)
@@ -100,9 +103,10 @@ class Server:
             return
         if life["action"] in KILLS:
             self._expected.add(-signal.SIGKILL)
-        else:  # at the lock's file it is that the directory cannot be written
+        elif not (life["arm"] == "state" and life["action"] in DELAYED_BY):  # at the lock's file it is that the directory cannot be written
             self._expected |= {int(Exit.IO_ERROR), int(Exit.DIRECTORY)}
-        shim.switch(self._control, f"{life['calls']} {life['nth']} {life['action']}")
+        rule = f"{life['calls']} {life['nth']} {life['action']} {life.get('where', '')}"
+        shim.switch(self._control, rule.rstrip())
 
     def _look(self, number: int) -> None:
         """Once it listens, what is meant for the work begins."""
@@ -114,13 +118,14 @@ class Server:
         self._ready, life = True, self._life
         if life is None or self._healed:
             return
-        if life["arm"] == "call":
+        if life["arm"] in ("call", "state"):
             self._rule(life)
         after = life["after_ns"] if life["arm"] == "time" else LIFE_NS_MAX
         self.world.after(after, self._overdue, self.starts)
 
     def _overdue(self, number: int) -> None:
         if number == self.starts and not self._healed:
+            self._late = self._life is not None and _ends(self._life)
             self.crash("its time is over")
 
     def _died(self, events: int) -> None:
@@ -136,7 +141,7 @@ class Server:
         elif code in (Exit.IO_ERROR, Exit.DIRECTORY):
             self.world.count("fail-stop")
         if life is not None and code:
-            self.world.count(f"life {_kind(life)}")
+            self.world.count("life that was to end" if self._late else f"life {_kind(life)}")
         self._life = None
         self.world.after(BACK_AFTER_NS, self.start)
 
@@ -225,11 +230,18 @@ class Server:
             self.world.breaks("chain", f"verify: {report.fault or report.stamp_fault}")
 
 
+def _ends(life: dict[str, Any]) -> bool:
+    """Whether a life ends by what is meant for it, if that is reached."""
+    return life["arm"] != "time" and life["action"] not in DELAYED_BY
+
+
 def _kind(life: dict[str, Any]) -> str:
     if life["arm"] == "failpoint":
         return f"at {life['stage']}"
     if life["arm"] == "time":
         return "at a moment"
+    if life["arm"] == "state":
+        return f"{life['action']} in state"
     return f"{life['action']} of {life['calls']} in {life['arm'].replace('call', 'work')}"
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chaos import model
+from chaos import derived, model
+from chaos.altered import configured
 from chaos.scenario import MS, SECOND, Plan
 from chaos.sim import checks
 from chaos.sim.client import Client, Request
 from chaos.sim.network import Network
-from chaos.sim.server import Server, configured, empty_book, memory, virtual_door
+from chaos.sim.sealed import told_by
+from chaos.sim.server import CLUSTER, Server, empty_book, memory, virtual_door
 from chaos.sim.world import World
 from chaos.workload import records
 
@@ -26,6 +29,7 @@ HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after 
 REST_NS = 5 * SECOND  # longer than most holds
 TAIL = 60  # lines of the trace that go to a failure's file
 LOOKUP_MAX = 500
+ALL = 8_000  # more than any book of a plan holds
 
 
 class Outcome:
@@ -58,7 +62,9 @@ class Runs:
     def run(self, plan: Plan) -> Outcome:
         world = World(plan.seed)
         with virtual_door(world), configured(plan.bounds):
-            return virtual(world, plan, self._template(plan.wall_ns)).outcome()
+            run = virtual(world, plan, self._template(plan.wall_ns))
+            with told_by(run.server.sealed):
+                return run.outcome()
 
 
 def virtual(world: World, plan: Plan, template: Path) -> Run:
@@ -132,7 +138,17 @@ class Run:
         histories = [one.history for one in (*self.clients, closing)]
         evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
         checks.judge(self.server.directory, histories, live, evicted, rested_ns)
+        self._check_derived()
         world.note(f"state {live.hex() if live else 'not told'}")
+
+    def _check_derived(self) -> None:
+        """What is derived from the journal must be what a rebuild makes of it."""
+        events = self.plan.bounds.get("WINDOW_EVENTS", 0)
+        if events:
+            server = self.server
+            why = derived.fault_of(server.directory, CLUSTER, int(events), server.rotten)
+            if why is not None:
+                raise checks.Broken("derived", why)
 
     def _rest(self) -> None:
         """Nobody asks for a while, so that holds must end by themselves."""
@@ -172,6 +188,8 @@ class Run:
             wanted = sorted(ids[creates])
             for at in range(0, len(wanted), LOOKUP_MAX):
                 closing.ask(session, Request(-1, operation, [wanted[at : at + LOOKUP_MAX]]))
+        for operation, asked in self._statements(ids[146]):
+            closing.ask(session, Request(-1, operation, [[asked]]))
         self._until(lambda: not closing.busy, "the closing reads")
         seen = b"".join(
             part for one in closing.history if one.operation == 140 for part in one.results
@@ -180,6 +198,17 @@ class Run:
             checks.totals(seen)
             self._resolve(closing)
         return closing
+
+    def _statements(self, accounts: set[int]) -> Iterator[tuple[int, Any]]:
+        """All of the past, in both directions: what was sealed and what was not."""
+        if "WINDOW_EVENTS" not in self.plan.bounds:
+            return
+        both = model.FilterFlag.debits | model.FilterFlag.credits
+        for backwards in (0, model.FilterFlag.reversed):
+            for id in sorted(accounts - {0}):
+                one = model.AccountFilter(account_id=id, limit=ALL, flags=both | backwards)
+                yield from ((142, one), (143, one))
+            yield 145, model.QueryFilter(limit=ALL, flags=int(backwards > 0))
 
     def _resolve(self, closing: Client) -> None:
         """What was acknowledged as created is found again by its id."""
@@ -216,6 +245,8 @@ class Troubles:
             server.crash_at.setdefault(entry["append"], entry["stage"])
         elif name == "fail-append":
             server.fail_at.setdefault(entry["append"], entry["stage"])
+        elif name in ("crash-aside", "fail-aside"):
+            server.sealed.plan(entry)
         else:
             self._world.at(entry["at_ns"], self._begin, entry)
 
@@ -223,7 +254,8 @@ class Troubles:
         name = entry["do"]
         if self._world.now_ns >= int(self._run.plan.seconds * SECOND):
             return
-        self._world.count(name)
+        if name != "rot":  # there may be nothing to rot
+            self._world.count(name)
         self._world.note(f"fault {name} {entry['client']}")
         end = getattr(self, "_" + name.replace("-", "_"))(entry)
         if end is not None:
@@ -236,6 +268,7 @@ class Troubles:
         self._world.note("heal")
         self._server.crash_at.clear()
         self._server.fail_at.clear()
+        self._server.sealed.heal()
         for end in self._ends:
             end()
 
@@ -261,6 +294,9 @@ class Troubles:
 
     def _clock_step(self, entry: dict[str, Any]) -> None:
         self._server.wall_step_ns += entry["by_ns"]
+
+    def _rot(self, entry: dict[str, Any]) -> None:
+        self._server.sealed.rot(entry["client"] + entry["place"] // 2**32, entry["place"])
 
     def _delay(self, entry: dict[str, Any]) -> Any:
         self._network.delay_ns = (80 * MS, 100 * MS)

@@ -17,15 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chaos.altered import configured as configured
 from chaos.sim.network import Connection as Line
 from chaos.sim.network import Network, Transport
+from chaos.sim.runner import Runner
+from chaos.sim.sealed import Sealed
 from chaos.sim.world import MS, SECOND, World
 from ledger import _core, config, recovery
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.doors import binary
 from ledger.engine import Answers, Engine
-from ledger.errors import LedgerError, LedgerStopped
+from ledger.errors import ColumnDamaged, LedgerError, LedgerStopped
 from ledger.group import Group
 from ledger.history import History
 from ledger.journal import Journal, Room
@@ -61,96 +64,6 @@ class SimJournal(Journal):
         """Close as a killed process does: the lock's text stays."""
         self._cause = self._cause or OSError("crashed")
         self.close()
-
-
-class Runner:
-    """Jobs end at drawn times; nothing of a dead incarnation happens any more."""
-
-    def __init__(self, server: Server) -> None:
-        self._server, self._world = server, server.world
-        self._wakes = self._asides = 0
-        self._lanes: dict[str, int] = {}  # when the last job of each is done
-        self.alive = True
-
-    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
-        if not self.alive:
-            return
-        if self._world.now_ns < self._server.frozen_until_ns:
-            self._world.at(self._server.frozen_until_ns, self._place, callback, *arguments)
-        else:
-            callback(*arguments)
-
-    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        server = self._server
-        server.appends += 1
-        server.handed_ns = (server.handed_ns[1], self._world.now_ns)
-        low, high = server.sync_ns
-        world, number = self._world, server.appends
-        until = world.draw.between(low, high, "disk/sync", number) * server.slowness
-        world.after(until, self._place, self._reach, job, done, number)
-
-    def _reach(
-        self, job: Callable[[], None], done: Callable[[BaseException | None], None], number: int
-    ) -> None:
-        """The moment at which the append is on disk."""
-        server, world = self._server, self._world
-        if server.crash_at.get(number) == "before":
-            server.crash(f"before append {number} reached the journal", server.down_ns)
-            return
-        fail = server.fail_at.get(number)
-        if fail is not None and server.journal is not None:
-            server.journal.fail, server.hurt = fail, True
-            world.count(f"fail-append-{fail}")
-        error: BaseException | None = None
-        try:
-            job()
-        except BaseException as raised:
-            error = raised
-        world.note(f"append {number} {'failed' if error else 'is durable'}")
-        if server.crash_at.get(number) == "after":
-            server.crash(f"after append {number} reached the journal", server.down_ns)
-            return
-        told = world.draw.between(1_000, 200_000, "disk/told", number)
-        world.after(told, self._place, done, error)
-
-    def soon(self, callback: Callable[[], None]) -> None:
-        self._world.after(0, self._place, callback)
-
-    def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
-        self._wakes += 1
-        self._world.after(delay_ns, self._woken, self._wakes, callback)
-
-    def later(self, delay_ns: int, callback: Callable[[], None]) -> None:
-        self._world.after(delay_ns, self._place, callback)
-
-    def aside(
-        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> None:
-        """A job of a lane is done at one moment, some time after the one before it."""
-        world, server = self._world, self._server
-        self._asides += 1
-        took = world.draw.between(*server.aside_ns, f"aside/{lane}", self._asides)
-        until = max(world.now_ns, self._lanes.get(lane, 0)) + took
-        self._lanes[lane] = until
-        world.after(until - world.now_ns, self._aside_done, lane, job, done)
-
-    def _aside_done(
-        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> None:
-        if not self.alive:
-            return
-        error: BaseException | None = None
-        try:
-            job()
-        except BaseException as raised:
-            error = raised
-        self._world.note(f"{lane} {'failed' if error else 'done'}")
-        self._world.count(f"aside-{lane}")
-        self._place(done, error)
-
-    def _woken(self, number: int, callback: Callable[[], None]) -> None:
-        if number == self._wakes:
-            self._place(callback)
 
 
 class SimDoor(binary.Door):
@@ -189,19 +102,6 @@ class VirtualTime:
 
     def monotonic(self) -> float:
         return self._world.now_ns / SECOND
-
-
-@contextmanager
-def configured(bounds: dict[str, float]) -> Iterator[None]:
-    """The configuration with other bounds."""
-    kept = {name: getattr(config, name) for name in bounds}
-    for name, value in bounds.items():
-        setattr(config, name, type(kept[name])(value))
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(config, name, value)
 
 
 @contextmanager
@@ -259,7 +159,7 @@ class Server:
         self.core: _core.Core | None = None
         self.appends = 0
         self.slowness = 1
-        self.aside_ns = (100_000, 20 * MS)  # how long what is done beside the order takes
+        self.sealed = Sealed(world, self.directory)
         self.full = 0  # how many faults keep the disk full
         self.full_since_ns = 0
         self.handed_ns = (0, 0)  # when the last two appends were handed over
@@ -304,9 +204,11 @@ class Server:
             journal.full = lambda: self.full > 0
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
+            self.sealed.begin_start()
             self.core, buffers, self._history, sealer = recovery.bring_back(
                 self.directory, journal, lambda: new_core(config.WINDOW_EVENTS)
             )
+            self.sealed.end_start()
             clock = Clock(self.wall_ns, lambda: world.now_ns)
             clock.check_start(self.core.clock_ns)
         except LedgerStopped as error:
@@ -361,8 +263,11 @@ class Server:
 
     def _stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped for good: the process ends and is started again."""
-        if not self.hurt:
-            self.world.breaks("live", f"the engine stopped by itself: {cause}")
+        rotten = self.sealed.rotten and isinstance(cause.cause, ColumnDamaged)
+        if rotten:
+            self.world.count("damage-noticed")
+        if not (self.hurt or rotten):
+            self.world.breaks("live", f"the engine stopped by itself: {self._told(cause)}")
         self.world.after(0, self.crash, f"stopped: {type(cause.cause).__name__}", BACK_AFTER_NS)
 
     def crash(self, why: str, down_ns: int) -> None:
@@ -409,6 +314,11 @@ class Server:
         live = self.core.state_hash()
         self._close(clean=True)
         return live
+
+    @property
+    def rotten(self) -> bool:
+        """Whether a bit of derived data was ever changed under the server."""
+        return self.sealed.rotten
 
     @property
     def idle(self) -> bool:
