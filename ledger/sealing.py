@@ -115,12 +115,14 @@ class Sealer:
         self._host: Host | None = None
         self._durable = 0
         self._sealing = self._copying = self._merging = False
+        self._written: list[Any] = []  # the segment of a window that is not dropped yet
         self._merge_due = True  # whether there may be something to merge
         self._snapshot: _Snapshot | None = None
         self._windows_since = 0  # cut since the last checkpoint
         self._stopped = False
-        # Who waits for the sealed past: those that are being answered, and those behind them.
-        self._asking: dict[Asker, None] = {}
+        # Who waits for the sealed past: those that are being answered, whether they still want to
+        # be (what they asked is under way until then), and those behind them.
+        self._asking: dict[Asker, bool] = {}
         self._queue: dict[Asker, None] = {}
         core.use_hash_key(past.hash_key)
 
@@ -225,13 +227,21 @@ class Sealer:
             self._aside("merge", self._merge, self._merged)
 
     def _sealed(self, written: list[Any], error: BaseException | None) -> None:
-        self._sealing = False
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             # The window stays in memory; when too many do, nothing more is taken.
+            self._sealing = False
             self._later(self._next)
+        elif not self._failed(error):
+            self._written = written
+            self._drop()
+
+    def _drop(self) -> None:
+        """Drop the window that is sealed, once nobody is being answered: what was found for them
+        must stay true until it is attached. Who asks meanwhile waits for the drop."""
+        if not self._written or self._asking:
             return
-        if self._failed(error):
-            return
+        written, self._written = self._written, []
+        self._sealing = False
         # In one step: whoever asks finds each transfer either here or there.
         self._past.add(*written)
         self._core.drop()
@@ -240,6 +250,7 @@ class Sealer:
             self.group_taken()
         assert self._host is not None
         self._host.resume()
+        self._resume_queue()
         self._next()
 
     def _copy(self) -> None:
@@ -271,8 +282,9 @@ class Sealer:
         self._core.close_snapshot()
 
     def _merge(self) -> None:
-        self._merge_due = False
-        self._merge_due |= self._past.merge()
+        self._merge_due = False  # first: a window that is sealed meanwhile may make more due
+        if self._past.merge():
+            self._merge_due = True
 
     def _merged(self, error: BaseException | None) -> None:
         self._merging = False
@@ -311,7 +323,7 @@ class Sealer:
     def stop(self) -> list[Asker]:
         """The engine has stopped: nothing is begun any more. Who still waits, to be told."""
         self._stopped = True
-        waiting = [*self._asking, *self._queue]
+        waiting = [asker for asker, wanted in self._asking.items() if wanted] + [*self._queue]
         self._asking.clear()
         self._queue.clear()
         return waiting
@@ -321,12 +333,13 @@ class Sealer:
     def ask(self, asker: Asker) -> None:
         """The asker's request ended with COLD: it is resumed when what it wants is attached."""
         if asker in self._asking:
+            self._asking[asker] = True
             return
-        if len(self._asking) >= config.COLD_REQUESTS_MAX:
+        if self._written or len(self._asking) >= config.COLD_REQUESTS_MAX:
             self._queue[asker] = None
             return
         assert self._runner is not None
-        self._asking[asker] = None
+        self._asking[asker] = True
         wanted, generation = Wanted(*self._core.take_wanted()), self._core.generation
         found: list[Any] = []
 
@@ -338,28 +351,36 @@ class Sealer:
     def _answer(
         self, asker: Asker, generation: int, found: Any, error: BaseException | None
     ) -> None:
-        wanted = self._asking.pop(asker, asker) is None
         if self._stopped:
             return
-        if isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged):
-            # The journal itself is damaged there: who asked is told, others are served.
-            if wanted:
-                asker.refused(error)
-        elif error is not None:
+        # Of a journal that is damaged there who asked is told, and others are served.
+        damaged = isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
+        if error is not None and not damaged:
             self._failed(error)
             return
-        elif generation == self._core.generation:
+        if error is None and generation == self._core.generation:
             self._core.attach(*found)
-        if wanted and error is None:
-            asker.resume()
-        while self._queue and len(self._asking) < config.COLD_REQUESTS_MAX and not self._stopped:
-            following = next(iter(self._queue))
-            del self._queue[following]
-            following.resume()
+        if self._asking.pop(asker):
+            if isinstance(error, DataRefused):
+                asker.refused(error)
+            else:
+                asker.resume()
+        self._drop()
+        self._resume_queue()
+
+    def _resume_queue(self) -> None:
+        """Let those ask again who found too many before them, as far as there is room now."""
+        room = config.COLD_REQUESTS_MAX - len(self._asking)
+        for asker in list(self._queue)[:room]:
+            if self._stopped or self._written:
+                return
+            if self._queue.pop(asker, asker) is None:
+                asker.resume()
 
     def forget(self, asker: Asker) -> None:
         """The asker does not want to be resumed any more."""
-        self._asking.pop(asker, None)
+        if asker in self._asking:
+            self._asking[asker] = False
         self._queue.pop(asker, None)
 
 

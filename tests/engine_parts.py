@@ -7,6 +7,7 @@ what an engine should do with them.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,12 +78,15 @@ class Stamp:
 
 
 class Runner:
-    """Nothing happens until it is told to: `turn` runs what should be soon, `sync` one append."""
+    """Nothing happens until it is told to: `turn` runs what should be soon, `sync` one append,
+    `finish` what is first on a lane."""
 
     def __init__(self) -> None:
         self.jobs: list[Any] = []
         self.callbacks: list[Any] = []
         self.wakes: list[Any] = []
+        self.laters: list[Any] = []
+        self.lanes: dict[str, list[Any]] = defaultdict(list)
 
     def run(self, job: Any, done: Any) -> None:
         self.jobs.append((job, done))
@@ -93,6 +97,12 @@ class Runner:
     def wake(self, delay_ns: int, callback: Any) -> None:
         self.wakes.append((delay_ns, callback))
 
+    def later(self, delay_ns: int, callback: Any) -> None:
+        self.laters.append((delay_ns, callback))
+
+    def aside(self, lane: str, job: Any, done: Any) -> None:
+        self.lanes[lane].append((job, done))
+
     def turn(self) -> None:
         callbacks, self.callbacks = self.callbacks, []
         for callback in callbacks:
@@ -102,6 +112,19 @@ class Runner:
         """Do the append without telling the engine yet; what to call to tell it."""
         [(job, done)] = self.jobs
         self.jobs = []
+        return self._do(job, done)
+
+    def sync(self) -> None:
+        self.write()()
+
+    def work(self, lane: str) -> Any:
+        """Do the first job of a lane without telling the engine yet; what to call to tell it."""
+        return self._do(*self.lanes[lane].pop(0))
+
+    def finish(self, lane: str) -> None:
+        self.work(lane)()
+
+    def _do(self, job: Any, done: Any) -> Any:
         error = None
         try:
             job()
@@ -109,15 +132,13 @@ class Runner:
             error = raised
         return lambda: done(error)
 
-    def sync(self) -> None:
-        self.write()()
-
 
 class Asker:
     def __init__(self, route: int = 0) -> None:
         self.route = route
         self.got: list[SimpleNamespace] = []
         self.resumed = 0
+        self.refusals: list[Any] = []
         self.causes: list[Any] = []
         self.is_full = False
         self.on_resume: Any = None
@@ -151,6 +172,9 @@ class Asker:
         self.resumed += 1
         if self.on_resume is not None:
             self.on_resume()
+
+    def refused(self, why: Any) -> None:
+        self.refusals.append(why)
 
     def stopped(self, cause: Any) -> None:
         self.causes.append(cause)
