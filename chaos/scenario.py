@@ -106,7 +106,6 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "CHECKPOINT_WINDOWS_MIN": (1, 2),
     "CHECKPOINT_BYTES_A_WINDOW": (200, 2_000),
     "CHECKPOINT_STEP_BYTES": (512, 4_096),
-    "CHECKPOINT_WINDOWS_MIN": (1, 2),
     "COLD_REQUESTS_MAX": (1, 3),
 }
 

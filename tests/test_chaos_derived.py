@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 import ledger
-from chaos import derived, process, shim
+from chaos import derived, process
 from chaos.altered import altered, configured
-from ledger import _columns, verify
+from ledger import _columns
 from ledger.config import Exit
-from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
+from ledger.errors import ColumnDamaged, LedgerStopped
 from ledger.history import History
 from ledger.journal import Journal
-from ledger.schema import AccountFlags, Operation, TransferFlags, TransferStatus
+from ledger.schema import AccountFlags, TransferFlags, TransferStatus
 from tests.book_calls import account, pay
 
 PAGE_BYTES = _columns.PAGE_BYTES
@@ -131,7 +131,8 @@ def served(directory: Path, filled: Filled) -> None:
     for _ in range(3):
         with ledger.open(directory) as book:
             try:
-                for found, expected in zip(asked(book, filled.transfers), filled.answers, strict=True):
+                answers = asked(book, filled.transfers)
+                for found, expected in zip(answers, filled.answers, strict=True):
                     assert found == expected
                 return
             except LedgerStopped as stopped:
@@ -164,6 +165,7 @@ def test_a_bit_of_any_page_is_noticed_and_nothing_wrong_is_said(
         directory = tmp_path / f"{name}-{page}"
         print(name, page, flush=True)
         shutil.copytree(filled.directory, directory)
-        derived.flip(directory / "state" / name, 8 * PAGE_BYTES * page + chance.randrange(8 * PAGE_BYTES))
+        bit = 8 * PAGE_BYTES * page + chance.randrange(8 * PAGE_BYTES)
+        derived.flip(directory / "state" / name, bit)
         served(directory, filled)
         shutil.rmtree(directory)

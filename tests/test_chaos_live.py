@@ -21,7 +21,6 @@ import pytest
 from click.testing import CliRunner
 
 from chaos import batch, catalog, cli, failure, scenario
-from chaos.altered import before
 from chaos.coverage import Coverage
 from chaos.live import run as live
 from chaos.live.run import LiveRuns

@@ -20,7 +20,10 @@ CORE = OPENING + 'include "state.pxi"\ninclude "create.pxi"\n'
 STATE_AT = "cdef inline u32 state_at(int i) nogil:\n    x\n"
 STATE = COMMENT.replace("a_*", "state_*, hold_*") + STATE_AT
 CREATE = "# Create. Needs: state.pxi. Gives: create_*.\n\ncdef void create_it(int i) nogil:\n    "
-TABLE = "| layer | files | purpose |\n|---|---|---|\n| parts | `journal.py` {} | the log |\n"
+TABLE = (
+    "| layer | files | purpose |\n|---|---|---|\n"
+    "| parts | `journal.py` `history.py` `resolve.py` {} | the log |\n"
+)
 
 
 def test_the_tree_is_tidy() -> None:

@@ -2,9 +2,9 @@
 
 A plan gives it lives; each says how this run of the process may end: at a named stage of a group,
 at the n-th call that touches its files (counted in the work, or from the start on, which is the
-recovery; or of those in DIR/state only), or at a moment. A life that outlasts what was meant for it is ended by SIGKILL. When no
-lives are left the process is started without harm. What an end must look like, its exit code, is
-checked here.
+recovery; or of those in DIR/state only), or at a moment. A life that outlasts what was meant for it
+is ended by SIGKILL. When no lives are left the process is started without harm. What an end must
+look like, its exit code, is checked here.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Server:
             return
         if life["action"] in KILLS:
             self._expected.add(-signal.SIGKILL)
-        elif not (life["arm"] == "state" and life["action"] in DELAYED_BY):  # at the lock's file it is that the directory cannot be written
+        elif not (life["arm"] == "state" and life["action"] in DELAYED_BY):
+            # At the lock's file it is that the directory cannot be written.
             self._expected |= {int(Exit.IO_ERROR), int(Exit.DIRECTORY)}
         rule = f"{life['calls']} {life['nth']} {life['action']} {life.get('where', '')}"
         shim.switch(self._control, rule.rstrip())
