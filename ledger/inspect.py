@@ -1,9 +1,10 @@
 """Commands: `ledger inspect`: what a book holds, told as facts; it changes nothing.
 
 A book may be looked at while it is served: what is told is how it stood when it was opened, up to
-the last group then. To know its accounts and counts the journal is replayed, which takes the memory
-and the time of a start. Facts are dicts of plain values, the same for people and for --json; an id,
-an amount or a balance is a string of digits there, because most readers of JSON round such numbers.
+the last group then. To know its accounts and counts the whole journal is replayed, which takes the
+memory of a start and more time. Facts are dicts of plain values, the same for people and for
+--json; an id, an amount or a balance is a string of digits there, because most readers of JSON
+round such numbers.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def inspect(directory: Path, progress: Progress | None = None) -> Facts:
             "holds": core.counts_by_kind,
             "records": {kind.name.lower(): count for kind, count in counts.items()},
             "journal_bytes": data_bytes,
-            "state_bytes": _bytes(journal.directory / "state" / "data.mdb"),
+            "state_bytes": sum(map(_bytes, (journal.directory / "state").glob("*"))),
             "bytes_per_transfer": round(data_bytes / transfers, 1) if transfers else None,
             "starts": starts[-STARTS_MAX:],
         }

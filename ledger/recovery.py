@@ -152,10 +152,13 @@ def bring_back(
 ) -> tuple[_core.Core, Answers, History, Sealer]:
     """The state that the journal ends with, in a core of `make_core`, and its sealed past.
 
-    What is derived and damaged is removed, and made again while all is replayed.
+    What is derived and damaged is removed, and made again while all is replayed; the warnings of
+    the history say so.
     """
+    warnings: list[str] = []
     while True:
         history = History(directory, journal)
+        history.warnings[:0] = warnings
         try:
             core, buffers = make_core()
             sealer = Sealer(core, history, journal)
@@ -166,9 +169,11 @@ def bring_back(
         except ColumnDamaged as error:
             history.damaged(error)
             history.close()
-        except WindowsDiffer:
+            warnings = [*history.warnings, f"{error}: it is put aside and will be built again"]
+        except WindowsDiffer as error:
             history.close()
             drop(directory)
+            warnings = [*history.warnings, f"all that is derived will be built again: {error}"]
         except BaseException:
             history.close()
             raise

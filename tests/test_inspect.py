@@ -2,7 +2,7 @@
 
 import pytest
 
-from ledger import errors
+from ledger import config, errors, recovery
 from ledger.inspect import (
     NotInBook,
     inspect,
@@ -49,6 +49,15 @@ def test_the_head_and_the_counts(book, groups):
     assert facts["bytes_per_transfer"] == round(
         facts["journal_bytes"] / facts["records"]["transfer"], 1
     )
+
+
+def test_what_is_derived_is_counted(tmp_path, groups, monkeypatch):
+    monkeypatch.setattr(config, "WINDOW_EVENTS", 10)
+    directory = books.write(tmp_path / "book", groups)
+    parts = recovery.recover(directory, accept_clock=True)
+    sealed = sum(segment.bytes for segment in parts.history.segments)
+    parts.close()
+    assert inspect(directory)["state_bytes"] >= sealed > 0
 
 
 def test_an_account(book, groups):
