@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import ledger
 from chaos import cli, disk, disk_mutants, shim
+from chaos.altered import configured
 from chaos.disk_check import Promise
 from chaos.disk_model import Disk, Plan, moments, plans
 from chaos.disk_worker import Checked, Crash, Job, Worker
 from chaos.shim import Op, Record
+from tests.book_calls import account, pay
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, FILE = 1, 2  # inodes of what the model tests make
@@ -39,6 +42,9 @@ def test_no_image_of_a_book_is_broken() -> None:
         ("the journal is opened with metasync=False", "durable", 150),
         ("no sync at start", "durable", 240),
         ("a book is created in its place", "refused", 150),
+        ("a column file has its name before it is synced", "derived", 150),
+        ("a folder of column files is not synced", "sealed", 150),
+        ("a merge removes what it merges first", "sealed", 150),
     ],
 )
 def test_a_mutant_is_found(mutant: str, kind: str, images: int, tmp_path: Path) -> None:
@@ -283,3 +289,91 @@ def test_a_call_that_is_cut_off_is_not_known_to_be_on_disk(tmp_path: Path, rule:
     writes = [(one.durable, one.data) for one in shim.recorded(record) if one.op is Op.WRITE]
     expected = {"kill-after": [(False, b"a")], "kill": [], "lie": [(True, b"b")]}
     assert writes == expected[rule.split()[-1]]
+
+
+# ---- calls on some files only --------------------------------------------------------------------
+
+CALLS = """if True:
+    import os, sys
+    place = sys.argv[1]
+    def tried(call, *arguments):
+        try:
+            call(*arguments)
+        except OSError as error:
+            print(call.__name__, name, error.errno, flush=True)
+    files = {}
+    for name in ("other", "chosen"):
+        files[name] = os.open(f"{place}/{name}", os.O_CREAT | os.O_RDWR)
+        tried(os.write, files[name], b"written")
+        tried(os.pread, files[name], 3, 0)
+        tried(os.fsync, files[name])
+    for name in files:
+        tried(os.unlink, f"{place}/{name}")
+    """
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("unlink 1 eio", ["unlink other 5"]),
+        ("unlink 1 eio /chosen", ["unlink chosen 5"]),
+        ("unlink 2 eio /chosen", []),
+        ("unlink from:1 enospc", ["unlink other 28", "unlink chosen 28"]),
+        ("pread 1 eio /chosen", ["pread chosen 5"]),
+        ("all 0 eio /nothing", []),
+        ("write,fsync from:2 enospc /chosen", ["fsync chosen 28"]),
+    ],
+)
+def test_a_rule_may_be_for_some_files_only(tmp_path: Path, rule: str, said: list[str]) -> None:
+    control = tmp_path / "control"
+    shim.switch(control, rule)
+    (tmp_path / "watched").mkdir()
+    ran = subprocess.run(
+        [sys.executable, "-c", CALLS, tmp_path / "watched"], capture_output=True, text=True,
+        env=shim.environment(tmp_path / "watched", control=control), check=True,
+    )  # fmt: skip
+    assert ran.stdout.splitlines() == said
+
+
+def test_reads_are_not_among_all_calls(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    shim.switch(control, "all from:3 eio /chosen")  # its open, its write
+    (tmp_path / "watched").mkdir()
+    ran = subprocess.run(
+        [sys.executable, "-c", CALLS, tmp_path / "watched"], capture_output=True, text=True,
+        env=shim.environment(tmp_path / "watched", control=control), check=True,
+    )  # fmt: skip
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["fsync", "unlink"]
+
+
+LEFTOVERS = """if True:
+    import sys
+    from pathlib import Path
+    from ledger.history import History
+    from ledger.journal import Journal
+    book = Path(sys.argv[1])
+    with Journal.open(book) as journal:
+        History(book, journal).close()
+    """
+
+
+def test_a_start_removes_nothing_before_names_are_durable(tmp_path: Path) -> None:
+    """A merge that was killed may have its name in memory only, and its inputs on the disk."""
+    watched, record = tmp_path / "watched", tmp_path / "record"
+    watched.mkdir()
+    small = {"WINDOW_EVENTS": 2, "MERGED_AT_ONCE": 2}
+    with configured(small), ledger.open(watched / "book") as book:
+        book.create_accounts([account(1), account(2)])
+        for id in range(1, 9):
+            book.create_transfers([pay(id)])
+    state = watched / "book" / "state"
+    (state / ".segment-0-0.creating").touch()
+    environment = shim.environment(watched, record=record) | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, "-c", LEFTOVERS, watched / "book"], env=environment, check=True
+    )
+    records = list(shim.recorded(record))
+    removed = [number for number, one in enumerate(records) if one.op is Op.REMOVE]
+    folder = state.stat().st_ino
+    synced = [n for n, one in enumerate(records) if one.op is Op.SYNC and one.inode == folder]
+    assert removed and synced and synced[0] < removed[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -27,7 +28,7 @@ from chaos.live.run import LiveRuns
 from chaos.scenario import Cuts, Lives, Refused, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
-LIVE = ("kill-points", "process-swarm", "every-byte", "bad-line")
+LIVE = ("kill-points", "seal-points", "process-swarm", "every-byte", "bad-line")
 HEAD = "[scenario]\nname = 'x'\nformat = 1\ntier = '{tier}'\nabout = ''\n"
 
 EARLY = """
@@ -67,7 +68,7 @@ def test_the_live_tiers_run_here() -> None:
 def test_every_check_holds(name: str) -> None:
     found = short(name, 2.5, 60)
     if found.lives.each[1] > 2:
-        found.lives = Lives(each=(4, 4))
+        found.lives = msgspec.structs.replace(found.lives, each=(4, 4))
     if found.cuts.each:
         found.cuts = Cuts(each=24, bytes_max=24)
     with LiveRuns() as runs:
@@ -75,6 +76,8 @@ def test_every_check_holds(name: str) -> None:
     assert outcome.broken is None, (outcome.broken, outcome.tail)
     if name == "kill-points":
         assert outcome.seen["kill-point"] + outcome.seen.get("fail-stop", 0) >= 4
+    if name == "seal-points":
+        assert sum(times for what, times in outcome.seen.items() if what.endswith("in state")) >= 2
     if name == "every-byte":
         assert outcome.seen["line-cut"] >= 1
 
@@ -163,6 +166,11 @@ def test_what_never_fired_is_told() -> None:
     assert "process: fail-stop" in missing and "process: kill-point" not in missing
     assert "code: transfer exists" in missing and "code: transfer created" not in missing
     assert covered.table().row_count == 2
+    covered.add(scenario.find("seals"), Counter({"seal": 5, "rebuilt": 1}), Counter())
+    missing = covered.missing()
+    assert {"sim: merge", "sim: fail-merge-enospc", "sim: crash-after-seal"} <= set(missing)
+    assert not {"sim: seal", "sim: rebuilt", "sim: fail-past-enospc"} & set(missing)
+    assert covered.table().row_count == 4
 
 
 def test_a_batch_of_seeds_is_the_same_in_several_processes() -> None:

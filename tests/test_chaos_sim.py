@@ -25,13 +25,14 @@ from chaos.sim import checks
 from chaos.sim.client import Request
 from chaos.sim.run import Outcome, Runs
 from chaos.sim.server import SimJournal
-from ledger import recovery, schema
+from ledger import recovery, resolve, schema
 from ledger.engine import Engine
-from ledger.errors import LedgerStopped
+from ledger.errors import ColumnDamaged, LedgerStopped
 from ledger.group import Header
 from ledger.journal import Journal
 from ledger.runs import UNIT_BYTES, read_runs
 from ledger.schema import JournalKind, Operation, Verdict
+from ledger.sealing import Sealer
 
 ROOT = Path(__file__).parent.parent
 SEEDS_MAX = 300  # within which a planted bug is found
@@ -47,11 +48,13 @@ def runs() -> Iterator[Runs]:
 # ---- what a run is -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["swarm", "power-cuts", "retry-storm"])
-def test_every_check_holds(runs: Runs, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("swarm", 120), ("power-cuts", 120), ("retry-storm", 120), ("seals", 60)]
+)
+def test_every_check_holds(runs: Runs, name: str, seeds: int) -> None:
     found = scenario.find(name)
     seen: set[str] = set()
-    for seed in range(5_000, 5_120):
+    for seed in range(5_000, 5_000 + seeds):
         outcome = runs.run(scenario.expand(found, seed))
         assert outcome.broken is None, f"seed {seed}: {outcome.broken}"
         seen |= outcome.seen.keys()
@@ -263,6 +266,27 @@ def lose_the_last_group_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimJournal, "crash", crash)
 
 
+def take_a_sealed_id_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
+    def write_window(self: Sealer, first: int, last: int) -> Any:
+        columns = self._core.window_columns(self._past.hash_key)
+        return self._past.write(columns, first, last, *self._ends.end_of(last))
+
+    patch.setattr(Sealer, "_write_window", write_window)
+
+
+def serve_a_page_that_rots(patch: pytest.MonkeyPatch) -> None:
+    """A column that is not checked: what an id's hash leads to is forgotten in silence."""
+    real = resolve._Ids._candidates
+
+    def candidates(self: Any, segment: Any, hashes: Any) -> Iterator[Any]:
+        try:
+            yield from real(self, segment, hashes)
+        except ColumnDamaged:
+            return
+
+    patch.setattr(resolve._Ids, "_candidates", candidates)
+
+
 # The scenario that finds it, and the checks that may name it.
 BUGS = {
     acknowledge_before_the_sync: ("power-cuts", "behind-the-line"),
@@ -275,6 +299,8 @@ BUGS = {
     forget_who_waits: ("swarm", "bounded live"),
     answer_after_the_end: ("power-cuts", "fail-stop"),
     lose_the_last_group_in_a_crash: ("power-cuts", "durable chain"),
+    take_a_sealed_id_for_a_new_one: ("seals", "judged durable"),
+    serve_a_page_that_rots: ("seals", "judged durable"),
 }
 
 
@@ -420,6 +446,8 @@ def test_ddmin_keeps_what_is_needed_and_nothing_else() -> None:
         ("[scenario]\nname = 'x'\nformat = 1\ntier = 'moon'\nabout = ''", "moon"),
         ("[scenario]\nname = 'x'\nformat = 1\ntier = 'sim'\nabout = ''\n"
          "[swarm]\nfaults = ['flood']", "flood"),
+        ("[scenario]\nname = 'x'\nformat = 1\ntier = 'sim'\nabout = ''\n"
+         "[bounds]\nWINDOW_EVENT = [1]", "WINDOW_EVENT"),
         ("[scenario", "[scenario"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ from chaos.sim.sealed import told_by
 from chaos.sim.server import CLUSTER, Server, empty_book, memory, virtual_door
 from chaos.sim.world import World
 from chaos.workload import records
+from ledger.errors import LedgerError
 
 HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
 REST_NS = 5 * SECOND  # longer than most holds
@@ -146,7 +147,10 @@ class Run:
         events = self.plan.bounds.get("WINDOW_EVENTS", 0)
         if events:
             server = self.server
-            why = derived.fault_of(server.directory, CLUSTER, int(events), server.rotten)
+            try:
+                why = derived.fault_of(server.directory, CLUSTER, int(events), server.rotten)
+            except LedgerError as error:
+                raise checks.Broken("derived", f"the book is refused: {error}") from error
             if why is not None:
                 raise checks.Broken("derived", why)
 
