@@ -25,60 +25,98 @@ import numpy as np
 from ledger import config, schema
 from ledger.calls import Answered, Calls, Rows, kind, pieces
 from ledger.engine import Engine
-from ledger.errors import Busy, DataRefused, DiskFull, LedgerStopped, WrongProcess
+from ledger.errors import Busy, DataRefused, DiskFull, LedgerError, LedgerStopped, WrongProcess
 from ledger.recovery import Parts, recover
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
 
+_CLOSED = "the book is closed"
+
 
 class _Call:
-    """One request on its way: an asker of the engine whose caller waits to be woken."""
+    """One request on its way: an asker of the engine whose caller waits to be woken.
+
+    `accepted` or `error` says what became of it; with neither, there was no room yet.
+    """
 
     route = 0
 
     def __init__(
-        self, operation: Operation, wake: Callable[[], None], room: Callable[[], None]
+        self,
+        engine: Engine,
+        operation: Operation,
+        records: Rows,
+        wake: Callable[[], None],
+        room: Callable[[], None],
     ) -> None:
+        self._engine = engine
+        # A copy: the caller's other threads must not change an event while it is judged.
+        self._records = records.copy()
+        self._arrivals = np.zeros(1, ARRIVAL)
+        self._arrivals["operation"] = operation
+        self._arrivals["verdict"] = Verdict.REPLY
+        self._arrivals["event_count"] = len(records)
+        self._arrivals["batch_count"] = 1
         self._dtype = schema.SHAPES[operation].result
         self._wake = wake
         self._room = room
-        self.taken = False
-        self.results: Rows | None = None
-        self.cause: LedgerStopped | None = None
-        self.why: DataRefused | None = None  # it cannot be answered
+        self._taken = False
+        self._results: Rows | None = None
+        self.accepted = False
+        self.error: LedgerError | None = None
+
+    def submit(self) -> None:
+        """Ask the engine for room. DiskFull is the error when there is no space for the request."""
+        try:
+            taken = self._engine.submit(self, self._records, self._arrivals, 1)
+        except LedgerStopped as stopped:
+            self.error = stopped
+            return
+        if taken and not self._taken and self.error is None:
+            why = self._engine.refusal or "there is no space for another request"
+            self.error = DiskFull(why)
+        self.accepted = bool(taken)
+
+    def settled(self) -> bool:
+        """Whether the engine took the request; raises what it was refused for."""
+        if self.error is not None:
+            raise self.error
+        return self.accepted
 
     def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
         answer = engine.answers[0]
         start = int(answer["payload_offset"])
         end = start + int(answer["payload_bytes"])
-        self.taken = True
+        self._taken = True
         results = np.frombuffer(bytearray(engine.payload[start:end]), self._dtype)
         return results, results.nbytes + 1
 
     def deliver(self, taken: Any) -> None:
-        self.results = taken
+        self._results = taken
         self._wake()
 
     def full(self) -> bool:
         return False
 
     def resume(self) -> None:
+        # Here and now: what was attached for this request may be gone when its caller is awake.
+        self.submit()
         self._room()
 
     def refused(self, why: DataRefused) -> None:
-        self.why = why
+        self.error = why
         self._room()
 
     def stopped(self, cause: LedgerStopped) -> None:
-        self.cause = cause
+        self.error = LedgerStopped(cause.cause)  # its own: each is raised in another thread
         self._wake()
         self._room()
 
     def result(self) -> Rows:
-        if self.cause is not None:
-            raise LedgerStopped(self.cause.cause)
-        assert self.results is not None
-        return self.results
+        if self.error is not None:
+            raise self.error
+        assert self._results is not None
+        return self._results
 
 
 class _Door(Calls[Answered]):
@@ -116,24 +154,13 @@ class _Door(Calls[Answered]):
                 " let several processes use `ledger serve`"
             )
         if self._closed:
-            raise ValueError("the book is closed")
+            raise ValueError(_CLOSED)
         self._engine.check()
 
-    def _submit(self, call: _Call, operation: Operation, records: Rows) -> bool:
-        """Whether the engine took the request. DiskFull when there is no space for it."""
-        if call.why is not None:
-            raise DataRefused(str(call.why))
-        arrivals = np.zeros(1, ARRIVAL)
-        arrivals["operation"] = operation
-        arrivals["verdict"] = Verdict.REPLY
-        arrivals["event_count"] = len(records)
-        arrivals["batch_count"] = 1
-        # A copy: the caller's other threads must not change an event while it is judged.
-        if not self._engine.submit(call, records.copy(), arrivals, 1):
-            return False
-        if not call.taken and call.cause is None:
-            raise DiskFull(self._engine.refusal or "there is no space for another request")
-        return True
+    def _check_open(self, call: _Call) -> None:
+        """A call that waits for room finds none in a book that was closed meanwhile."""
+        if self._closed and not call.accepted:
+            raise ValueError(_CLOSED)
 
     def _hash(self) -> bytes:
         """Of a book at rest: what two books that went through the same groups have in common."""
@@ -175,17 +202,19 @@ class Book(_Door[Rows]):
     ) -> tuple[_Call, threading.Lock]:
         done = threading.Lock()
         done.acquire()
-        call = _Call(operation, done.release, self._lock.notify_all)
+        call = _Call(self._engine, operation, records, done.release, self._lock.notify_all)
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check()
         with self._lock:
             self._check()
             try:
-                while not self._submit(call, operation, records):
+                call.submit()
+                while not call.settled():
                     left = None if deadline is None else deadline - time.monotonic()
-                    if (left is not None and left <= 0) or not self._lock.wait(left):
+                    if left is not None and left <= 0:
                         raise Busy(_busy(timeout))
-                    self._check()
+                    self._lock.wait(left)
+                    self._check_open(call)
             finally:
                 self._engine.forget(call)
         return call, done
@@ -219,6 +248,8 @@ class Book(_Door[Rows]):
             self._closed = True
             self._wait_idle()
         self._runner.stop()
+        with self._lock:
+            self._lock.notify_all()  # who waits for more than room, and will not get it
         _stamp_and_close(self._engine, self._parts)
 
     def __enter__(self) -> Self:
@@ -252,15 +283,17 @@ class AsyncBook(_Door[Awaitable[Rows]]):
 
     async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
         done: asyncio.Future[None] = self._loop.create_future()
-        call = _Call(operation, lambda: _wake(done), self._room)
+        call = _Call(self._engine, operation, records, lambda: _wake(done), self._room)
         deadline = None if timeout is None else self._loop.time() + timeout
         self._check()
         try:
-            while not self._submit(call, operation, records):
+            call.submit()
+            while not call.settled():
                 left = None if deadline is None else deadline - self._loop.time()
-                if not await self._wait_for_room(left):
+                if left is not None and left <= 0:
                     raise Busy(_busy(timeout))
-                self._check()
+                await self._wait_for_room(left)
+                self._check_open(call)
         finally:
             self._engine.forget(call)
         await done
@@ -271,16 +304,14 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         for waiting in rooms:
             _wake(waiting)
 
-    async def _wait_for_room(self, seconds: float | None) -> bool:
+    async def _wait_for_room(self, seconds: float | None) -> None:
         waiting: asyncio.Future[None] = self._loop.create_future()
         self._rooms.add(waiting)
         try:
-            await asyncio.wait_for(waiting, seconds)
-        except TimeoutError:
-            return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(waiting, seconds)
         finally:
             self._rooms.discard(waiting)
-        return True
 
     async def _wait_idle(self) -> None:
         while not self._engine.idle and self._engine.cause is None:
@@ -301,6 +332,7 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         self._closed = True
         await self._wait_idle()
         self._runner.stop()
+        self._room()  # who waits for more than room, and will not get it
         await asyncio.to_thread(_stamp_and_close, self._engine, self._parts)
 
 

@@ -9,19 +9,19 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ledger
 from chaos import shim
 from ledger import config
-from ledger.errors import (
-    DiskFull,
-    LedgerStopped,
-)
+from ledger.errors import Busy, DiskFull, LedgerStopped
 from ledger.journal import Room
-from tests.book_calls import CREATED, account, appending, call, held, pay, posted
+from tests.book_calls import CREATED, account, appending, call, held, pay, posted, rows, until
 
 ROOT = Path(__file__).resolve().parents[1]
 EXISTS = ledger.TransferStatus.EXISTS
@@ -208,3 +208,97 @@ def test_an_interrupted_wait_leaves_the_book_working(book):
         env=dict(os.environ, PYTHONPATH=f"{ROOT}:{ROOT}/tests"), capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.split() == ["interrupted", "1"], done.stderr
+
+
+# ---- calls that wait for the sealed past ---------------------------------------------------------
+
+
+@contextmanager
+def asking(book):
+    """Questions to the sealed past wait until the event that is given is set; each one is noted."""
+    past, event, asked = book._parts.history, threading.Event(), []
+
+    def resolve(wanted):
+        asked.append(wanted)
+        event.wait()
+        return type(past).resolve(past, wanted)
+
+    past.resolve = resolve
+    try:
+        yield event, asked
+    finally:
+        event.set()
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """A book whose transfers 1 to 4 are in a segment."""
+    monkeypatch.setattr(config, "WINDOW_EVENTS", 4)
+    with ledger.open(tmp_path / "sealed") as book:
+        book.create_accounts([account(1), account(2)])
+        for first in (1, 11):
+            book.create_transfers(rows(range(first, first + 4)))
+        until(book, lambda: book._parts.history.segments and not book._engine.core.windows)
+        yield book
+
+
+def test_a_call_is_tried_where_its_answer_is_attached(sealed):
+    """A drop that waits for it follows at once, and throws away what is attached."""
+    book = sealed
+    with asking(book) as (answer, asked):
+        thread, got = call(book.lookup_transfers, [1, 14])
+        until(book, lambda: asked)
+        book.create_transfers(rows(range(21, 25)))
+        until(book, lambda: book._engine._sealer._written)
+        answer.set()
+        thread.join()
+        until(book, lambda: not book._engine._sealer._written)
+    assert got[0]["id"][:, 0].tolist() == [1, 14]
+    assert len(asked) == 1
+
+
+def test_a_call_that_waits_for_the_past_ends_with_its_book(sealed):
+    book = sealed
+    with asking(book) as (answer, asked):
+        thread, got = call(book.lookup_transfers, [1])
+        until(book, lambda: asked)
+        closing, _ = call(book.close)
+        until(book, lambda: book._closed)
+        answer.set()
+        thread.join()
+        closing.join()
+    # It may have been answered before the end.
+    assert isinstance(got[0], np.ndarray) or str(got[0]) == "the book is closed"
+
+
+def test_a_call_that_waits_for_the_past_gives_up_in_time(sealed):
+    book = sealed
+    with asking(book) as (_, asked), pytest.raises(Busy, match=r"within 0\.01 s"):
+        book.lookup_transfers([1], timeout=0.01)
+    assert len(asked) == 1
+    assert len(book.lookup_transfers([1])) == 1
+
+
+def test_an_awaited_call_is_tried_where_its_answer_is_attached(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "WINDOW_EVENTS", 4)
+
+    async def main():
+        async with ledger.open_async(tmp_path / "sealed") as book:
+            await book.create_accounts([account(1), account(2)])
+            sealer = book._engine._sealer
+            for first in (1, 11):
+                await book.create_transfers(rows(range(first, first + 4)))
+            while not book._parts.history.segments or book._engine.core.windows:
+                await asyncio.sleep(0)
+            with asking(book) as (answer, asked):
+                found = asyncio.create_task(book.lookup_transfers([1, 14]))
+                while not asked:
+                    await asyncio.sleep(0)
+                await book.create_transfers(rows(range(21, 25)))
+                while not sealer._written:
+                    await asyncio.sleep(0)
+                answer.set()
+                assert (await found)["id"][:, 0].tolist() == [1, 14]
+                assert len(asked) == 1
+
+    asyncio.run(main())
