@@ -328,31 +328,80 @@ static inline int column_match(const u8 *records, u64 record_bytes, u64 count,
 
 /* ---- sort ----------------------------------------------------------------------------------- */
 
-/* Sort by key, stable: equal keys keep their order. `scratch` has room for as many pairs. A pass
- * for each byte from the lowest; a byte that is the same in all keys needs none. */
-static inline void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
-    enum { BITS = 8, DIGITS = 1 << BITS, PASSES = 64 / BITS };
-    u64 counts[PASSES][DIGITS] = {{0}};
-    if (count == 0) return;
-    for (u64 i = 0; i < count; i++)
-        for (u32 pass = 0; pass < PASSES; pass++)
-            counts[pass][pairs[i].key >> (pass * BITS) & (DIGITS - 1)]++;
-    column_pair_t *from = pairs, *to = scratch;
-    for (u32 pass = 0; pass < PASSES; pass++) {
-        u64 *places = counts[pass], sum = 0;
-        if (places[from[0].key >> (pass * BITS) & (DIGITS - 1)] == count) continue;
-        for (u32 digit = 0; digit < DIGITS; digit++) {
-            const u64 many = places[digit];
-            places[digit] = sum;
-            sum += many;
-        }
-        for (u64 i = 0; i < count; i++)
-            to[places[from[i].key >> (pass * BITS) & (DIGITS - 1)]++] = from[i];
-        column_pair_t *swapped = from;
-        from = to;
-        to = swapped;
+enum {
+    SORT_BITS_MAX = 11,     /* of a digit: the places of one fit into the first cache */
+    SORT_INSERTED_MAX = 16, /* so many pairs are put in order one by one */
+    SORT_LOW_BITS_MAX = 22, /* keys that differ in no more are sorted from their lowest digit */
+};
+
+static inline u64 sort_digit(column_pair_t pair, u32 shift, u32 bits) {
+    return pair.key >> shift & (((u64)1 << bits) - 1);
+}
+
+/* Copy the pairs in the order of one digit, stable; `ends[d]` is where those of digit d end then.
+ * Returns the largest number of pairs with one digit. */
+static inline u64 sort_scatter(const column_pair_t *from, column_pair_t *to, u64 count, u32 shift,
+                               u32 bits, u64 ends[1 << SORT_BITS_MAX]) {
+    u64 sum = 0, most = 0;
+    memset(ends, 0, sizeof *ends << bits);
+    for (u64 i = 0; i < count; i++) ends[sort_digit(from[i], shift, bits)]++;
+    for (u64 digit = 0; digit >> bits == 0; digit++) {
+        const u64 many = ends[digit];
+        ends[digit] = sum;
+        sum += many;
+        if (many > most) most = many;
     }
-    if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
+    for (u64 i = 0; i < count; i++) to[ends[sort_digit(from[i], shift, bits)]++] = from[i];
+    return most;
+}
+
+static inline void sort_insert(column_pair_t *pairs, u64 count) {
+    for (u64 i = 1; i < count; i++) {
+        const column_pair_t pair = pairs[i];
+        u64 at = i;
+        for (; at > 0 && pairs[at - 1].key > pair.key; at--) pairs[at] = pairs[at - 1];
+        pairs[at] = pair;
+    }
+}
+
+/* Sort by key, stable: equal keys keep their order. `scratch` has room for as many pairs. Keys that
+ * differ in few bits are sorted by these bits, the lowest digit first; others by their highest
+ * digit, and each part of them by itself, which is then small and of few pairs. Hashes take two
+ * passes and a few steps for each pair; it goes no deeper than keys have digits. */
+static void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
+    u64 ends[1 << SORT_BITS_MAX], differ = 0;
+    if (count <= SORT_INSERTED_MAX) {
+        sort_insert(pairs, count);
+        return;
+    }
+    for (u64 i = 1; i < count; i++) differ |= pairs[i].key ^ pairs[0].key;
+    if (differ == 0) return;
+    const u32 low = (u32)__builtin_ctzll(differ), width = 64 - (u32)__builtin_clzll(differ) - low;
+    if (width <= SORT_LOW_BITS_MAX) {
+        const u32 passes = (width + SORT_BITS_MAX - 1) / SORT_BITS_MAX;
+        const u32 bits = (width + passes - 1) / passes;
+        column_pair_t *from = pairs, *to = scratch;
+        for (u32 pass = 0; pass < passes; pass++) {
+            sort_scatter(from, to, count, low + pass * bits, bits, ends);
+            column_pair_t *swapped = from;
+            from = to;
+            to = swapped;
+        }
+        if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
+        return;
+    }
+    /* About one pair a part when there are few, so that they need no more than being inserted. */
+    u32 bits = 63 - (u32)__builtin_clzll(count);
+    if (bits > SORT_BITS_MAX) bits = SORT_BITS_MAX;
+    const u64 most = sort_scatter(pairs, scratch, count, low + width - bits, bits, ends);
+    if (most <= SORT_INSERTED_MAX) {
+        memcpy(pairs, scratch, count * sizeof *pairs);
+        sort_insert(pairs, count);
+        return;
+    }
+    for (u64 digit = 0, first = 0; digit >> bits == 0; first = ends[digit++])
+        column_sort(scratch + first, pairs + first, ends[digit] - first);
+    memcpy(pairs, scratch, count * sizeof *pairs);
 }
 
 /* ---- merge: a tree of losers over up to COLUMN_MERGE_MAX streams of ascending records -------- */

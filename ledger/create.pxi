@@ -6,6 +6,7 @@
 
 cdef struct tags_t:
     u32 id, debit, credit
+    u32 debit_at, credit_at  # where its accounts probably are, or NONE
 
 
 cdef u32 create_account_exists(const account_t *a, const account_t *e) noexcept nogil:
@@ -256,7 +257,7 @@ cdef u32 create_transfer(state_t *s, transfer_t *t, const tags_t *tags,
     t.timestamp = timestamp[0] = stamp
     undo_account(s, debit)
     undo_account(s, credit)
-    (<transfer_t *>effect_append(s, KIND_TRANSFER, sizeof(transfer_t)))[0] = t[0]
+    slab_copy(effect_append(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
     create_transfer_effects(s, t, tags.id, debit, credit)
     return STATUS_CREATED
 
@@ -371,7 +372,7 @@ cdef u32 create_resolution(state_t *s, transfer_t *t, u32 tag, u64 *timestamp) n
     # The resolution comes first: a transfer's record is followed by nothing it needs in replay.
     create_write_resolution(s, hold, t.timestamp, HOLD_POSTED
                             if t.flags & TRANSFER_POST_PENDING_TRANSFER else HOLD_VOIDED)
-    (<transfer_t *>effect_append(s, KIND_TRANSFER, sizeof(transfer_t)))[0] = t[0]
+    slab_copy(effect_append(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
     create_resolving_effects(s, t, tag, debit, credit)
     return STATUS_CREATED
 
@@ -529,8 +530,12 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
                 ahead += 1
             if i + PREFETCH_RECORDS < count:
                 j = (i + PREFETCH_RECORDS) % PREFETCH_RING
-                history_prefetch_account(s, ring[j].debit)
-                history_prefetch_account(s, ring[j].credit)
+                ring[j].debit_at = history_prefetch_account(s, ring[j].debit)
+                ring[j].credit_at = history_prefetch_account(s, ring[j].credit)
+            if PREFETCH_RECORDS - PREFETCH_POSTINGS <= i < count - PREFETCH_POSTINGS:
+                j = (i + PREFETCH_POSTINGS) % PREFETCH_RING
+                history_prefetch_posting(s, ring[j].debit_at)
+                history_prefetch_posting(s, ring[j].credit_at)
         linked = state_event_flags(event) & TRANSFER_LINKED
         timestamp = batch_end - count + 1 + i
         if linked and not in_chain:

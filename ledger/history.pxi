@@ -6,7 +6,7 @@
 # bisection. What is sealed is not here: window.pxi asks for it before a request is judged.
 
 cdef struct postings_cursor_t:
-    u32 account, at, ends[WINDOWS_MAX]  # last transfers of the windows to come, the next one last
+    u32 at, ends[WINDOWS_MAX]  # last postings of the windows to come, the next one last
     u32 windows
     bint reversed
 
@@ -58,8 +58,9 @@ cdef inline void history_prefetch_id(const state_t *s, u32 tag) noexcept nogil:
     for number in range(s.window_first, s.window_end):
         table_prefetch(&state_window(s, number).table, tag)
 
-cdef inline void history_prefetch_account(const state_t *s, u32 tag) noexcept nogil:
-    """Touch the record an account's tag probably leads to; its table slot should be near."""
+cdef inline u32 history_prefetch_account(const state_t *s, u32 tag) noexcept nogil:
+    """Touch the record an account's tag probably leads to; its table slot should be near. Its
+    index, or NONE."""
     cdef table_part_t *part = table_part(&s.account_table, tag)
     cdef u32 at = tag & TABLE_SLOT_MASK
     cdef u32 index = table_next(part, tag, &at)
@@ -67,6 +68,17 @@ cdef inline void history_prefetch_account(const state_t *s, u32 tag) noexcept no
         __builtin_prefetch(state_account(s, index))
         __builtin_prefetch(<u8 *>state_account(s, index) + 64)
         __builtin_prefetch(slab_at(&s.account_extras, index))
+    return index
+
+cdef inline void history_prefetch_posting(const state_t *s, u32 account) noexcept nogil:
+    """Touch the link that the next posting of an account is tied to; the account may be NONE."""
+    cdef u32 last
+    if account == NONE:
+        return
+    last = state_account_extra(s, account).last
+    if last != NONE:
+        __builtin_prefetch(slab_at(&s.links, last & REFERENCE_MASK))
+
 
 
 cdef u32 history_add_account(state_t *s, const account_t *account, u32 tag) noexcept nogil:
@@ -86,51 +98,51 @@ cdef void history_forget_account(state_t *s) noexcept nogil:
     s.accounts.count -= 1
     s.account_extras.count -= 1
 
-cdef inline half_link_t *history_half(const state_t *s, u32 reference, u32 account) noexcept nogil:
+cdef inline half_link_t *history_half(const state_t *s, u32 posting) noexcept nogil:
     """The account's half of a transfer's links."""
-    cdef link_t *link = <link_t *>slab_at(&s.links, reference)
-    return &link.debit if state_extra(s, reference).debit == account else &link.credit
+    cdef link_t *link = <link_t *>slab_at(&s.links, posting & REFERENCE_MASK)
+    return &link.credit if posting & POSTING_CREDIT else &link.debit
 
-cdef inline void history_add_posting(state_t *s, u32 account, u32 reference) noexcept nogil:
+cdef inline void history_add_posting(state_t *s, u32 account, u32 posting) noexcept nogil:
     cdef account_extra_t *extra = state_account_extra(s, account)
-    cdef half_link_t *mine = history_half(s, reference, account)
+    cdef half_link_t *mine = history_half(s, posting)
     cdef half_link_t *last
     cdef u32 window = <u32>(s.window_end - 1)
     mine.previous = extra.last
-    mine.next = reference
+    mine.next = posting
     if extra.last != NONE:
         if extra.window == window:
-            last = history_half(s, extra.last, account)
-            mine.next, last.next = last.next, reference
+            last = history_half(s, extra.last)
+            mine.next, last.next = last.next, posting
         elif window - extra.window >= s.window_end - s.window_first:
             mine.previous = NONE
-    extra.last, extra.window = reference, window
+    extra.last, extra.window = posting, window
 
 cdef void history_forget_posting(state_t *s, u32 account) noexcept nogil:
     """The newest posting of the account, which is also the newest of the book."""
     cdef account_extra_t *extra = state_account_extra(s, account)
-    cdef half_link_t *mine = history_half(s, extra.last, account)
+    cdef half_link_t *mine = history_half(s, extra.last)
     cdef u64 number = s.window_end - 1
     if mine.next != extra.last:
-        history_half(s, mine.previous, account).next = mine.next
+        history_half(s, mine.previous).next = mine.next
     elif mine.previous != NONE:
         while not history_window_holds(s, number, mine.previous):
             number -= 1
     extra.last, extra.window = mine.previous, <u32>number
 
-cdef inline bint history_window_holds(const state_t *s, u64 number, u32 reference) noexcept nogil:
-    """Whether the transfer is of this window, which is in memory."""
+cdef inline bint history_window_holds(const state_t *s, u64 number, u32 posting) noexcept nogil:
+    """Whether the posting is of this window, which is in memory."""
     cdef u64 first = state_window(s, number).transfers
     cdef u64 end = (state_window(s, number + 1).transfers if number + 1 < s.window_end
                     else s.transfers.count)
-    return ((reference - <u32>first) & REFERENCE_MASK) < end - first
+    return ((posting - <u32>first) & REFERENCE_MASK) < end - first
 
 cdef inline u32 history_add_transfer(state_t *s, const transfer_t *transfer, u32 tag,
                                      u32 debit, u32 credit) noexcept nogil:
     """Store a transfer whose record just took the current position."""
     cdef u32 reference = <u32>s.transfers.count & REFERENCE_MASK
     cdef transfer_extra_t *extra
-    (<transfer_t *>slab_append(&s.transfers))[0] = transfer[0]
+    slab_copy(slab_append(&s.transfers), transfer, sizeof(transfer_t))
     extra = <transfer_extra_t *>slab_append(&s.transfer_extras)
     # In the bits of its kind, 0 for a transfer: which account has a history.
     extra.place = (state_place(s, PLACE_TRANSFER)
@@ -144,7 +156,7 @@ cdef inline u32 history_add_transfer(state_t *s, const transfer_t *transfer, u32
     s.transfer_count += 1
     table_insert(&state_open_window(s).table, tag, reference)
     history_add_posting(s, debit, reference)
-    history_add_posting(s, credit, reference)
+    history_add_posting(s, credit, reference | POSTING_CREDIT)
     s.transfer_timestamp_max = transfer.timestamp
     return reference
 
@@ -166,8 +178,8 @@ cdef inline void history_add_balances(state_t *s, u32 transfer, const account_t 
     if not (debit.flags | credit.flags) & ACCOUNT_HISTORY:
         return
     balances = <transfer_balances_t *>slab_at(&s.transfer_balances, transfer)
-    memcpy(&balances.debit, &debit.debits_pending, sizeof(balances_t))
-    memcpy(&balances.credit, &credit.debits_pending, sizeof(balances_t))
+    slab_copy(&balances.debit, &debit.debits_pending, sizeof(balances_t))
+    slab_copy(&balances.credit, &credit.debits_pending, sizeof(balances_t))
 
 cdef void history_burn(state_t *s, u128 id, u32 tag) noexcept nogil:
     cdef u32 reference = <u32>s.burned.count & REFERENCE_MASK
@@ -257,7 +269,7 @@ cdef void history_postings(const state_t *s, u32 account, bint reversed,
     cdef u32 last = extra.last
     cdef u32 age = <u32>(s.window_end - 1) - extra.window
     memset(cursor, 0, sizeof(postings_cursor_t))
-    cursor.account, cursor.reversed, cursor.at = account, reversed, NONE
+    cursor.reversed, cursor.at = reversed, NONE
     if last == NONE or age >= s.window_end - s.window_first:
         return
     if reversed:
@@ -266,12 +278,12 @@ cdef void history_postings(const state_t *s, u32 account, bint reversed,
     while last != NONE and history_in_memory(s, last):
         cursor.ends[cursor.windows] = last
         cursor.windows += 1
-        last = history_half(s, history_half(s, last, account).next, account).previous
-    cursor.at = history_half(s, cursor.ends[cursor.windows - 1], account).next
+        last = history_half(s, history_half(s, last).next).previous
+    cursor.at = history_half(s, cursor.ends[cursor.windows - 1]).next
 
-cdef inline bint history_in_memory(const state_t *s, u32 reference) noexcept nogil:
+cdef inline bint history_in_memory(const state_t *s, u32 posting) noexcept nogil:
     cdef u64 first = history_transfers_first(s)
-    return ((reference - <u32>first) & REFERENCE_MASK) < s.transfers.count - first
+    return ((posting - <u32>first) & REFERENCE_MASK) < s.transfers.count - first
 
 cdef inline u32 history_next_posting(const state_t *s, postings_cursor_t *cursor) noexcept nogil:
     """Reference of the next transfer in a window that touches the account, or NONE."""
@@ -279,13 +291,13 @@ cdef inline u32 history_next_posting(const state_t *s, postings_cursor_t *cursor
     if found == NONE:
         return NONE
     if cursor.reversed:
-        cursor.at = history_half(s, found, cursor.account).previous
+        cursor.at = history_half(s, found).previous
         if cursor.at != NONE and not history_in_memory(s, cursor.at):
             cursor.at = NONE
     elif found != cursor.ends[cursor.windows - 1]:
-        cursor.at = history_half(s, found, cursor.account).next
+        cursor.at = history_half(s, found).next
     else:
         cursor.windows -= 1
-        cursor.at = (history_half(s, cursor.ends[cursor.windows - 1], cursor.account).next
+        cursor.at = (history_half(s, cursor.ends[cursor.windows - 1]).next
                      if cursor.windows else NONE)
-    return found
+    return found & REFERENCE_MASK

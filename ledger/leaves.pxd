@@ -33,6 +33,7 @@ cdef extern from "slab.h" nogil:
     void *slab_at(const slab_t *, u64)
     int slab_reserve(slab_t *, u64)
     void *slab_append(slab_t *)
+    void slab_copy(void *, const void *, size_t)
 
 cdef extern from "table.h" nogil:
     enum:

@@ -93,6 +93,17 @@ static inline int slab_reserve(slab_t *slab, u64 more) {
     return slab_grow(slab, slab->count + more);
 }
 
+/* Copy a record word by word. What was stored by words just now cannot be loaded in wider pieces
+ * before it has left the processor's store buffer, which waits for every store before it. */
+static inline void slab_copy(void *to, const void *from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += sizeof(u64)) {
+        u64 word;
+        memcpy(&word, (const u8 *)from + at, sizeof word);
+        __asm__("" : "+r"(word)); /* or the compiler would make wider pieces of them */
+        memcpy((u8 *)to + at, &word, sizeof word);
+    }
+}
+
 static inline void *slab_append(slab_t *slab) {
     invariant(slab->count < slab->capacity);
     return slab_at(slab, slab->count++);

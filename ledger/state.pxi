@@ -18,6 +18,8 @@ cdef enum:
     BURNED = 0x80000000
     OLD = 0x40000000
     REFERENCE_MASK = 0x3FFFFFFF
+    # A posting: the reference of a transfer in a window, and which of its sides; or NONE.
+    POSTING_CREDIT = 0x40000000
     WINDOWS_MAX = 4  # in memory: one open, the others closed and being sealed
     # What an old one may be.
     OLD_FREE = 0
@@ -40,7 +42,7 @@ cdef struct transfer_extra_t:
     u32 resolved  # ordinal of its resolution, modulo 2^32
     u32 debit, credit  # indexes of its accounts
 
-cdef struct half_link_t:  # one account's transfers of one window are a circle
+cdef struct half_link_t:  # one account's postings of one window are a circle
     u32 previous  # of the window's first: the last of the window before
     u32 next  # of the window's last: the first
 
@@ -68,7 +70,7 @@ cdef struct old_t:
     u64 reserved
 
 cdef struct account_extra_t:
-    u32 last  # reference of its last transfer
+    u32 last  # its last posting
     u32 window  # that one's window, modulo 2^32
     u32 epoch, saved  # the snapshot that saved it, and where
 

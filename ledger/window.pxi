@@ -9,6 +9,7 @@
 cdef enum:
     PREFETCH_TAGS = 12  # events ahead of which the table slots are fetched
     PREFETCH_RECORDS = 6  # events ahead of which the accounts are fetched
+    PREFETCH_POSTINGS = 3  # and their last postings
     PREFETCH_RING = 16
 
 cdef u64 window_events(const state_t *s) noexcept nogil:
