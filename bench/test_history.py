@@ -80,7 +80,7 @@ def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: i
         for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
             _columns.sort_pairs(columns[column])
         heads = columns[_columns.BALANCES]
-        columns[_columns.BALANCES] = heads[_columns.order_of(heads[:, 0].copy())]
+        columns[_columns.BALANCES] = heads[np.lexsort((heads[:, 1], heads[:, 0]))]
         writer = ColumnWriter(
             path, kind=_columns.SEGMENT, cluster=0, group_first=window[0], group_last=window[1],
             position_last=1, digest=bytes(32), windows=1,

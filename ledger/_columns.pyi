@@ -167,10 +167,7 @@ class ColumnFile:
         """Close the file as soon as the calls under way have returned."""
 
 def sort_pairs(pairs: NDArray[np.uint64]) -> None:
-    """Sort (n, 2) in place by the first of each two; equal ones keep their order."""
-
-def order_of(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """The indices that sort `keys`, (n,); equal ones keep their order."""
+    """Sort (n, 2) in place by the first of each two, and equal ones by the second."""
 
 def merge(files: Iterable[ColumnFile], writer: ColumnWriter, column: int) -> int:
     """Write one keyed column of at most MERGE_MAX files as one column; returns its records.

@@ -458,34 +458,19 @@ cdef int copy_to(out, const void *source) except -1:
 
 # ---- sorting, merging, hashing ------------------------------------------------------------------
 
-cdef int sort_by_key(column_pair_t *pairs, u64 count) except -1:
-    cdef column_pair_t *scratch = <column_pair_t *>malloc(count * sizeof(column_pair_t))
-    if scratch == NULL and count > 0:
-        raise MemoryError(f"scratch for {count} pairs")
-    with nogil:
-        column_sort(pairs, scratch, count)
-    free(scratch)
-    return 0
-
-
 def sort_pairs(u64[:, ::1] pairs):
+    cdef u64 count = pairs.shape[0]
+    cdef column_pair_t *scratch
     if pairs.shape[1] != 2:
         raise ValueError(f"rows of {pairs.shape[1]}: 2 expected")
-    sort_by_key(<column_pair_t *>&pairs[0, 0], pairs.shape[0])
-
-
-def order_of(const u64[::1] keys):
-    cdef u64 i, count = keys.shape[0]
-    if count > UINT32_MAX:
-        raise ValueError(f"{count} keys: at most {UINT32_MAX}")
-    pairs = numpy.empty((count, 2), numpy.uint64)
-    cdef u64[:, ::1] view = pairs
+    if count == 0:
+        return
+    scratch = <column_pair_t *>malloc(count * sizeof(column_pair_t))
+    if scratch == NULL:
+        raise MemoryError(f"scratch for {count} pairs")
     with nogil:
-        for i in range(count):
-            view[i, 0] = keys[i]
-            view[i, 1] = i
-    sort_by_key(<column_pair_t *>&view[0, 0], count)
-    return pairs[:, 1].astype(numpy.uint32)
+        column_sort_pairs(<column_pair_t *>&pairs[0, 0], scratch, count)
+    free(scratch)
 
 
 def merge(files, ColumnWriter writer not None, u32 column):

@@ -399,25 +399,26 @@ cdef class Core:
             raise ValueError("hash_key must be 16 bytes")
         memcpy(key, <const char *>hash_key, 16)
         with nogil:
-            seal_measure(&self.s, self.s.window_first, &seal)
-        arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
-            (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12))]
-        ids, ends, rows, balances = arrays
-        seal.out_ids = &ids[0, 0] if seal.ids else NULL
-        seal.out_ends = &ends[0, 0] if seal.ends else NULL
-        seal.out_rows = &rows[0, 0] if seal.rows else NULL
-        seal.out_balances = &balances[0, 0] if seal.balances else NULL
-        with nogil:
-            seal_fill(&self.s, key, &seal)
-            why = seal_blocks(&self.s, key, &seal)
-        if why != 0:
-            free(seal.chunks)
-            raise MemoryError("the filters of a window's blocks")
-        blocks = numpy.empty((seal.chunk_count, sizeof(block_chunk_t)), numpy.uint8)
-        if seal.chunk_count:
-            memcpy(<void *><uintptr_t>blocks.ctypes.data, seal.chunks,
-                   seal.chunk_count * sizeof(block_chunk_t))
-        free(seal.chunks)
+            why = seal_measure(&self.s, self.s.window_first, &seal)
+        try:
+            arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
+                (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12))]
+            ids, ends, rows, balances = arrays
+            seal.out_ids = &ids[0, 0] if seal.ids else NULL
+            seal.out_ends = &ends[0, 0] if seal.ends else NULL
+            seal.out_rows = <column_pair_t *>&rows[0, 0] if seal.rows else NULL
+            seal.out_balances = &balances[0, 0] if seal.balances else NULL
+            if why == 0:
+                with nogil:
+                    why = seal_fill(&self.s, key, &seal)
+            if why != 0:
+                raise MemoryError("the columns of a window")
+            blocks = numpy.empty((seal.chunk_count, sizeof(block_chunk_t)), numpy.uint8)
+            if seal.chunk_count:
+                memcpy(<void *><uintptr_t>blocks.ctypes.data, seal.chunks,
+                       seal.chunk_count * sizeof(block_chunk_t))
+        finally:
+            seal_free(&seal)
         return {COLUMN_IDS: arrays[0], COLUMN_RESOLUTIONS: arrays[1], COLUMN_ROWS: arrays[2],
                 COLUMN_BALANCES: arrays[3], COLUMN_BLOCKS: blocks}
 

@@ -364,10 +364,25 @@ static inline void sort_insert(column_pair_t *pairs, u64 count) {
     }
 }
 
+static inline void sort_from_low(column_pair_t *pairs, column_pair_t *scratch, u64 count, u32 low,
+                                 u32 width) {
+    const u32 passes = (width + SORT_BITS_MAX - 1) / SORT_BITS_MAX;
+    const u32 bits = (width + passes - 1) / passes;
+    u64 ends[1 << SORT_BITS_MAX];
+    column_pair_t *from = pairs, *to = scratch;
+    for (u32 pass = 0; pass < passes; pass++) {
+        sort_scatter(from, to, count, low + pass * bits, bits, ends);
+        column_pair_t *swapped = from;
+        from = to;
+        to = swapped;
+    }
+    if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
+}
+
 /* Sort by key, stable: equal keys keep their order. `scratch` has room for as many pairs. Keys that
  * differ in few bits are sorted by these bits, the lowest digit first; others by their highest
- * digit, and each part of them by itself, which is then small and of few pairs. Hashes take two
- * passes and a few steps for each pair; it goes no deeper than keys have digits. */
+ * digit, and then each part of them, which is small and still in cache, by itself. It goes no
+ * deeper than keys have digits. */
 static void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
     u64 ends[1 << SORT_BITS_MAX], differ = 0;
     if (count <= SORT_INSERTED_MAX) {
@@ -378,30 +393,33 @@ static void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count)
     if (differ == 0) return;
     const u32 low = (u32)__builtin_ctzll(differ), width = 64 - (u32)__builtin_clzll(differ) - low;
     if (width <= SORT_LOW_BITS_MAX) {
-        const u32 passes = (width + SORT_BITS_MAX - 1) / SORT_BITS_MAX;
-        const u32 bits = (width + passes - 1) / passes;
-        column_pair_t *from = pairs, *to = scratch;
-        for (u32 pass = 0; pass < passes; pass++) {
-            sort_scatter(from, to, count, low + pass * bits, bits, ends);
-            column_pair_t *swapped = from;
-            from = to;
-            to = swapped;
-        }
-        if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
+        sort_from_low(pairs, scratch, count, low, width);
         return;
     }
-    /* About one pair a part when there are few, so that they need no more than being inserted. */
-    u32 bits = 63 - (u32)__builtin_clzll(count);
+    u32 bits = 63 - (u32)__builtin_clzll(count); /* about one pair a part when they are few */
     if (bits > SORT_BITS_MAX) bits = SORT_BITS_MAX;
     const u64 most = sort_scatter(pairs, scratch, count, low + width - bits, bits, ends);
-    if (most <= SORT_INSERTED_MAX) {
-        memcpy(pairs, scratch, count * sizeof *pairs);
-        sort_insert(pairs, count);
-        return;
-    }
-    for (u64 digit = 0, first = 0; digit >> bits == 0; first = ends[digit++])
-        column_sort(scratch + first, pairs + first, ends[digit] - first);
+    if (most > SORT_INSERTED_MAX)
+        for (u64 digit = 0, first = 0; digit >> bits == 0; first = ends[digit++])
+            column_sort(scratch + first, pairs + first, ends[digit] - first);
     memcpy(pairs, scratch, count * sizeof *pairs);
+    if (most <= SORT_INSERTED_MAX) sort_insert(pairs, count);
+}
+
+static inline void sort_swap(column_pair_t *pairs, u64 count) {
+    for (u64 i = 0; i < count; i++) pairs[i] = (column_pair_t){pairs[i].value, pairs[i].key};
+}
+
+/* Sort by key and value. What comes in order of its values, or in both, takes no more. */
+static inline void column_sort_pairs(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
+    const u8 *records = (const u8 *)pairs;
+    if (column_disorder(records, sizeof *pairs, count, NULL) == count) return;
+    column_sort(pairs, scratch, count);
+    if (column_disorder(records, sizeof *pairs, count, NULL) == count) return;
+    sort_swap(pairs, count);
+    column_sort(pairs, scratch, count);
+    sort_swap(pairs, count);
+    column_sort(pairs, scratch, count);
 }
 
 /* ---- merge: a tree of losers over up to COLUMN_MERGE_MAX streams of ascending records -------- */

@@ -57,6 +57,7 @@ cdef extern from "columns.h" nogil:
     const char *column_header_wrong(const column_page_t *, u64 file_bytes)
     void column_found_free(column_found_t *)
     void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count)
+    void column_sort_pairs(column_pair_t *pairs, column_pair_t *scratch, u64 count)
     u64 block_hash(const u64 *key, u32 field, u128 value)
     u32 block_chunks(u64 keys)
     u32 block_filter_at(u64 hash, u32 chunk_count, u32 *offset)

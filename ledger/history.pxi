@@ -142,7 +142,7 @@ cdef inline u32 history_add_transfer(state_t *s, const transfer_t *transfer, u32
     """Store a transfer whose record just took the current position."""
     cdef u32 reference = <u32>s.transfers.count & REFERENCE_MASK
     cdef transfer_extra_t *extra
-    slab_copy(slab_append(&s.transfers), transfer, sizeof(transfer_t))
+    slab_stream(slab_append(&s.transfers), transfer, sizeof(transfer_t))
     extra = <transfer_extra_t *>slab_append(&s.transfer_extras)
     # In the bits of its kind, 0 for a transfer: which account has a history.
     extra.place = (state_place(s, PLACE_TRANSFER)
@@ -178,8 +178,8 @@ cdef inline void history_add_balances(state_t *s, u32 transfer, const account_t 
     if not (debit.flags | credit.flags) & ACCOUNT_HISTORY:
         return
     balances = <transfer_balances_t *>slab_at(&s.transfer_balances, transfer)
-    slab_copy(&balances.debit, &debit.debits_pending, sizeof(balances_t))
-    slab_copy(&balances.credit, &credit.debits_pending, sizeof(balances_t))
+    slab_stream(&balances.debit, &debit.debits_pending, sizeof(balances_t))
+    slab_stream(&balances.credit, &credit.debits_pending, sizeof(balances_t))
 
 cdef void history_burn(state_t *s, u128 id, u32 tag) noexcept nogil:
     cdef u32 reference = <u32>s.burned.count & REFERENCE_MASK

@@ -430,17 +430,8 @@ def _by_key(column: int, records: NDArray[Any]) -> NDArray[Any]:
     rows: NDArray[np.uint64] = records.view(np.uint64)
     if rows.shape[1] == 2:
         _columns.sort_pairs(rows)
-    else:
-        rows = rows[_columns.order_of(np.ascontiguousarray(rows[:, 0]))]
-    if not _ascends(rows):  # hashes that collide: equal keys came in another order
-        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    return rows
-
-
-def _ascends(rows: NDArray[np.uint64]) -> bool:
-    keys, values = rows[:, 0], rows[:, 1]
-    later = keys[1:] > keys[:-1]
-    return bool((later | (keys[1:] == keys[:-1]) & (values[1:] > values[:-1])).all())
+        return rows
+    return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
 
 
 def _due(segments: Sequence[ColumnFile]) -> Sequence[ColumnFile]:

@@ -34,6 +34,8 @@ cdef extern from "slab.h" nogil:
     int slab_reserve(slab_t *, u64)
     void *slab_append(slab_t *)
     void slab_copy(void *, const void *, size_t)
+    void slab_stream(void *, const void *, size_t)
+    void slab_publish()
 
 cdef extern from "table.h" nogil:
     enum:

@@ -1,7 +1,7 @@
 # Seal: what a segment holds of a closed window, and how a checkpoint comes back.
 #
 # Needs: state.pxi, old.pxi, history.pxi, snapshot.pxi, session.pxi, columns.h. Gives: seal_*
-# (columns of the oldest closed window, in the order of the journal) and restore_*. Reads only what
+# (the columns of the oldest closed window) and restore_*. Reads only what
 # a closed window does not change any more, so it may run beside everything else; a transfer's place
 # says, in the bits of its kind, which of its accounts have a history. Such an account also has a
 # row for each expiry that changed it, and its balances after one row in 2^SEAL_HEADS_BITS, drawn by
@@ -12,6 +12,8 @@ cdef enum:
     SEAL_HEADS_BITS = 8
     SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
     SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
+    SEAL_AHEAD = 12  # transfers that are fetched before they are needed
+    SEAL_PARTS_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
 
 cdef struct seal_set_t:  # distinct hashes, in a list and in slots where 0 is empty
     u64 count
@@ -22,32 +24,54 @@ cdef struct seal_set_t:  # distinct hashes, in a list and in slots where 0 is em
 cdef struct seal_t:
     u64 window
     u64 ids, ends, rows, balances, chunk_count, chunk_room
+    # Where the next record of each goes; rows are put where they belong.
     u64 *out_ids
     u64 *out_ends
-    u64 *out_rows
     u64 *out_balances
+    column_pair_t *out_rows
     block_chunk_t *chunks
+    u64 burned, ended  # the next of the window's
+    # A part of the rows for every 2^part_bits accounts.
+    u64 parts, part_bits
+    u64 *part_ends  # where the next row of each goes
 
 
-cdef void seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil:
-    """How long the columns will be."""
+cdef int seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil:
+    """How long the columns will be. 0, or -1 when there is no memory."""
     cdef window_t *w = state_window(s, number)
     cdef window_t *next = state_window(s, number + 1)
+    cdef const transfer_extra_t *extra
     cdef const ended_t *ended
-    cdef u64 i, place
+    cdef u64 i
     memset(seal, 0, sizeof(seal_t))
-    seal.window = number
+    seal.window, seal.burned, seal.ended = number, w.burned, w.ended
     seal.ids = next.transfers - w.transfers + next.burned - w.burned
     seal.ends = next.ended - w.ended
-    seal.rows = 2 * (next.transfers - w.transfers)
+    while s.accounts.count >> seal.part_bits >= SEAL_PARTS_MAX:
+        seal.part_bits += 1
+    seal.parts = (s.accounts.count >> seal.part_bits) + 1
+    seal.part_ends = <u64 *>calloc(seal.parts, sizeof(u64))
+    if seal.part_ends == NULL:
+        return -1
     for i in range(w.transfers, next.transfers):
-        place = seal_extra(s, i).place
-        if seal_has_head(place):
-            seal.balances += (place & 1) + (place >> 1 & 1)
+        extra = seal_extra(s, i)
+        seal.part_ends[extra.debit >> seal.part_bits] += 1
+        seal.part_ends[extra.credit >> seal.part_bits] += 1
+        if seal_has_head(extra.place):
+            seal.balances += (extra.place & 1) + (extra.place >> 1 & 1)
     for i in range(w.ended, next.ended):
         ended = <ended_t *>slab_at(&s.ended, i)
         if ended.outcome == HOLD_EXPIRED:
-            seal.rows += (ended.place & 1) + (ended.place >> 1 & 1)
+            seal.part_ends[ended.debit >> seal.part_bits] += ended.place & 1
+            seal.part_ends[ended.credit >> seal.part_bits] += ended.place >> 1 & 1
+    for i in range(seal.parts):
+        seal.rows += seal.part_ends[i]
+        seal.part_ends[i] = seal.rows - seal.part_ends[i]
+    return 0
+
+cdef void seal_free(seal_t *seal) noexcept nogil:
+    free(seal.part_ends)
+    free(seal.chunks)
 
 cdef inline bint seal_has_head(u64 place) noexcept nogil:
     return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
@@ -56,88 +80,118 @@ cdef inline bint seal_has_head(u64 place) noexcept nogil:
 cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
     return <transfer_extra_t *>slab_at(&s.transfer_extras, ordinal)
 
-cdef void seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
-    cdef window_t *w = state_window(s, seal.window)
-    cdef window_t *next = state_window(s, seal.window + 1)
-    cdef u64 *ids = seal.out_ids
-    cdef u64 *rows = seal.out_rows
-    cdef u64 *ends = seal.out_ends
-    cdef u64 *balances = seal.out_balances
-    cdef const transfer_t *t
-    cdef const transfer_extra_t *extra
-    cdef const ended_t *ended
-    cdef u64 i, place, burned_next = w.burned, ended_next = w.ended
-    for i in range(w.transfers, next.transfers):
-        t, extra = <transfer_t *>slab_at(&s.transfers, i), seal_extra(s, i)
-        place = extra.place & ~<u64>PLACE_KIND_MASK
-        ids = seal_burned(s, key, &burned_next, next.burned, place, ids)
-        rows = seal_expired(s, &ended_next, next.ended, place, rows)
-        ids[0], ids[1] = u128_hash64(key, t.id), place
-        rows[0], rows[1], rows[2], rows[3] = extra.debit, place, extra.credit, place
-        ids, rows = ids + 2, rows + 4
-        if not seal_has_head(place):
-            continue
-        if extra.place & 1:
-            seal_balances(s, i, True, extra.debit, t.timestamp, balances)
-            balances += 12
-        if extra.place & 2:
-            seal_balances(s, i, False, extra.credit, t.timestamp, balances)
-            balances += 12
-    seal_burned(s, key, &burned_next, next.burned, ~<u64>0, ids)
-    seal_expired(s, &ended_next, next.ended, ~<u64>0, rows)
-    for i in range(w.ended, next.ended):
-        ended = <ended_t *>slab_at(&s.ended, i)
-        ends[0], ends[1] = ended.place & ~<u64>PLACE_KIND_MASK, ended.outcome
-        ends += 2
+cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
+    """All columns in one walk over the window, a block at a time: ids and balances in the order of
+    their places, the others in their own. 0, or -1 when there is no memory."""
+    cdef u64 first = state_window(s, seal.window).transfers
+    cdef u64 last = state_window(s, seal.window + 1).transfers
+    cdef column_pair_t *rows = seal.out_rows
+    cdef seal_set_t *distinct = <seal_set_t *>calloc(1, sizeof(seal_set_t))
+    cdef u64 i, end
+    cdef int why = 0 if distinct != NULL else -1
+    while first < last and why == 0:
+        end = min(last, first + BLOCK_TRANSFERS_MAX)
+        for i in range(first, end):
+            seal_fetch(s, min(i + SEAL_AHEAD, last - 1))
+            seal_transfer(s, key, seal, i)
+        why = seal_block(s, key, seal, first, end, distinct)
+        first = end
+    free(distinct)
+    seal_burned(s, key, seal, ~<u64>0)
+    seal_ended(s, seal, ~<u64>0)
+    return why if why != 0 else seal_sort_parts(seal, rows)
 
-cdef u64 *seal_expired(const state_t *s, u64 *first, u64 end, u64 place, u64 *rows) noexcept nogil:
-    """The rows of the expiries that lie before `place`; where the next row goes."""
+cdef inline void seal_fetch(const state_t *s, u64 ordinal) noexcept nogil:
+    cdef u8 *transfer = <u8 *>slab_at(&s.transfers, ordinal)
+    __builtin_prefetch(transfer)
+    __builtin_prefetch(transfer + 64)
+    __builtin_prefetch(seal_extra(s, ordinal))
+
+cdef inline void seal_transfer(const state_t *s, const u64 *key, seal_t *seal,
+                               u64 ordinal) noexcept nogil:
+    """A transfer's records, after those of all that lies before it."""
+    cdef const transfer_t *t = <transfer_t *>slab_at(&s.transfers, ordinal)
+    cdef const transfer_extra_t *extra = seal_extra(s, ordinal)
+    cdef u64 place = extra.place & ~<u64>PLACE_KIND_MASK
+    seal_burned(s, key, seal, place)
+    seal_ended(s, seal, place)
+    seal_id(key, seal, t.id, place)
+    seal_row(seal, extra.debit, place)
+    seal_row(seal, extra.credit, place)
+    if seal_has_head(place):
+        if extra.place & 1:
+            seal_balances(s, seal, ordinal, True, extra.debit, t.timestamp)
+        if extra.place & 2:
+            seal_balances(s, seal, ordinal, False, extra.credit, t.timestamp)
+
+cdef inline void seal_id(const u64 *key, seal_t *seal, u128 id, u64 place) noexcept nogil:
+    seal.out_ids[0], seal.out_ids[1] = u128_hash64(key, id), place
+    seal.out_ids += 2
+
+cdef inline void seal_row(seal_t *seal, u64 account, u64 place) noexcept nogil:
+    cdef u64 *end = &seal.part_ends[account >> seal.part_bits]
+    cdef column_pair_t *row = &seal.out_rows[end[0]]
+    row.key, row.value = account, place
+    end[0] += 1
+
+cdef inline void seal_ended(const state_t *s, seal_t *seal, u64 place) noexcept nogil:
+    """How the holds ended that ended before `place`, and the rows of those that ran out."""
     cdef ended_t *ended
-    while first[0] < end:
-        ended = <ended_t *>slab_at(&s.ended, first[0])
+    while seal.ended < state_window(s, seal.window + 1).ended:
+        ended = <ended_t *>slab_at(&s.ended, seal.ended)
         if ended.resolution_place > place:
             break
+        seal.out_ends[0] = ended.place & ~<u64>PLACE_KIND_MASK
+        seal.out_ends[1] = ended.outcome
+        seal.out_ends += 2
         if ended.outcome == HOLD_EXPIRED:
             if ended.place & 1:
-                rows[0], rows[1] = ended.debit, ended.resolution_place | PLACE_EXPIRY_OF_DEBIT
-                rows += 2
+                seal_row(seal, ended.debit, ended.resolution_place | PLACE_EXPIRY_OF_DEBIT)
             if ended.place & 2:
-                rows[0], rows[1] = ended.credit, ended.resolution_place | PLACE_EXPIRY_OF_CREDIT
-                rows += 2
-        first[0] += 1
-    return rows
+                seal_row(seal, ended.credit, ended.resolution_place | PLACE_EXPIRY_OF_CREDIT)
+        seal.ended += 1
 
-cdef u64 *seal_burned(const state_t *s, const u64 *key, u64 *first, u64 end, u64 place,
-                      u64 *ids) noexcept nogil:
-    """The burned ids that lie before `place`; where the next id goes."""
+cdef inline void seal_burned(const state_t *s, const u64 *key, seal_t *seal,
+                             u64 place) noexcept nogil:
+    """The burned ids that lie before `place`."""
     cdef burned_t *burned
-    while first[0] < end:
-        burned = <burned_t *>slab_at(&s.burned, first[0])
+    while seal.burned < state_window(s, seal.window + 1).burned:
+        burned = <burned_t *>slab_at(&s.burned, seal.burned)
         if burned.place > place:
             break
-        ids[0], ids[1] = u128_hash64(key, burned.id), burned.place
-        ids += 2
-        first[0] += 1
-    return ids
+        seal_id(key, seal, burned.id, burned.place)
+        seal.burned += 1
 
-cdef void seal_balances(const state_t *s, u64 ordinal, bint debit, u64 account, u64 timestamp,
-                        u64 *out) noexcept nogil:
+cdef void seal_balances(const state_t *s, seal_t *seal, u64 ordinal, bint debit, u64 account,
+                        u64 timestamp) noexcept nogil:
     cdef transfer_balances_t *both = <transfer_balances_t *>slab_at(&s.transfer_balances, ordinal)
+    cdef u64 *out = seal.out_balances
     out[0], out[1] = account, seal_extra(s, ordinal).place & ~<u64>PLACE_KIND_MASK
     out[2], out[3] = timestamp, 0
     memcpy(out + 4, &both.debit if debit else &both.credit, sizeof(balances_t))
+    seal.out_balances += 4 + sizeof(balances_t) // sizeof(u64)
 
-cdef int seal_blocks(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
-    """The filters of the window's blocks. 0, or -1 when there is no memory."""
-    cdef u64 first = state_window(s, seal.window).transfers
-    cdef u64 end = state_window(s, seal.window + 1).transfers
-    cdef seal_set_t *distinct = <seal_set_t *>calloc(1, sizeof(seal_set_t))
-    cdef int why = 0 if distinct != NULL else -1
-    while first < end and why == 0:
-        why = seal_block(s, key, seal, first, min(end, first + BLOCK_TRANSFERS_MAX), distinct)
-        first += BLOCK_TRANSFERS_MAX
-    free(distinct)
-    return why
+cdef int seal_sort_parts(seal_t *seal, column_pair_t *rows) noexcept nogil:
+    """Put the rows of accounts that share a part in order. 0, or -1 when there is no memory."""
+    cdef column_pair_t *scratch
+    cdef u64 i, first = 0, most = 0
+    if seal.part_bits == 0:
+        return 0
+    for i in range(seal.parts):
+        most = max(most, seal.part_ends[i] - first)
+        first = seal.part_ends[i]
+    scratch = <column_pair_t *>malloc((most + 1) * sizeof(column_pair_t))
+    if scratch == NULL:
+        return -1
+    first = 0
+    for i in range(seal.parts):
+        column_sort(rows + first, scratch, seal.part_ends[i] - first)
+        first = seal.part_ends[i]
+    free(scratch)
+    return 0
+
+
+# ---- blocks ---------------------------------------------------------------------------------
 
 cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
                         seal_set_t *distinct) noexcept nogil:

@@ -104,6 +104,26 @@ static inline void slab_copy(void *to, const void *from, size_t bytes) {
     }
 }
 
+/* The same, past the caches: whole lines that nobody is likely to read soon. Another thread may
+ * read them after slab_publish(). */
+static inline void slab_stream(void *to, const void *from, size_t bytes) {
+#ifdef __SSE2__
+    for (size_t at = 0; at < bytes; at += sizeof(u64)) {
+        long long word;
+        memcpy(&word, (const u8 *)from + at, sizeof word);
+        __builtin_ia32_movnti64((long long *)((u8 *)to + at), word);
+    }
+#else
+    slab_copy(to, from, bytes);
+#endif
+}
+
+static inline void slab_publish(void) {
+#ifdef __SSE2__
+    __builtin_ia32_sfence();
+#endif
+}
+
 static inline void *slab_append(slab_t *slab) {
     invariant(slab->count < slab->capacity);
     return slab_at(slab, slab->count++);

@@ -30,6 +30,7 @@ cdef void window_cut(state_t *s, u64 group_last) noexcept nogil:
     next.ended, next.pendings = s.ended.count, s.pendings.count
     next.group_first, next.group_last = group_last + 1, 0
     s.window_end += 1
+    slab_publish()
 
 cdef int window_drop(state_t *s) noexcept nogil:
     """Forget the oldest window, which is closed and sealed. 0, or -1 when there is no memory to
