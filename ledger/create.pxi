@@ -221,10 +221,10 @@ cdef u32 create_transfer(state_t *s, transfer_t *t, const tags_t *tags,
     status = create_transfer_check_fields(t)
     if status != STATUS_CREATED:
         return status
-    debit = history_find_account(s, t.debit_account_id, tags.debit)
+    debit = history_known_account(s, t.debit_account_id, tags.debit, tags.debit_at)
     if debit == NONE:
         return TRANSFER_DEBIT_ACCOUNT_NOT_FOUND_STATUS
-    credit = history_find_account(s, t.credit_account_id, tags.credit)
+    credit = history_known_account(s, t.credit_account_id, tags.credit, tags.credit_at)
     if credit == NONE:
         return TRANSFER_CREDIT_ACCOUNT_NOT_FOUND_STATUS
     dr = state_account(s, debit)
@@ -257,7 +257,7 @@ cdef u32 create_transfer(state_t *s, transfer_t *t, const tags_t *tags,
     t.timestamp = timestamp[0] = stamp
     undo_account(s, debit)
     undo_account(s, credit)
-    slab_copy(effect_append(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
+    slab_copy(effect_room(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
     create_transfer_effects(s, t, tags.id, debit, credit)
     return STATUS_CREATED
 
@@ -372,7 +372,7 @@ cdef u32 create_resolution(state_t *s, transfer_t *t, u32 tag, u64 *timestamp) n
     # The resolution comes first: a transfer's record is followed by nothing it needs in replay.
     create_write_resolution(s, hold, t.timestamp, HOLD_POSTED
                             if t.flags & TRANSFER_POST_PENDING_TRANSFER else HOLD_VOIDED)
-    slab_copy(effect_append(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
+    slab_copy(effect_room(s, KIND_TRANSFER, sizeof(transfer_t)), t, sizeof(transfer_t))
     create_resolving_effects(s, t, tag, debit, credit)
     return STATUS_CREATED
 
@@ -498,6 +498,7 @@ cdef void create_fetch_tags(state_t *s, const u8 *event, tags_t *tags) noexcept 
     tags.id = state_tag(s, u128_load(event))
     tags.debit = state_tag(s, u128_load(event + EVENT_DEBIT_ACCOUNT_ID_AT))
     tags.credit = state_tag(s, u128_load(event + EVENT_CREDIT_ACCOUNT_ID_AT))
+    tags.debit_at = tags.credit_at = NONE
     history_prefetch_id(s, tags.id)
     table_prefetch(&s.account_table, tags.debit)
     table_prefetch(&s.account_table, tags.credit)

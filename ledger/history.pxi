@@ -21,6 +21,12 @@ cdef inline u32 history_find_account(const state_t *s, u128 id, u32 tag) noexcep
         if index == NONE or state_account(s, index).id == id:
             return index
 
+cdef inline u32 history_known_account(const state_t *s, u128 id, u32 tag, u32 at) noexcept nogil:
+    """Index of the account, which probably is `at`; or NONE."""
+    if at != NONE and state_account(s, at).id == id:
+        return at
+    return history_find_account(s, id, tag)
+
 cdef inline u32 history_find_in(const state_t *s, const table_t *table, u128 id,
                                 u32 tag) noexcept nogil:
     cdef table_part_t *part = table_part(table, tag)

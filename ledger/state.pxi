@@ -295,6 +295,10 @@ cdef int state_reserve_ends(state_t *s, u64 holds) noexcept nogil:
 
 cdef inline void *effect_append(state_t *s, u16 kind, u32 record_bytes) noexcept nogil:
     """A zeroed place for one more record of the group; takes the next position."""
+    return memset(effect_room(s, kind, record_bytes), 0, (record_bytes + 15) & ~<u32>15)
+
+cdef inline void *effect_room(state_t *s, u16 kind, u32 record_bytes) noexcept nogil:
+    """The same for a record that fills its place, of a multiple of 16 bytes."""
     cdef run_t *run
     cdef void *record
     if s.run_offset == NONE or (<run_t *>(s.group + s.run_offset)).kind != kind:
@@ -308,7 +312,6 @@ cdef inline void *effect_append(state_t *s, u16 kind, u32 record_bytes) noexcept
     run = <run_t *>(s.group + s.run_offset)
     record = s.group + s.group_bytes
     invariant(s.group_bytes + record_bytes + 16 <= s.group_bytes_max)
-    memset(record, 0, (record_bytes + 15) & ~<u32>15)
     s.record_offset = s.group_bytes
     s.group_bytes += record_bytes
     run.count += 1
