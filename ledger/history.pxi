@@ -86,7 +86,6 @@ cdef inline void history_prefetch_posting(const state_t *s, u32 account) noexcep
         __builtin_prefetch(slab_at(&s.links, last & REFERENCE_MASK))
 
 
-
 cdef u32 history_add_account(state_t *s, const account_t *account, u32 tag) noexcept nogil:
     cdef u32 index = <u32>s.accounts.count
     cdef account_extra_t *extra

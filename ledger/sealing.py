@@ -124,6 +124,7 @@ class Sealer:
         # be (what they asked is under way until then), and those behind them.
         self._asking: dict[Asker, bool] = {}
         self._queue: dict[Asker, None] = {}
+        self._disappointed: dict[Asker, None] = {}  # their answer was overtaken by a drop
         core.use_hash_key(past.hash_key)
 
     # ---- replay: everything in turn -------------------------------------------------------------
@@ -188,8 +189,12 @@ class Sealer:
 
     def group_taken(self) -> None:
         """A group was closed and none is open: the moment to cut."""
+        self._cut(config.WINDOWS_CLOSED_MAX)
+
+    def _cut(self, closed_max: int) -> None:
+        """Close the window if it is full and fewer than so many are closed."""
         core = self._core
-        if not core.window_full or len(core.windows) >= config.WINDOWS_CLOSED_MAX:
+        if not core.window_full or len(core.windows) >= closed_max:
             return
         core.cut()
         self._windows_since += 1
@@ -204,6 +209,8 @@ class Sealer:
         """Begin what can be begun."""
         if self._stopped or self._runner is None:
             return
+        if self._crowded:
+            self._drop()
         windows = self._core.windows
         if not self._sealing and windows and windows[0][1] <= self._durable:
             self._sealing = True
@@ -235,10 +242,22 @@ class Sealer:
             self._written = written
             self._drop()
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether payments wait for a drop."""
+        return self.full and len(self._core.windows) >= config.WINDOWS_CLOSED_MAX
+
     def _drop(self) -> None:
         """Drop the window that is sealed, once nobody is being answered: what was found for them
-        must stay true until it is attached. Who asks meanwhile waits for the drop."""
-        if not self._written or self._asking:
+        must stay true until it is attached. Who asks meanwhile waits for the drop.
+
+        Payments wait for no cold disk: where they would have to, the answers under way are
+        overtaken and asked for again, once each, which finds warm what they read.
+        """
+        if not self._written:
+            return
+        overtaken = self._crowded and self._disappointed.keys().isdisjoint(self._asking)
+        if self._asking and not overtaken:
             return
         written, self._written = self._written, []
         self._sealing = False
@@ -358,9 +377,17 @@ class Sealer:
         if error is not None and not damaged:
             self._failed(error)
             return
+        wanted = self._asking.pop(asker)
+        self._disappointed.pop(asker, None)
         if error is None and generation == self._core.generation:
             self._core.attach(*found)
-        if self._asking.pop(asker):
+            if self._core.group_records == 0:
+                # One window more than payments may have: else who waited would be refused now, and
+                # what was attached would be gone with the next drop.
+                self._cut(config.WINDOWS_CLOSED_MAX + 1)
+        elif error is None and wanted:
+            self._disappointed[asker] = None
+        if wanted:
             if isinstance(error, DataRefused):
                 asker.refused(error)
             else:
@@ -382,6 +409,7 @@ class Sealer:
         if asker in self._asking:
             self._asking[asker] = False
         self._queue.pop(asker, None)
+        self._disappointed.pop(asker, None)
 
 
 def encode_numbers(numbers: dict[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ cdef enum:
     REFERENCE_MASK = 0x3FFFFFFF
     # A posting: the reference of a transfer in a window, and which of its sides; or NONE.
     POSTING_CREDIT = 0x40000000
-    WINDOWS_MAX = 4  # in memory: one open, the others closed and being sealed
+    WINDOWS_MAX = 5  # in memory: one open, the others closed and being sealed
     # What an old one may be.
     OLD_FREE = 0
     OLD_HOLD = 1  # a hold that outlived its window, until its end is sealed

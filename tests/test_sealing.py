@@ -228,6 +228,35 @@ def test_a_drop_waits_for_who_is_being_answered(bench: Sealing) -> None:
     assert later.ids() == paid(100, 200)
 
 
+def test_payments_wait_for_a_slow_answer_once_at_the_most(bench: Sealing) -> None:
+    """The first is overtaken by the drop that they wait for; the second is what a drop waits for.
+    """
+    bench.windows(100)
+    read = statement(bench)
+    answered = bench.runner.work("past")
+    for first in (200, 300, 400, 500):
+        bench.window(first)
+    payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(600)]))
+    assert bench.sealer.full and not payer.taken
+    bench.runner.finish("seal")
+    assert payer.taken and read.resumed == 0
+    bench.settle()
+    answered()
+    assert read.resumed == 1 and read.got == [] and bench.waiting("past") == 1
+    bench.window(700)
+    assert bench.sealer.full and len(bench.core.windows) == 3
+    behind = Client(bench, (Operation.CREATE_TRANSFERS, [pay(800)]))
+    bench.runner.finish("seal")
+    assert bench.sealer.full and not behind.taken
+    bench.runner.finish("past")
+    assert behind.taken and not bench.sealer.full
+    bench.settle()
+    assert read.ids() == [*paid(100, 200, 300, 400, 500), 600, *paid(700)]
+    again = statement(bench)
+    bench.rest()
+    assert again.ids() == [*read.ids(), 800]
+
+
 def test_a_segment_that_is_written_is_not_seen_before_the_drop(bench: Sealing) -> None:
     """In memory and in the file at once: nothing comes twice, and nothing is missing."""
     bench.windows(100)
