@@ -40,7 +40,7 @@ from bench.parts import (
 LIMITS = Path(__file__).resolve().parent / "limits.json"
 SAMPLES = 7
 TRIES_MAX = 4
-MARGIN = 1.6  # another processor has another ratio; what does its work twice is still seen
+MARGIN = 1.25
 SAMPLE_NS = 3_000_000  # rounds are repeated until one sample takes about as long
 ROUNDS_MAX = 400
 ACCOUNTS = 256
