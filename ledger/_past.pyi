@@ -33,6 +33,27 @@ def take(
     group, outside the body, or where the bytes do not look like a record of the place's kind.
     """
 
+def take_from(
+    descriptor: int,
+    snapshot: int,
+    cluster: Buffer,
+    places: NDArray[np.uint64],
+    out: NDArray[np.uint8],
+    groups_max: int,
+) -> tuple[int, list[int]]:
+    """As take, from the journal's file: of the first groups that the ascending places are in.
+
+    How many places that was, and which of the groups were not found perfect: their rows mean
+    nothing, and the library is to be asked for them. A transaction of the library that reads
+    `snapshot` must be open; cluster: 16 bytes.
+    """
+
+def find(descriptor: int, snapshot: int, key: Buffer) -> tuple[int, int] | None:
+    """Where the library's file holds the value of a key: offset, length; None when not found so.
+
+    A transaction of the library that reads `snapshot` must be open.
+    """
+
 def scan(
     body: Buffer,
     checks: Buffer,

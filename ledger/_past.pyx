@@ -2,18 +2,16 @@
 """The past: records looked up in the bodies of the journal's groups, each block checked first.
 
 Here a group's body is read where it lies, usually in mapped memory: the transfers at given places,
-those of a stretch of time that a filter selects, and whether a timestamp is taken. A block of 4,096
-bytes is checked when something is read from it, once a call, so that a few records cost a few
-blocks and not a whole group. Nothing here knows how a body was found, which columns led to it or
-what the state is. Records in a body may lie at any address, so they are copied before their fields
-are looked at. The weak spot: whether a place begins a record can only be told from the record's
-looks, because telling for certain means walking, and checking, all of the group before it.
+those of a stretch of time that a filter selects, and whether a timestamp is taken. Transfers at
+places are also taken from the journal's file without a mapping, of many groups in one call. How a
+place is read is said in places.h. Nothing here knows which columns led to a body or what the state
+is. Records in a body may lie at any address, so they are copied before their fields are looked at.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from ledger.columns cimport (
     BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER, BLOCK_FIELD_USER_DATA_32, BLOCK_FIELD_USER_DATA_64,
@@ -23,12 +21,34 @@ from ledger.record cimport *
 
 import numpy
 
-cdef extern from "blocks.h" nogil:
+cdef extern from "lmdb_file.h" nogil:
+    ctypedef struct lmdb_file_t:
+        pass
+    ctypedef struct lmdb_value_t:
+        u64 at, bytes
+    bint lmdb_read(int descriptor, void *to, u64 bytes, u64 at, int flags)
+    bint lmdb_begin(lmdb_file_t *file, int descriptor, u64 snapshot)
+    bint lmdb_find(lmdb_file_t *file, const u8 *key, u64 key_bytes, lmdb_value_t *value)
+    bint lmdb_begins(const lmdb_file_t *file, const lmdb_value_t *value, const void *before)
+
+cdef extern from "places.h" nogil:
     enum:
-        BLOCK_BYTES, BLOCK_CHECK_BYTES
+        BLOCK_CHECK_BYTES, BODY_BYTES_END, NO_BLOCK, NOT_A_RECORD, VALUE_AT
     u64 block_count(u64 body_bytes)
-    bint block_intact(
-        const u8 *body, u64 body_bytes, const u8 *checks, u64 group, u64 index)
+    ctypedef struct body_t:
+        u64 length
+        int64_t bad
+    void body_init(body_t *b, const u8 *bytes, u64 length, const u8 *checks, u64 group)
+    bint body_read(body_t *b, u64 offset, void *to, u64 length)
+    void body_take(body_t *b, const u64 *places, u64 count, u8 *out)
+    ctypedef struct held_t:
+        u64 group, end
+        bint taken
+    ctypedef struct reader_t:
+        lmdb_file_t file
+        u128 cluster
+    u64 held_split(held_t *helds, u64 room, const u64 *places, u64 count)
+    void reader_take(reader_t *r, held_t *helds, u64 count, const u64 *places, u8 *out)
 
 cdef extern from * nogil:
     """
@@ -46,40 +66,11 @@ BURNED_ID = PLACE_BURNED_ID
 INTACT = -1
 NO_RECORD = -2
 
-cdef enum:
-    NO_BLOCK = -1  # all that was read was intact
-    NOT_A_RECORD = -2
-    BODY_BYTES_END = (PLACE_OFFSET_MASK + 1) * 16
-    CHECKED_WORDS = BODY_BYTES_END // BLOCK_BYTES // 64
-
-cdef struct body_t:
-    const u8 *bytes
-    const u8 *checks
-    u64 length, group
-    u64 checked[CHECKED_WORDS]  # a bit for each block that was found intact
-    int64_t bad  # NO_BLOCK, the number of a block that is not intact, or NOT_A_RECORD
-
 cdef struct stretch_t:  # transfers that lie one after the other, from an offset in the body
     u64 offset, count
 
 
 # ---- reading what was checked -------------------------------------------------------------------
-
-cdef bint body_read(body_t *b, u64 offset, void *to, u64 length) noexcept nogil:
-    """Copy from the body what lies in intact blocks; False, and b.bad says why, when it cannot."""
-    cdef u64 index
-    if offset > b.length or length > b.length - offset:
-        b.bad = NOT_A_RECORD
-        return False
-    for index in range(offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES + 1):
-        if b.checked[index // 64] >> index % 64 & 1:
-            continue
-        if not block_intact(b.bytes, b.length, b.checks, b.group, index):
-            b.bad = <int64_t>index
-            return False
-        b.checked[index // 64] |= <u64>1 << index % 64
-    memcpy(to, b.bytes + offset, length)
-    return True
 
 cdef bint body_timestamp(body_t *b, u64 transfer, u64 *timestamp) noexcept nogil:
     return body_read(b, transfer + TRANSFER_TIMESTAMP_AT, timestamp, sizeof(u64))
@@ -130,50 +121,6 @@ cdef u64 body_stretches(body_t *b, u64 timestamp_first, u64 timestamp_last,
                 break
         offset += run.bytes
     return 0 if b.bad != NO_BLOCK else count
-
-
-# ---- records by place ---------------------------------------------------------------------------
-
-cdef u64 take_bytes(u64 kind) noexcept nogil:
-    """Bytes of a record of the kind that a place says."""
-    if kind == PLACE_BURNED_ID:
-        return sizeof(burned_id_t)
-    return sizeof(transfer_t) if kind == PLACE_TRANSFER else sizeof(resolution_t)
-
-cdef bint take_looks_right(const u8 *record, u64 kind) noexcept nogil:
-    """Whether these bytes can be a record of the kind that a place says."""
-    cdef transfer_t t
-    cdef burned_id_t burned
-    cdef resolution_t resolution
-    if kind >= PLACE_EXPIRY_OF_DEBIT:
-        memcpy(&resolution, record, sizeof(resolution_t))
-        return (HOLD_POSTED <= resolution.outcome <= HOLD_EXPIRED and resolution.position != 0
-                and 0 < resolution.timestamp <= TIMESTAMP_MAX)
-    if kind == PLACE_BURNED_ID:
-        memcpy(&burned, record, sizeof(burned_id_t))
-        return (burned.id != 0 and burned.id != U128_MAX and burned.status != 0
-                and burned.reserved == 0 and 0 < burned.timestamp <= TIMESTAMP_MAX)
-    memcpy(&t, record, sizeof(transfer_t))
-    return (t.id != 0 and t.id != U128_MAX and t.debit_account_id != 0
-            and t.credit_account_id != 0 and t.debit_account_id != t.credit_account_id
-            and t.ledger != 0 and t.code != 0 and t.flags & ~<u32>TRANSFER_FLAGS_KNOWN == 0
-            and 0 < t.timestamp <= TIMESTAMP_MAX)
-
-cdef void take_places(body_t *b, const u64 *places, u64 count, u8 *out) noexcept nogil:
-    cdef u64 i, kind, offset
-    for i in range(count):
-        kind = places[i] & PLACE_KIND_MASK
-        offset = (places[i] >> PLACE_OFFSET_SHIFT & PLACE_OFFSET_MASK) * 16
-        if places[i] >> PLACE_GROUP_SHIFT != b.group or kind > PLACE_EXPIRY_OF_CREDIT:
-            b.bad = NOT_A_RECORD
-            return
-        memset(out, 0, sizeof(transfer_t))
-        if not body_read(b, offset, out, take_bytes(kind)):
-            return
-        if not take_looks_right(out, kind):
-            b.bad = NOT_A_RECORD
-            return
-        out += sizeof(transfer_t)
 
 
 cdef struct balances_t:
@@ -299,11 +246,8 @@ cdef class Body:
             raise ValueError(f"a body of {self.body.len} bytes: no place reaches its end")
         if self.checks.len != <Py_ssize_t>block_count(self.body.len) * BLOCK_CHECK_BYTES:
             raise ValueError(f"{self.checks.len} bytes of checks for a body of {self.body.len}")
-        self.b.bytes = <const u8 *>self.body.buf
-        self.b.checks = <const u8 *>self.checks.buf
-        self.b.length = self.body.len
-        self.b.group = group
-        self.b.bad = NO_BLOCK
+        body_init(&self.b, <const u8 *>self.body.buf, self.body.len, <const u8 *>self.checks.buf,
+                  group)
 
     def __dealloc__(self):
         PyBuffer_Release(&self.body)
@@ -370,8 +314,50 @@ def take(body, checks, group, const u64[::1] places, u8[:, ::1] out):
         raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {places.shape[0]} records")
     if places.shape[0] > 0:
         with nogil:
-            take_places(&held.b, &places[0], places.shape[0], &out[0, 0])
+            body_take(&held.b, &places[0], places.shape[0], &out[0, 0])
     return held.b.bad
+
+
+def take_from(int descriptor, u64 snapshot, const u8[::1] cluster, const u64[::1] places,
+              u8[:, ::1] out, u64 groups_max):
+    cdef u64 i, groups, count = places.shape[0]
+    cdef reader_t *r
+    cdef held_t *helds
+    if out.shape[0] != places.shape[0] or out.shape[1] != sizeof(transfer_t):
+        raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {count} records")
+    if count == 0 or groups_max == 0 or cluster.shape[0] != sizeof(u128):
+        raise ValueError(f"{count} places, {groups_max} groups, {cluster.shape[0]} bytes")
+    groups_max = min(groups_max, count)
+    r = <reader_t *>malloc(sizeof(reader_t))
+    helds = <held_t *>malloc(groups_max * sizeof(held_t))
+    try:
+        if r == NULL or helds == NULL:
+            raise MemoryError("what is read of groups")
+        memcpy(&r.cluster, &cluster[0], sizeof(u128))
+        with nogil:
+            groups = held_split(helds, groups_max, &places[0], count)
+            if lmdb_begin(&r.file, descriptor, snapshot):
+                reader_take(r, helds, groups, &places[0], &out[0, 0])
+        return helds[groups - 1].end, [helds[i].group for i in range(groups) if not helds[i].taken]
+    finally:
+        free(r)
+        free(helds)
+
+
+def find(int descriptor, u64 snapshot, const u8[::1] key):
+    cdef lmdb_file_t *file = <lmdb_file_t *>malloc(sizeof(lmdb_file_t))
+    cdef lmdb_value_t value
+    cdef u8[VALUE_AT] before
+    cdef bint found
+    if file == NULL:
+        raise MemoryError("the pages of a file")
+    with nogil:
+        found = (lmdb_begin(file, descriptor, snapshot)
+                 and lmdb_find(file, &key[0], key.shape[0], &value)
+                 and lmdb_read(descriptor, before, VALUE_AT, value.at - VALUE_AT, 0)
+                 and lmdb_begins(file, &value, before))
+    free(file)
+    return (value.at, value.bytes) if found else None
 
 
 def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,

@@ -1,11 +1,14 @@
-"""Leaf: what both LMDB environments of a book need of files beside LMDB: syncs and a lock file.
+"""Leaf: what the LMDB environments of a book need of files beside LMDB: syncs, a lock file, room
+for a new book.
 
 Errors are the system's own, OSError with the path. It knows no journal and no record.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 LOCK_FILE_BYTES = 16 * 1024  # more than LMDB's for as many readers as a book has
@@ -36,3 +39,19 @@ def reserve_lock_file(environment: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what killed creations left beside a book. A live one holds a flock on its folder."""
+    for path in parent.iterdir():
+        if not (path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()):
+            continue
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(path)
+        finally:
+            os.close(descriptor)

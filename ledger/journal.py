@@ -41,7 +41,7 @@ from ledger.errors import (
     LedgerStopped,
     WrongProcess,
 )
-from ledger.files import reserve_lock_file, sync
+from ledger.files import remove_leftovers, reserve_lock_file, sync
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -107,7 +107,7 @@ class Journal:
         prefix = f".{directory.name}.creating-"
         temporary = directory.with_name(f"{prefix}{os.getpid()}")
         try:
-            _remove_leftovers(directory.parent, prefix)
+            remove_leftovers(directory.parent, prefix)
             _create_at(temporary, directory, cluster, group)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -180,10 +180,13 @@ class Journal:
             self._check_size()
             self._env.reader_check()
             self._find_ends(cluster)
+            self._file = os.open(_data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
         except BaseException as error:
             self._env.close()
             if isinstance(error, lmdb.Error):
                 raise _lmdb_error(str(directory), error) from error
+            if isinstance(error, OSError):
+                raise LedgerStopped(error) from error
             raise
         if not readonly:
             # Written to now, so that no append takes the page faults of its first touch.
@@ -373,6 +376,19 @@ class Journal:
             except lmdb.Error as error:
                 raise _lmdb_error(f"group {number}", error) from error
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[tuple[int, int]]:
+        """A descriptor of LMDB's file, to read, and the number of a snapshot that keeps its pages.
+
+        For a moment only: what stays open lets the file grow. Safe beside an append.
+        """
+        self._check_usable()
+        try:
+            with self._env.begin() as transaction:
+                yield self._file, transaction.id()
+        except lmdb.Error as error:
+            raise _lmdb_error(str(self.directory), error) from error
+
     def end_of(self, number: int) -> tuple[int, bytes]:
         """The last position of group `number` and its digest, as the next group continues them."""
         end = self._end  # taken once: another thread may be appending
@@ -415,6 +431,7 @@ class Journal:
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
+        os.close(self._file)
         self._env.close()
         if self._lock is not None:
             self._lock.release(clean=self._cause is None)
@@ -538,22 +555,6 @@ def _check_vacant(directory: Path) -> None:
         raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
     if directory.is_mount():
         raise DirectoryNotWritable(f"{directory} is a mount point: name a directory below it")
-
-
-def _remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove what killed creations left. A live one holds a flock on its directory."""
-    for path in parent.iterdir():
-        if not (path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()):
-            continue
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(path)
-        finally:
-            os.close(descriptor)
 
 
 def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:

@@ -414,6 +414,9 @@ enum {
     PLACE_GROUP_SHIFT = 20,
 };
 
+#define GROUP_MAGIC "LEDGRGRP"
+enum { GROUP_FORMAT = 1 };
+
 /* Events arrive at any address, so their fields are read by offset. */
 enum {
     EVENT_BYTES = sizeof(transfer_t),

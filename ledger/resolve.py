@@ -12,6 +12,7 @@ The weak spot: a filter that selects little of an account with a long past reads
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ from ledger.schema import (
 
 BLOCKS_AT_ONCE_MIN = 16  # records of the column of blocks that are read at first: a block or more
 BLOCKS_AT_ONCE_MAX = 256  # and later: 1 MiB
+GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the journal
 
 ABSENT, STORED, BURNED = 0, 1, 2  # what became of an id
 
@@ -59,6 +61,7 @@ class Past(Protocol):
 
     def end_of(self, number: int) -> tuple[int, bytes]: ...
     def bodies(self, numbers: Iterable[int]) -> Iterator[Body]: ...
+    def snapshot(self) -> AbstractContextManager[tuple[int, int]]: ...
 
 
 class Sealed(NamedTuple):
@@ -132,17 +135,32 @@ def _check_blocks(number: int, bad: int) -> None:
         raise DataRefused(f"group {number}: block {bad} check failed")
 
 
+def _take(journal: Past, ascending: Numbers, out: Records) -> list[int]:
+    """Copy to `out` the records at these places that can be read past the journal's own way, and
+    say which groups are left to it: some damage, or whatever else, is for it to name."""
+    left: list[int] = []
+    cluster = journal.cluster.to_bytes(16, "little")
+    while len(ascending):
+        with journal.snapshot() as (file, number):
+            taken, some = _past.take_from(
+                file, number, cluster, ascending, out, GROUPS_AT_ONCE_MAX
+            )
+        left += some
+        ascending, out = ascending[taken:], out[taken:]
+    return left
+
+
 def _records_at(journal: Past, segment: ColumnFile, places: Numbers) -> Records:
     """The records at these places, which `segment` gave, in any order; a chunk at most."""
     order = np.argsort(places)
     ordered = places[order]
-    groups, firsts = np.unique(ordered >> _SHIFT, return_index=True)
-    if len(groups) and not segment.group_first <= groups[0] <= groups[-1] <= segment.group_last:
+    groups = (ordered[[0, -1]] >> _SHIFT).tolist() if len(places) else []
+    if groups and not segment.group_first <= groups[0] <= groups[-1] <= segment.group_last:
         raise _astray(segment, "a place outside its groups")
     records = np.empty((len(places), TRANSFER.itemsize), np.uint8)
-    ends = np.append(firsts[1:], len(places)).tolist()
-    bodies = journal.bodies(groups.tolist())
-    for (number, body, checks), first, end in zip(bodies, firsts.tolist(), ends, strict=True):
+    for number, body, checks in journal.bodies(_take(journal, ordered, records)):
+        bounds = np.array([number, number + 1], np.uint64) << _SHIFT
+        first, end = np.searchsorted(ordered, bounds)
         bad = _past.take(body, checks, number, ordered[first:end], records[first:end])
         if bad == _past.NO_RECORD:
             raise _astray(segment, f"a place in group {number} where no such record is")

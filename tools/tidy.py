@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
         "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
-        "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
+        "lmdb_file.h", "places.h", "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
     "kernels": (
         "_core.pyx",
@@ -47,6 +47,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "record.pxd": ("record.h",),
     "frame.h": ("aegis.h",),
     "blocks.h": ("aegis.h",),
+    "places.h": ("blocks.h", "lmdb_file.h"),
     "columns.h": ("aegis.h", "filter.h", "u128.h"),
     "column_file.h": ("columns.h",),
     "leaves.pxd": ("u128.h", "slab.h", "table.h"),
@@ -93,7 +94,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 84
+LEDGER_FILES_MAX = 85
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
