@@ -293,6 +293,7 @@ def test_a_damaged_group_is_left_and_refused_as_ever(
 @pytest.mark.parametrize(
     ("at", "byte", "why"),
     [
+        (0, 2, "does not begin with a group header"),
         (8, 2, "format 2, this software reads 1"),
         (16, 9, "is of cluster 9, the book is of 7"),
         (40, 5, "lies in the place of group 3"),
@@ -320,6 +321,51 @@ def test_a_value_of_another_length(
         value[:] = value + bytes(more) if more > 0 else value[:more]
     [place, *_] = [place for place in all_places if place >> 20 == number]
     same_refusal(directory, number, place, "expected")
+
+
+def test_a_value_with_room_for_the_check_of_a_block_that_is_none(
+    damaged: tuple[Path, list[int]],
+) -> None:
+    """Eight bytes more, after whole blocks only: a body as long would have been without them."""
+    directory, _ = damaged
+    body, places = made(12, 500)
+    with Journal.open(directory) as book:
+        book.append(11, group_of(body[: 8 * BLOCK_BYTES], 12))
+        book.append(12, group_of(body, 13))
+        assert taken(book, [places[0]])[1] == []
+    with changed(directory, 12) as value:
+        value += bytes(8)
+    same_refusal(directory, 12, places[0], "expected")
+
+
+def test_a_body_that_ends_where_no_place_reaches(damaged: tuple[Path, list[int]]) -> None:
+    directory, all_places = damaged
+    body = made(3, SIZES[2])[0].ljust(3 << 20, b"\0")
+    with changed(directory, 3) as value:
+        value[96:104] = len(body).to_bytes(8, "little")
+        check_header(value)
+        value[HEADER_BYTES:] = body + _check.blocks(body, 3)
+    [place, *_] = [place for place in all_places if place >> 20 == 3]
+    with Journal.open(directory, readonly=True) as book:
+        assert taken(book, [place])[1] == [3]
+        refused = outcome(book, [place])
+        assert refused == outcome(Slow(book), [place])
+        assert refused == ("ValueError", "a body of 3145728 bytes: no place reaches its end")
+
+
+def test_a_page_that_is_not_the_value_s(damaged: tuple[Path, list[int]]) -> None:
+    """The library does not look at what comes before a value, and gives what follows."""
+    directory, all_places = damaged
+    places = [place for place in all_places if place >> 20 == 10]
+    with Journal.open(directory) as book:
+        with book.snapshot() as (descriptor, number):
+            found = _past.find(descriptor, number, (10).to_bytes(8, "big"))
+            assert found is not None
+        with (directory / "journal" / "data.mdb").open("r+b") as file:
+            file.seek(found[0] - 16)
+            file.write(b"\x01")
+        assert taken(book, places)[1] == [10]
+        assert outcome(book, places) == records_of(places, list(SIZES))
 
 
 @pytest.mark.parametrize("size", [0, 8, 255, 256])
