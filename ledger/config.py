@@ -33,6 +33,9 @@ DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
 READER_CHECK_SECONDS = 60.0
+SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once
+SCRUB_SECONDS = 1.0  # from one such step to the next
+SCRUB_REST_SECONDS = 3600.0  # from the end of a pass to the next one
 HEAD_NS = 5_000_000_000  # how often the head stamp is renewed
 
 # The engine.

@@ -21,7 +21,7 @@ from typing import Any
 Callback = Callable[[], None]
 Done = Callable[[BaseException | None], None]
 
-PATIENT_LANES = ("merge",)
+PATIENT_LANES = ("merge", "scrub")
 
 
 class Timings:

@@ -29,6 +29,7 @@ from ledger.engine import Engine
 from ledger.errors import DiskFull, LedgerError, LedgerStopped
 from ledger.recovery import Parts, Progress, recover
 from ledger.runner import LoopRunner
+from ledger.scrub import Scrub
 
 log = logging.getLogger("ledger.server")
 
@@ -187,6 +188,7 @@ class _Server:
             watches = [
                 asyncio.create_task(self._keep_house(parts)),
                 asyncio.create_task(self._tell_refusals(engine)),
+                asyncio.create_task(self._scrub(parts, runner)),
             ]
             await self._stop.wait()
             for watch in watches:
@@ -230,6 +232,25 @@ class _Server:
             elif told and not refused:
                 self._on_warning(f"{self._directory}: there is space again")
             told = refused
+
+    async def _scrub(self, parts: Parts, runner: LoopRunner) -> None:
+        """Read the journal again and again, slowly, and say what is found damaged."""
+        scrub = Scrub(parts.journal)
+        while (step := await self._scrub_step(scrub, runner)) is not None:
+            found, ended = step
+            for why in found:
+                self._on_warning(f"{self._directory}: damaged: {why}: see `ledger verify`")
+            await asyncio.sleep(config.SCRUB_REST_SECONDS if ended else config.SCRUB_SECONDS)
+
+    async def _scrub_step(self, scrub: Scrub, runner: LoopRunner) -> tuple[list[str], bool] | None:
+        """One step in a thread of its own; None when the journal has stopped."""
+        steps: list[tuple[list[str], bool]] = []
+        done = asyncio.Event()
+        runner.aside(
+            "scrub", lambda: steps.append(scrub.step(config.SCRUB_BYTES)), lambda _: done.set()
+        )
+        await done.wait()
+        return steps[0] if steps else None
 
     async def _keep_house(self, parts: Parts) -> None:
         """Every minute: free dead readers' places, and say when the disk fills up or time jumps."""

@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "_audit.pyx", "_audit_requests.pyx",
     ),
     "view": ("schema.py", "group.py", "calls.py", "runs.py"),
-    "parts": ("journal.py", "checkpoint.py", "history.py", "resolve.py", "clock.py"),
+    "parts": ("journal.py", "checkpoint.py", "history.py", "resolve.py", "scrub.py", "clock.py"),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
         "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "server.py",
@@ -94,7 +94,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 85
+LEDGER_FILES_MAX = 86
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
