@@ -33,7 +33,7 @@ from ledger.load_report import BUCKETS, ID_ORDERS, latency
 PROGRESS_SECONDS = 0.1
 END_SECONDS_MAX = 900.0  # of a server that has much to read or to finish
 SECONDS_BEFORE_KILL = 2.0
-PAYERS_CONNECTIONS, PAYERS_SESSIONS = 2, 4
+PAYERS_CONNECTIONS, PAYERS_SESSIONS = 1, 8  # one: each would have its own share of the numbers
 PAYERS_SECONDS_MAX = 600.0
 MARKER_ACCOUNTS = (1, 2)  # the generator's ids are large
 MARKER_LEDGER, MARKER_CODE = 2, 60_000  # the generator's codes are low

@@ -436,6 +436,17 @@ ssize_t pread(int fd, void *into, size_t bytes, off_t at) {
 }
 ssize_t pread64(int, void *, size_t, off64_t) SAME_AS("pread");
 
+ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+    REAL(preadv2, ssize_t, int, const struct iovec *, int, off_t, int);
+    if (!is_watched(fd)) return real(fd, parts, count, at, flags);
+    HALF(parts, count);
+    verdict_t verdict = judge(PREAD, fd, NULL);
+    if (verdict == FAIL) return -1;
+    return verdict == SHORT ? real(fd, few, few_count, at, flags)
+                            : real(fd, parts, count, at, flags);
+}
+ssize_t preadv64v2(int, const struct iovec *, int, off64_t, int) SAME_AS("preadv2");
+
 int ftruncate(int fd, off_t bytes) {
     REAL(ftruncate, int, int, off_t);
     int result = real(fd, bytes);

@@ -148,10 +148,11 @@ class ColumnFile:
 
     def blocks_maybe(
         self, first: int, end: int, hashes: NDArray[np.uint64]
-    ) -> NDArray[np.uint32]:
+    ) -> tuple[NDArray[np.uint32], int]:
         """Which blocks may hold all `hashes` (see hash_field): their first records, (m,).
 
-        Looks at the records of BLOCKS from `first`, which must be the first of a block, to end - 1.
+        Looks at the blocks that begin among the records of BLOCKS from `first`, which must be the
+        first of a block, to end - 1; and the record after these blocks.
         """
 
     def block_at(self, timestamp: int) -> int:

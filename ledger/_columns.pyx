@@ -256,7 +256,9 @@ cdef class ColumnFile:
     def __dealloc__(self):
         cdef u32 i
         if self.head != NULL and self.file.descriptor >= 0:
-            close_descriptor(self.file.descriptor)
+            # The last one of a file that was removed frees all its pages, which takes a while.
+            with nogil:
+                close_descriptor(self.file.descriptor)
         for i in range(<u32>COLUMN_COLUMNS_MAX):
             free(self.fences[i])
         free(self.head)
@@ -411,9 +413,9 @@ cdef class ColumnFile:
         self.enter()
         with nogil:
             failed = block_select(
-                &self.file, where, first, end, &hashes[0], count, &view[0], &made, &fault)
+                &self.file, where, &first, end, &hashes[0], count, &view[0], &made, &fault)
         self.leave(failed, &fault)
-        return out[:made]
+        return out[:made], first
 
     def block_at(self, u64 timestamp):
         cdef const column_t *where = self.column_of(COLUMN_BLOCKS)

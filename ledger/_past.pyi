@@ -51,7 +51,8 @@ def take_from(
 def find(descriptor: int, snapshot: int, key: Buffer) -> tuple[int, int] | None:
     """Where the library's file holds the value of a key: offset, length; None when not found so.
 
-    A transaction of the library that reads `snapshot` must be open.
+    A transaction of the library that reads `snapshot` must be open. OSError when a page cannot be
+    read.
     """
 
 def scan(

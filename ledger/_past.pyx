@@ -9,6 +9,7 @@ is. Records in a body may lie at any address, so they are copied before their fi
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc cimport errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -18,6 +19,8 @@ from ledger.columns cimport (
     BLOCK_FIELD_USER_DATA_128, block_hash,
 )
 from ledger.record cimport *
+
+import os
 
 import numpy
 
@@ -349,14 +352,19 @@ def find(int descriptor, u64 snapshot, const u8[::1] key):
     cdef lmdb_value_t value
     cdef u8[VALUE_AT] before
     cdef bint found
+    cdef int error
     if file == NULL:
         raise MemoryError("the pages of a file")
     with nogil:
+        errno.errno = 0
         found = (lmdb_begin(file, descriptor, snapshot)
                  and lmdb_find(file, &key[0], key.shape[0], &value)
                  and lmdb_read(descriptor, before, VALUE_AT, value.at - VALUE_AT, 0)
                  and lmdb_begins(file, &value, before))
+        error = errno.errno
     free(file)
+    if not found and error != 0:
+        raise OSError(error, os.strerror(error))
     return (value.at, value.bytes) if found else None
 
 

@@ -447,28 +447,43 @@ static inline int block_read(const column_file_t *file, const column_t *column, 
     return 0;
 }
 
-/* The chunks 0 of the blocks among records first to end-1 whose filter may hold all hashes; `out`
- * has room for end-first of them. */
-static inline int block_select(const column_file_t *file, const column_t *column, u64 first,
+/* The page of a block's chunk for a hash. Blocks often have as many chunks as the one before, so
+ * *chunk_count is tried first: a page that says it is that chunk of so many tells that its block
+ * begins at `number`. Else the block's first page says how many there are. */
+static inline int block_read_for(const column_file_t *file, const column_t *column, u64 number,
+                                 u64 hash, u32 *chunk_count, u32 *offset, column_page_t *page,
+                                 column_fault_t *fault) {
+    const block_chunk_t *chunk = &page->chunk;
+    if (*chunk_count && number + *chunk_count <= column->count) {
+        const u32 wanted = block_filter_at(hash, *chunk_count, offset);
+        if (block_read(file, column, number + wanted, page, fault)) return -1;
+        if (chunk->chunk == wanted && chunk->chunk_count == *chunk_count) return 0;
+    }
+    if (block_read(file, column, number, page, fault)) return -1;
+    if (chunk->chunk != 0) return column_fail(fault, COLUMN_FAULT_INSIDE, number);
+    *chunk_count = chunk->chunk_count;
+    const u32 wanted = block_filter_at(hash, *chunk_count, offset);
+    return wanted ? block_read(file, column, number + wanted, page, fault) : 0;
+}
+
+/* The chunks 0 of the blocks that begin among records *first to end-1 and whose filter may hold all
+ * hashes; `out` has room for end-*first of them. *first becomes the record after these blocks. */
+static inline int block_select(const column_file_t *file, const column_t *column, u64 *first,
                                u64 end, const u64 *hashes, u64 hash_count, u32 *out, u64 *made,
                                column_fault_t *fault) {
     column_page_t page;
-    const block_chunk_t *chunk = &page.chunk;
+    u32 chunk_count = 0, offset;
     *made = 0;
-    for (u64 number = first, next; number < end; number = next) {
-        if (block_read(file, column, number, &page, fault)) return -1;
-        if (chunk->chunk != 0) return column_fail(fault, COLUMN_FAULT_INSIDE, number);
-        const u32 chunk_count = chunk->chunk_count;
+    for (; *first < end; *first += chunk_count) {
+        /* Without a hash only the block's length is asked for. */
         u64 i = 0;
-        for (; i < hash_count; i++) {
-            u32 offset;
-            const u32 wanted = block_filter_at(hashes[i], chunk_count, &offset);
-            if (wanted != chunk->chunk && block_read(file, column, number + wanted, &page, fault))
+        do {
+            if (block_read_for(file, column, *first, hash_count ? hashes[i] : 0, &chunk_count,
+                               &offset, &page, fault))
                 return -1;
-            if (!filter_block_has(chunk->filter + offset, hashes[i])) break;
-        }
-        if (i == hash_count) out[(*made)++] = (u32)number;
-        next = number + chunk_count;
+        } while (i < hash_count && filter_block_has(page.chunk.filter + offset, hashes[i]) &&
+                 ++i < hash_count);
+        if (i == hash_count) out[(*made)++] = (u32)*first;
     }
     return 0;
 }

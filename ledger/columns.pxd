@@ -104,7 +104,7 @@ cdef extern from "column_file.h" nogil:
                      column_fault_t *)
     int column_merge(column_source_t *, u32 count, column_writer_t *, u8 *out, u32 *blamed,
                      column_fault_t *)
-    int block_select(const column_file_t *, const column_t *, u64 first, u64 end,
+    int block_select(const column_file_t *, const column_t *, u64 *first, u64 end,
                      const u64 *hashes, u64 hash_count, u32 *out, u64 *made, column_fault_t *)
     int block_find(const column_file_t *, const column_t *, u64 timestamp, u64 *number,
                    column_fault_t *)

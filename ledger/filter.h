@@ -23,6 +23,7 @@ enum {
     FILTER_LEVEL_IDS = 8,  /* in memory 32 bits: what is asked in vain there costs a look on disk */
     FILTER_GROWTH = 4,
     FILTER_LEVELS_MAX = 8,
+    FILTER_TOUCH_BYTES = 4096, /* the smallest page */
 };
 #ifndef FILTER_FIRST
 #define FILTER_FIRST (1u << 22) /* ids of the first level: 16 MiB */
@@ -39,6 +40,8 @@ typedef struct {
 typedef struct {
     u32 level_count;
     filter_level_t levels[FILTER_LEVELS_MAX];
+    filter_level_t next; /* mapped before it is needed, and `touched` bytes of it are there */
+    u64 touched;
 } filter_t;
 
 /* ---- one block ------------------------------------------------------------------------------ */
@@ -90,6 +93,8 @@ static inline void filter_level_close(filter_level_t *level) {
 }
 
 static inline void filter_free(filter_t *filter) {
+    if (filter->next.blocks) filter_level_close(&filter->next);
+    filter->next.blocks = NULL;
     while (filter->level_count > 0) filter_level_close(&filter->levels[--filter->level_count]);
 }
 
@@ -133,7 +138,12 @@ static __attribute__((noinline, cold)) int filter_grow(filter_t *filter, u64 cou
     u32 opened = filter->level_count;
     for (u64 room = filter_room(filter); room < count; opened++) {
         filter_level_t *level = &filter->levels[opened];
-        if (opened == FILTER_LEVELS_MAX || filter_level_open(level, filter_capacity(opened))) {
+        if (opened == filter->level_count && filter->next.blocks) {
+            *level = filter->next;
+            filter->next.blocks = NULL;
+            filter->touched = 0;
+        } else if (opened == FILTER_LEVELS_MAX ||
+                   filter_level_open(level, filter_capacity(opened))) {
             while (opened-- > filter->level_count) filter_level_close(&filter->levels[opened]);
             return -1;
         }
@@ -141,6 +151,21 @@ static __attribute__((noinline, cold)) int filter_grow(filter_t *filter, u64 cou
     }
     __atomic_store_n(&filter->level_count, opened, __ATOMIC_RELEASE);
     return 0;
+}
+
+/* While the second half of the last level fills, have the memory of the next one made, as much of
+ * it as of that half is full: the first hashes go everywhere in it, and all at once takes long. */
+static inline void filter_prepare(filter_t *filter) {
+    if (filter->level_count == 0 || filter->level_count == FILTER_LEVELS_MAX) return;
+    const filter_level_t *last = &filter->levels[filter->level_count - 1];
+    if (last->count < last->capacity / 2) return;
+    if (!filter->next.blocks &&
+        filter_level_open(&filter->next, filter_capacity(filter->level_count)))
+        return; /* it is tried again when it is needed */
+    const u64 bytes = filter->next.block_count * FILTER_BLOCK_BYTES;
+    const double share = 2.0 * (double)last->count / (double)last->capacity - 1;
+    for (; filter->touched < (u64)(share * (double)bytes); filter->touched += FILTER_TOUCH_BYTES)
+        *(volatile u8 *)(filter->next.blocks + filter->touched) = 0;
 }
 
 /* Insert `count` hashes that lie `stride` u64 apart; -1 for no memory, nothing is inserted then. */
@@ -155,6 +180,7 @@ static inline int filter_insert(filter_t *filter, const u64 *hashes, u64 stride,
         level->count += some;
         count -= some;
     }
+    filter_prepare(filter);
     return 0;
 }
 

@@ -33,7 +33,7 @@ from ledger.schema import (
 )
 
 BLOCKS_AT_ONCE_MIN = 16  # records of the column of blocks that are read at first: a block or more
-BLOCKS_AT_ONCE_MAX = 256  # and later: 1 MiB
+BLOCKS_AT_ONCE_MAX = 4096  # and later, of which a page a block is read
 GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the journal
 
 ABSENT, STORED, BURNED = 0, 1, 2  # what became of an id
@@ -411,24 +411,16 @@ def _candidate_blocks(
     low, end = _blocks_in(segment, earliest, latest)
     size = BLOCKS_AT_ONCE_MIN
     while low < end:
-        first = max(low, end - size) if newest_first else low
-        heads = segment.block_heads(first, min(end, first + size))
-        size = min(2 * size, BLOCKS_AT_ONCE_MAX)
-        # A block is several records; those cut off at the far end come with the next chunk.
+        first = low
         if newest_first:
-            heads = heads[np.flatnonzero(heads["chunk"] == 0)[0] :]
-            end -= len(heads)
-            first = end
-        else:
-            whole = heads["chunk"] + 1 == heads["chunk_count"]
-            heads = heads[: np.flatnonzero(whole)[-1] + 1]
-            low += len(heads)
-        if len(hashes):
-            maybe = segment.blocks_maybe(first, first + len(heads), hashes)
-            chosen = maybe.astype(np.int64) - first
-        else:
-            chosen = np.flatnonzero(heads["chunk"] == 0)
-        yield from heads[chosen[::-1] if newest_first else chosen]
+            first = max(low, end - size)
+            first -= int(segment.block_heads(first, first + 1)[0]["chunk"])
+        last = end if newest_first else min(end, first + size)
+        chosen, after = segment.blocks_maybe(first, last, hashes)
+        size = min(2 * size, BLOCKS_AT_ONCE_MAX)
+        low, end = (low, first) if newest_first else (after, end)
+        for number in chosen[::-1] if newest_first else chosen:
+            yield segment.block_heads(number, number + 1)[0]
 
 
 # ---- timestamps ---------------------------------------------------------------------------------

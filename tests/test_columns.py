@@ -337,7 +337,7 @@ def test_what_is_not_there_is_empty(tmp_path):
         assert file.bounds(column, 5, 0, TOP) == (0, 0)
         assert file.records(column, 0, 0).shape == (0, 16)
         assert file.keys(column, 0, 0).shape == (0,)
-    assert file.block_heads(0, 0).shape == file.blocks_maybe(0, 0, words([1])).shape == (0,)
+    assert file.block_heads(0, 0).shape == file.blocks_maybe(0, 0, words([1]))[0].shape == (0,)
     assert file.block_at(0) == 0
     file.verify()
 
@@ -472,8 +472,10 @@ def test_blocks_that_may_hold_all_hashes(tmp_path):
     for hashes in questions:
         first, end = sorted(rng.sample(range(len(firsts)), 2))
         wanted = [firsts[n] for n in range(first, end) if blocks[n].maybe(hashes)]
-        maybe = file.blocks_maybe(firsts[first], firsts[end], words(hashes))
-        assert maybe.tolist() == wanted
+        maybe, after = file.blocks_maybe(firsts[first], firsts[end], words(hashes))
+        assert maybe.tolist() == wanted and after == firsts[end]
+        maybe, after = file.blocks_maybe(firsts[first], firsts[end - 1] + 1, words(hashes))
+        assert maybe.tolist() == wanted and after == firsts[end], "a block that is cut off counts"
         assert maybe.dtype == np.uint32
     inside = firsts[[block.chunk_count > 1 for block in blocks].index(True)] + 1
     with pytest.raises(ValueError, match=f"record {inside} is not the first of a block"):

@@ -299,6 +299,8 @@ def test_bytes_at_random(
 def test_what_is_no_file_to_read(small: tuple[bytes, int, dict[bytes, bytes]]) -> None:
     descriptor, other = os.pipe()
     os.close(other)
-    assert _past.find(descriptor, small[1], number(1)) is None
+    with pytest.raises(OSError, match="Illegal seek"):
+        _past.find(descriptor, small[1], number(1))
     os.close(descriptor)
-    assert _past.find(descriptor, small[1], number(1)) is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _past.find(descriptor, small[1], number(1))
