@@ -243,12 +243,16 @@ class _Server:
             await asyncio.sleep(config.SCRUB_REST_SECONDS if ended else config.SCRUB_SECONDS)
 
     async def _scrub_step(self, scrub: Scrub, runner: LoopRunner) -> tuple[list[str], bool] | None:
-        """One step in a thread of its own; None when the journal has stopped."""
+        """One step in a thread of its own; None when there can be no other."""
         steps: list[tuple[list[str], bool]] = []
         done = asyncio.Event()
-        runner.aside(
-            "scrub", lambda: steps.append(scrub.step(config.SCRUB_BYTES)), lambda _: done.set()
-        )
+
+        def finished(error: BaseException | None) -> None:
+            if error is not None and not isinstance(error, LedgerStopped):
+                self._on_warning(f"the journal is not read again any more: {error}")
+            done.set()
+
+        runner.aside("scrub", lambda: steps.append(scrub.step(config.SCRUB_BYTES)), finished)
         await done.wait()
         return steps[0] if steps else None
 
