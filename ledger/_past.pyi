@@ -17,6 +17,8 @@ GROUP_SHIFT: int  # of the group in a place
 KIND_MASK: int  # of what lies there: TRANSFER or BURNED_ID
 TRANSFER: int
 BURNED_ID: int
+GROUP_MAGIC: bytes  # what a group's value begins with
+GROUP_FORMAT: int
 INTACT: int
 NO_RECORD: int
 

@@ -43,13 +43,13 @@ class _Call:
 
     def __init__(
         self,
-        engine: Engine,
+        door: _Door[Any],
         operation: Operation,
         records: Rows,
         wake: Callable[[], None],
         room: Callable[[], None],
     ) -> None:
-        self._engine = engine
+        self._door = door
         # A copy: the caller's other threads must not change an event while it is judged.
         self._records = records.copy()
         self._arrivals = np.zeros(1, ARRIVAL)
@@ -68,12 +68,12 @@ class _Call:
     def submit(self) -> None:
         """Ask the engine for room. DiskFull is the error when there is no space for the request."""
         try:
-            taken = self._engine.submit(self, self._records, self._arrivals, 1)
+            taken = self._door._engine.submit(self, self._records, self._arrivals, 1)
         except LedgerStopped as stopped:
             self.error = stopped
             return
         if taken and not self._taken and self.error is None:
-            why = self._engine.refusal or "there is no space for another request"
+            why = self._door._engine.refusal or "there is no space for another request"
             self.error = DiskFull(why)
         self.accepted = bool(taken)
 
@@ -100,7 +100,9 @@ class _Call:
 
     def resume(self) -> None:
         # Here and now: what was attached for this request may be gone when its caller is awake.
-        self.submit()
+        # In a book that is being closed nobody appends what would be taken.
+        if not self._door._closed:
+            self.submit()
         self._room()
 
     def refused(self, why: DataRefused) -> None:
@@ -202,7 +204,7 @@ class Book(_Door[Rows]):
     ) -> tuple[_Call, threading.Lock]:
         done = threading.Lock()
         done.acquire()
-        call = _Call(self._engine, operation, records, done.release, self._lock.notify_all)
+        call = _Call(self, operation, records, done.release, self._lock.notify_all)
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check()
         with self._lock:
@@ -283,7 +285,7 @@ class AsyncBook(_Door[Awaitable[Rows]]):
 
     async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
         done: asyncio.Future[None] = self._loop.create_future()
-        call = _Call(self._engine, operation, records, lambda: _wake(done), self._room)
+        call = _Call(self, operation, records, lambda: _wake(done), self._room)
         deadline = None if timeout is None else self._loop.time() + timeout
         self._check()
         try:

@@ -15,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ledger import _check
+from ledger import _check, _past
 from ledger.config import CHECK_BLOCK_BYTES, GROUP_BYTES_MAX
 from ledger.errors import DataRefused
 from ledger.schema import GROUP_HEADER
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]  # contiguous
 
-FORMAT = 1
-MAGIC = b"LEDGRGRP"
+FORMAT, MAGIC = _past.GROUP_FORMAT, _past.GROUP_MAGIC
 HEADER_BYTES = GROUP_HEADER.itemsize
 CHECKED_BYTES = HEADER_BYTES - 16  # the header's check covers all before it
 BLOCK_CHECK_BYTES = 8
@@ -171,6 +170,12 @@ def read_group(
     if bad >= 0:
         raise DataRefused(f"{header.place}: block {bad} check failed")
     return header, body
+
+
+def check_digest(header: Header, digest: bytes) -> None:
+    """DataRefused unless the group continues one of this digest."""
+    if header.digest_previous != digest:
+        raise DataRefused(f"{header.place}: holds another digest of the group before it")
 
 
 def read_header(

@@ -48,6 +48,7 @@ from ledger.group import (
     End,
     Group,
     Header,
+    check_digest,
     digest_group,
     place_after,
     read_group,
@@ -307,10 +308,8 @@ class Journal:
         while number <= self.group:
             for header, body, whole in self._read_some(number, previous):
                 if chain:
-                    if digest is not None and header.digest_previous != digest:
-                        raise DataRefused(
-                            f"{header.place}: holds another digest of the group before it"
-                        )
+                    if digest is not None:
+                        check_digest(header, digest)
                     digest = digest_group(whole[:HEADER_BYTES], body)
                 if number >= from_group:
                     yield header, body

@@ -105,8 +105,11 @@ typedef uint8_t u8;
 
 /* ---- what the journal holds ------------------------------------------------------------------ */
 
+#define GROUP_MAGIC "LEDGRGRP"
+enum { GROUP_FORMAT = 1 };
+
 #define GROUP_HEADER_FIELDS(F, A)                                                              \
-    A(u8, magic, 8, "LEDGRGRP")                                                                \
+    A(u8, magic, 8, GROUP_MAGIC)                                                               \
     F(u16, format, "1")                                                                        \
     F(u16, header_bytes, "256")                                                                \
     F(u32, partition, "0")                                                                     \
@@ -413,9 +416,6 @@ enum {
     PLACE_OFFSET_MASK = (1 << 17) - 1,
     PLACE_GROUP_SHIFT = 20,
 };
-
-#define GROUP_MAGIC "LEDGRGRP"
-enum { GROUP_FORMAT = 1 };
 
 /* Events arrive at any address, so their fields are read by offset. */
 enum {

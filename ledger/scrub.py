@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ledger import _past
 from ledger.errors import DataRefused
-from ledger.group import HEADER_BYTES, Header, digest_group, read_group
+from ledger.group import HEADER_BYTES, Header, check_digest, digest_group, read_group
 
 GROUP_BYTES_MIN = 4096  # what a small group counts as, so that a step is short
 TOLD_MAX = 1000
@@ -73,8 +73,8 @@ class Scrub:
             self._previous, self._digest = self._journal.one(self.group)[0], None
             return self._previous.body_bytes
         header, body = read_group(value, self.group, self._journal.cluster, self._previous)
-        if self._digest is not None and header.digest_previous != self._digest:
-            raise DataRefused(f"{header.place}: holds another digest of the group before it")
+        if self._digest is not None:
+            check_digest(header, self._digest)
         self._previous, self._digest = header, digest_group(value[:HEADER_BYTES], body)
         return len(value)
 

@@ -12,7 +12,6 @@ cdef enum:
     SEAL_HEADS_BITS = 8
     SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
     SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
-    SEAL_AHEAD = 12  # transfers that are fetched before they are needed
     SEAL_PARTS_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
 
 cdef struct seal_set_t:  # distinct hashes, in a list and in slots where 0 is empty
@@ -92,7 +91,6 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogi
     while first < last and why == 0:
         end = min(last, first + BLOCK_TRANSFERS_MAX)
         for i in range(first, end):
-            seal_fetch(s, min(i + SEAL_AHEAD, last - 1))
             seal_transfer(s, key, seal, i)
         why = seal_block(s, key, seal, first, end, distinct)
         first = end
@@ -100,12 +98,6 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogi
     seal_burned(s, key, seal, ~<u64>0)
     seal_ended(s, seal, ~<u64>0)
     return why if why != 0 else seal_sort_parts(seal, rows)
-
-cdef inline void seal_fetch(const state_t *s, u64 ordinal) noexcept nogil:
-    cdef u8 *transfer = <u8 *>slab_at(&s.transfers, ordinal)
-    __builtin_prefetch(transfer)
-    __builtin_prefetch(transfer + 64)
-    __builtin_prefetch(seal_extra(s, ordinal))
 
 cdef inline void seal_transfer(const state_t *s, const u64 *key, seal_t *seal,
                                u64 ordinal) noexcept nogil:
