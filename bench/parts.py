@@ -160,7 +160,7 @@ class Desk:
     def execute(self, buffer: bytes, arrivals: np.ndarray) -> None:
         self.now_ns += 1_000_000
         count = len(arrivals)
-        done, made, why = self.core.execute(buffer, arrivals, 0, count, self.now_ns, 0)
+        done, made, why = self.core.execute(buffer, arrivals, 0, count, self.now_ns)
         assert (done, made, why) == (count, count, _core.DONE)
 
     def replies(self) -> bytes:

@@ -89,7 +89,7 @@ def read(printed: str) -> Seen:
     rate = re.search(r"load accepted = ([\d_,]+) tx/s", printed)
     if rate is None:
         raise ValueError(f"no rate in what the benchmark printed: {printed[-500:]!r}")
-    found = re.findall(r"batch latency p(\d+) = ([\d_,]+) ms", printed)
+    found = re.findall(r"batch latency p(\d+) += ([\d_,]+) ms", printed)
     number = str.maketrans("", "", "_,")
     latencies = {int(share): int(ms.translate(number)) for share, ms in found}
     return Seen(float(rate[1].translate(number)), latencies)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -181,7 +182,8 @@ def peers(result: Result, images: Path) -> str:
 
 
 def _pairs(rows: list[dict[str, Any]]) -> str:
-    head = ("load", "ours/s", "theirs/s", "ratio", "ratio in each pair", "goal", "guide/s")
+    head = ("load", "ours/s", "theirs/s", "ratio", "ratio in each pair", "goal", "guide/s",
+            "p99 ms", "worst ms")  # fmt: skip
     return table(
         head,
         (
@@ -190,10 +192,20 @@ def _pairs(rows: list[dict[str, Any]]) -> str:
                 f"{row['ratio_median']:.1f}", " · ".join(f"{one:.1f}" for one in row["ratios"]),
                 f"≥ {row['ratio_goal']:g}" if "ratio_goal" in row else "-",
                 f"≥ {row['guide_per_second']:,}" if "guide_per_second" in row else "-",
+                _latencies(row, "99"), _latencies(row, "100"),
             )
             for row in rows
         ),
     )  # fmt: skip
+
+
+def _latencies(row: dict[str, Any], share: str) -> str:
+    """Ours to theirs, medians of the runs; a dash where the benchmark did not print them."""
+    found = [
+        [run["latency_ms"][share] for run in row[side] if share in run.get("latency_ms", ())]
+        for side in ("ours", "theirs")
+    ]
+    return " : ".join(f"{median(side):g}" for side in found) if all(found) else "-"
 
 
 def scale(result: Result, images: Path) -> str:

@@ -41,7 +41,7 @@ class Book:
         return *self.driver.arrival(operation, [rows.tobytes()]), self.now
 
     def run(self, arrivals: Any, buffer: bytes, now: int) -> None:
-        done, made, why = self.driver.core.execute(buffer, arrivals, 0, 1, now, 0)
+        done, made, why = self.driver.core.execute(buffer, arrivals, 0, 1, now)
         assert (done, made, why) == (1, 1, _core.DONE)
 
     def results(self, dtype: np.dtype[np.void]) -> Rows:

@@ -38,7 +38,7 @@ def test_registers(measure: Measure) -> None:
         return core, arrivals
 
     def register(core: _core.Core, arrivals: Any) -> None:
-        done, made, why = core.execute(bytes(16), arrivals, 0, REGISTERS, 2_000_000_000_000, 0)
+        done, made, why = core.execute(bytes(16), arrivals, 0, REGISTERS, 2_000_000_000_000)
         assert (done, made, why) == (REGISTERS, REGISTERS, _core.DONE)
 
     measure(register, prepare, count=REGISTERS, unit="sessions", rounds=50)
@@ -60,9 +60,8 @@ class Resent(Judges):
     def again(self) -> None:
         desk, count = self.desk, self.desk.shape.requests
         self.route += 1
-        done, made, why = desk.core.execute(
-            self.buffer, desk.arrivals, 0, count, desk.now_ns, self.route
-        )
+        desk.arrivals["route"] = self.route
+        done, made, why = desk.core.execute(self.buffer, desk.arrivals, 0, count, desk.now_ns)
         assert (done, made, why, desk.core.resends) == (count, count, _core.DONE, count)
 
 

@@ -158,10 +158,11 @@ class _Runner:
 class _Asker:
     """Says which position was acknowledged, at the moment its answer may leave."""
 
-    route = 0
-
     def __init__(self, mark: Mark) -> None:
         self._mark = mark
+
+    def of(self, arrival: int) -> _Asker:
+        return self
 
     def take(self, engine: Engine, made: int) -> tuple[int, int]:
         return int(engine.answers["position"][:made].max()), 128

@@ -1,4 +1,7 @@
-"""The AEGIS-128L check. Every function takes any contiguous buffer and runs without the GIL."""
+"""The AEGIS-128L check. Every function takes any contiguous buffer.
+
+The GIL is released for what takes longer than getting it back.
+"""
 
 from typing import Any
 
@@ -17,6 +20,12 @@ def blocks(body: Buffer, group: int) -> bytes:
     """Eight bytes of check for each started block of 4,096 bytes of `body`.
 
     `group` is the number (u64) of the journal group the body belongs to: it is part of each check.
+    """
+
+def write(body: Buffer, group: int, to: Buffer) -> int:
+    """Copy `body` to the beginning of `to`, its blocks' checks behind it; how many bytes that is.
+
+    ValueError when `to` is too small.
     """
 
 def first_bad_block(body: Buffer, checks: Buffer, group: int) -> int:

@@ -4,8 +4,12 @@ What the check of a block covers is said in blocks.h. This file knows neither wh
 where it is kept.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+from libc.string cimport memcpy
 
 from ledger.record cimport u8, u64, u128
 
@@ -27,13 +31,20 @@ cdef extern from "blocks.h" nogil:
         const u8 *body, u64 body_bytes, const u8 *checks, u64 group, u64 index)
 
 
+cdef enum:
+    HELD_BYTES_MAX = 65536  # done in less time than getting the interpreter back takes
+
+
 cdef bytes tag_of(object buffer, const aegis_path_t *path):
     cdef Py_buffer view
     cdef u128 tag
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        with nogil:
+        if view.len <= HELD_BYTES_MAX:
             tag = aegis_of(path, view.buf, view.len)
+        else:
+            with nogil:
+                tag = aegis_of(path, view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
     return PyBytes_FromStringAndSize(<char *> &tag, AEGIS_TAG_BYTES)
@@ -47,25 +58,54 @@ def aegis_portable(buffer, /) -> bytes:
     return tag_of(buffer, &aegis_portable_path)
 
 
+cdef void write_checks(const u8 *body, u64 body_bytes, u64 group, u8 *out) noexcept nogil:
+    cdef u64 index
+    for index in range(block_count(body_bytes)):
+        block_check(body, body_bytes, group, index, out + index * BLOCK_CHECK_BYTES)
+
+
 def blocks(body, group: int) -> bytes:
     cdef u64 number = group
     cdef Py_buffer view
-    cdef Py_ssize_t count, index
     cdef bytes checks
     cdef u8 *out
     PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
     try:
-        count = block_count(view.len)
-        checks = PyBytes_FromStringAndSize(NULL, count * BLOCK_CHECK_BYTES)
+        checks = PyBytes_FromStringAndSize(NULL, block_count(view.len) * BLOCK_CHECK_BYTES)
         out = <u8 *> PyBytes_AS_STRING(checks)
         with nogil:
-            for index in range(count):
-                block_check(
-                    <const u8 *> view.buf, view.len, number, index,
-                    out + index * BLOCK_CHECK_BYTES)
+            write_checks(<const u8 *> view.buf, view.len, number, out)
     finally:
         PyBuffer_Release(&view)
     return checks
+
+
+cdef void write_body(const u8 *body, u64 body_bytes, u64 group, u8 *to) noexcept nogil:
+    memcpy(to, body, body_bytes)
+    write_checks(to, body_bytes, group, to + body_bytes)
+
+
+def write(body, group: int, to) -> int:
+    cdef u64 number = group
+    cdef Py_buffer view, room
+    cdef Py_ssize_t size
+    PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(to, &room, PyBUF_WRITABLE)
+        try:
+            size = view.len + block_count(view.len) * BLOCK_CHECK_BYTES
+            if size > room.len:
+                raise ValueError(f"a body and its checks take {size} bytes of {room.len}")
+            if view.len <= HELD_BYTES_MAX:
+                write_body(<const u8 *> view.buf, view.len, number, <u8 *> room.buf)
+            else:
+                with nogil:
+                    write_body(<const u8 *> view.buf, view.len, number, <u8 *> room.buf)
+        finally:
+            PyBuffer_Release(&room)
+    finally:
+        PyBuffer_Release(&view)
+    return size
 
 
 def first_bad_block(body, checks, group: int) -> int:

@@ -67,13 +67,12 @@ class Core:
         first: int,
         count: int,
         now_ns: int,
-        route: int,
         takes_creates: bool = True,
     ) -> tuple[int, int, int]:
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False
-        what would write is dropped unanswered. Returns (arrivals done, answers written from 0 on,
+        arrivals: array of ARRIVAL, (n,). With takes_creates False what would write is dropped
+        unanswered. Returns (arrivals done, answers written from 0 on,
         why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
     def expire(self, now_ns: int) -> bool:

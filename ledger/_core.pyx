@@ -151,11 +151,11 @@ cdef class Core:
         record.timestamp, record.wall, record.release = self.s.clock, wall_ns, release
 
     def execute(self, buffer not None, arrivals not None, u32 first, u32 count, u64 now_ns,
-                u64 route, bint takes_creates=True):
+                bint takes_creates=True):
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL, (n,); route: who asks, for a resend. With takes_creates False
-        what would write is dropped unanswered. Returns (arrivals done, answers written from 0 on,
+        arrivals: array of ARRIVAL, (n,). With takes_creates False what would write is dropped
+        unanswered. Returns (arrivals done, answers written from 0 on,
         why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
         cdef Py_buffer data, asked
@@ -176,7 +176,7 @@ cdef class Core:
         memset(&place, 0, sizeof(place))
         place.payload, place.payload_room = <u8 *>self.payload.buf, self.payload.len
         place.counts, place.counts_room = <u16 *>self.counts.buf, <u32>(self.counts.len // 2)
-        place.takes_creates, place.now, place.route = takes_creates, now_ns, route
+        place.takes_creates, place.now = takes_creates, now_ns
         self.resends = 0
         with nogil:
             arrival = <const arrival_t *>asked.buf + first

@@ -32,11 +32,18 @@ class Codec:
         body_bytes_max: int = ...,
     ) -> None: ...
     def parse(
-        self, buffer: Buffer, start: int, end: int, arrivals: NDArray[Any]
+        self,
+        buffer: Buffer,
+        start: int,
+        end: int,
+        arrivals: NDArray[Any],
+        first: int = 0,
+        route: int = 0,
     ) -> tuple[int, int, int, int]:
-        """Read the whole frames in buffer[start:end], as many as `arrivals` holds.
+        """Read the whole frames in buffer[start:end], as many as arrivals[first:] holds.
 
-        Returns (count, consumed, needed, error). `count` arrivals were filled; `consumed` is the
+        `route` is set in each. Returns (count, consumed, needed, error). `count` arrivals were
+        filled; `consumed` is the
         offset after the last of them. `needed` is the length of the frame that begins there, 256
         while its header is not known, 0 when nothing is left: call again at once when that much is
         there already (`arrivals` was full), else when it has arrived. `error` is 0 or a
@@ -58,6 +65,19 @@ class Codec:
         A reply's results are payload[payload_offset:][:payload_bytes] and its batches' result
         counts counts[counts_offset:][:batch_count]; a register reply needs neither.
         ValueError names the first answer that would not be a lawful frame; then nothing is made.
+        """
+
+    def encode_by_route(
+        self,
+        answers: NDArray[Any],
+        count: int,
+        payload: NDArray[np.uint8],
+        counts: NDArray[np.uint16],
+        arrivals: NDArray[Any],
+    ) -> list[tuple[int, bytes]]:
+        """As encode, apart for each run of answers whose arrivals have one route: (route, frames).
+
+        `arrivals` are what the answers' `arrival` counts. A run without a frame is left out.
         """
 
 class ClientCodec:

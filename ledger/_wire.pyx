@@ -158,15 +158,19 @@ cdef class Codec:
             raise ValueError(
                 f"body_bytes_max: {body_bytes_max} is not within 1 .. {MESSAGE_BODY_BYTES_MAX}")
 
-    def parse(self, buffer, start: int, end: int, arrivals) -> tuple[int, int, int, int]:
+    def parse(self, buffer, start: int, end: int, arrivals, first: int = 0,
+              route: int = 0) -> tuple[int, int, int, int]:
         cdef Buffer source = Buffer(buffer, "buffer", 1)
         cdef Buffer target = Buffer(arrivals, "arrivals", sizeof(arrival_t), True)
-        cdef Py_ssize_t offset = start, stop = end, count = 0
+        cdef Py_ssize_t offset = start, stop = end, begin = first, count = first
         cdef arrival_t *arrival = <arrival_t *> target.at
         cdef u8 *frames = source.at
         cdef frame_header_t header
+        cdef u64 who = route
         cdef u32 needed = 0, error = 0
         check_stretch(source, offset, stop)
+        if not 0 <= begin <= target.count:
+            raise ValueError(f"first: {first} of {target.count} arrivals")
         with nogil:
             while offset < stop:
                 needed = MESSAGE_HEADER_BYTES
@@ -177,39 +181,75 @@ cdef class Codec:
                 if error != 0 or needed > stop - offset:
                     break
                 frame_read_arrival(&self.server, frames, offset, &header, arrival + count)
+                arrival[count].route = who
                 count += 1
                 offset += needed
                 needed = 0
-        return count, offset, 0 if error else needed, error
+        return count - begin, offset, 0 if error else needed, error
 
-    def encode(self, answers, count: int, payload, counts) -> bytes:
-        cdef Buffer source = Buffer(answers, "answers", sizeof(answer_t))
-        cdef Buffer results = Buffer(payload, "payload", 1)
-        cdef Buffer batches = Buffer(counts, "counts", sizeof(u16))
-        cdef answer_t *answer = <answer_t *> source.at
-        cdef Py_ssize_t index = 0, stop = count, size = 0
+    cdef Py_ssize_t check_answers(self, Buffer answers, Py_ssize_t count, Buffer payload,
+                                  Buffer counts) except -1:
+        """Bytes of all their frames; ValueError names the first that would not be lawful."""
+        cdef answer_t *answer = <answer_t *> answers.at
+        cdef Py_ssize_t index = 0, size = 0
         cdef const char *fault = NULL
-        cdef bytes frames
-        cdef u8 *frame
-        if not 0 <= stop <= source.count:
-            raise ValueError(f"count: {count} of {source.count} answers")
+        if not 0 <= count <= answers.count:
+            raise ValueError(f"count: {count} of {answers.count} answers")
         with nogil:
-            while index < stop:
-                fault = frame_answer_fault(
-                    answer + index, batches.at, batches.count, results.count)
+            while index < count:
+                fault = frame_answer_fault(answer + index, counts.at, counts.count, payload.count)
                 if fault != NULL:
                     break
                 size += frame_answer_bytes(answer + index)
                 index += 1
         if fault != NULL:
             raise ValueError(f"answers[{index}]: {fault.decode()}")
-        frames = PyBytes_FromStringAndSize(NULL, size)
-        frame = <u8 *> PyBytes_AS_STRING(frames)
+        return size
+
+    cdef bytes write_answers(self, const answer_t *answer, Py_ssize_t count, Py_ssize_t size,
+                             Buffer payload, Buffer counts):
+        cdef bytes frames = PyBytes_FromStringAndSize(NULL, size)
+        cdef u8 *frame = <u8 *> PyBytes_AS_STRING(frames)
+        cdef Py_ssize_t index
         with nogil:
-            for index in range(stop):
+            for index in range(count):
                 frame += frame_write_answer(
-                    &self.server, answer + index, results.at, batches.at, frame)
+                    &self.server, answer + index, payload.at, counts.at, frame)
         return frames
+
+    def encode(self, answers, count: int, payload, counts) -> bytes:
+        cdef Buffer source = Buffer(answers, "answers", sizeof(answer_t))
+        cdef Buffer results = Buffer(payload, "payload", 1)
+        cdef Buffer batches = Buffer(counts, "counts", sizeof(u16))
+        cdef Py_ssize_t size = self.check_answers(source, count, results, batches)
+        return self.write_answers(<answer_t *> source.at, count, size, results, batches)
+
+    def encode_by_route(self, answers, count: int, payload, counts,
+                        arrivals) -> list[tuple[int, bytes]]:
+        cdef Buffer source = Buffer(answers, "answers", sizeof(answer_t))
+        cdef Buffer results = Buffer(payload, "payload", 1)
+        cdef Buffer batches = Buffer(counts, "counts", sizeof(u16))
+        cdef Buffer asked = Buffer(arrivals, "arrivals", sizeof(arrival_t))
+        cdef answer_t *answer = <answer_t *> source.at
+        cdef arrival_t *arrival = <arrival_t *> asked.at
+        cdef Py_ssize_t stop = count, begin = 0, end, size
+        cdef u64 route
+        cdef list parts = []
+        self.check_answers(source, stop, results, batches)
+        for end in range(stop):
+            if answer[end].arrival >= asked.count:
+                raise ValueError(f"answers[{end}]: it answers none of {asked.count} arrivals")
+        while begin < stop:
+            route = arrival[answer[begin].arrival].route
+            end, size = begin, 0
+            while end < stop and arrival[answer[end].arrival].route == route:
+                size += frame_answer_bytes(answer + end)
+                end += 1
+            if size:
+                parts.append((route, self.write_answers(
+                    answer + begin, end - begin, size, results, batches)))
+            begin = end
+        return parts
 
 
 # ---- the client's end ---------------------------------------------------------------------------

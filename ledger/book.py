@@ -39,8 +39,6 @@ class _Call:
     `accepted` or `error` says what became of it; with neither, there was no room yet.
     """
 
-    route = 0
-
     def __init__(
         self,
         door: _Door[Any],
@@ -82,6 +80,9 @@ class _Call:
         if self.error is not None:
             raise self.error
         return self.accepted
+
+    def of(self, arrival: int) -> _Call:
+        return self
 
     def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
         answer = engine.answers[0]
@@ -341,10 +342,11 @@ class AsyncBook(_Door[Awaitable[Rows]]):
 class _Idle:
     """An asker that submits nothing and only wants to hear of the next group, or the end."""
 
-    route = 0
-
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify
+
+    def of(self, arrival: int) -> _Idle:
+        return self
 
     def take(self, engine: Engine, made: int) -> tuple[Any, int]:
         return None, 0

@@ -64,7 +64,8 @@ CLOCK_STEP_ALARM_NS = 1_000_000_000
 # The binary door.
 CONNECTIONS_MAX = 16_384
 BACKLOG = 4_096
-SHARED_BUFFER_BYTES = 1 << 20  # one read of any connection that has no frame half arrived
+TURN_BUFFER_BYTES = 2 << 20  # what connections without a half arrived frame read in one turn
+TURN_READ_BYTES = 1 << 16  # a larger read is executed by itself
 RECEIVE_BYTES_MAX = 1 << 30  # frames that are still arriving, all connections together
 SEND_BYTES_MAX = 8 * 1024 * 1024  # replies a peer has not read, each connection
 BEHIND_BYTES = 64 * 1024  # a peer with more unread replies is behind until all are read
@@ -77,7 +78,7 @@ LOG_LINES_MAX = 20  # about peers that do wrong, from one look to the next
 DRAIN_SECONDS_MAX = 5.0
 START_SECONDS_MAX = 60.0  # the first group of a run, on a slow disk
 POLL_SECONDS = 0.005
-SWITCH_SECONDS = 0.0005  # how long a thread may keep the interpreter from another
+SWITCH_SECONDS = 0.00002  # how long a thread may keep the interpreter from another
 DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
 
 # Our own client.
@@ -103,6 +104,7 @@ assert REQUEST_BYTES_WORST <= GROUP_BYTES_MAX, "a request with its worst outcome
 assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROUP_VALUE_BYTES_MAX
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
+assert TURN_BUFFER_BYTES >= 2 * MESSAGE_BYTES_MAX, "half of it takes the longest frame"
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
 assert UNREAD_BYTES_MAX >= 16 * (SEND_BYTES_MAX + PAYLOAD_BYTES_MAX), "one peer is not too many"
 assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ledger.sealing import Sealer
 
 RESEND = int(Verdict.RESEND)
+T = TypeVar("T")
 
 
 class Log(Protocol):
@@ -80,9 +81,10 @@ class Runner(Protocol):
 
 
 class Asker(Protocol):
-    """Who submits: a connection, or an in-process call."""
+    """Who submits: a connection, several of them at once, or an in-process call."""
 
-    route: int
+    def of(self, arrival: int) -> Asker:
+        """Who asked the arrival of this index, of those that are being executed."""
 
     def take(self, engine: Engine, made: int) -> tuple[Any, int]:
         """Make what engine.answers[:made] say into something of its own; and its size in bytes."""
@@ -174,9 +176,20 @@ class Engine:
         stop: then the asker itself knows when to go on. LedgerStopped when the engine has stopped.
         Whatever else is raised stops it: what was executed might never be answered.
         """
+        return self._guarded(self._submit, asker, buffer, arrivals, count)
+
+    def execute(
+        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+    ) -> int:
+        """As submit, for who asks again in another way for what found no room: none is resumed."""
+        done, _ = self._guarded(self._execute, asker, buffer, arrivals, count)
+        self._ask_flush()
+        return done
+
+    def _guarded(self, step: Callable[..., T], *arguments: Any) -> T:
         self.check()
         try:
-            return self._submit(asker, buffer, arrivals, count)
+            return step(*arguments)
         except BaseException as error:
             self._fail(error)
             if isinstance(error, Exception):
@@ -192,34 +205,42 @@ class Engine:
     def _submit(
         self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
-        done = 0
+        done, why = self._execute(asker, buffer, arrivals, count)
+        if why == _core.COLD:
+            assert self._sealer is not None
+            self._sealer.ask(asker)
+        elif why == _core.GROUP_FULL:
+            self._refused[asker] = None
+        self._ask_flush()
+        return done
+
+    def _execute(
+        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+    ) -> tuple[int, int]:
+        """How many were executed, and why no more: DONE (or the asker is full), COLD, or
+        GROUP_FULL for every other lack of room."""
+        done, why = 0, _core.DONE
         while not asker.full():
+            why = _core.GROUP_FULL
             if self._held_bytes > config.REPLY_BYTES_IN_FLIGHT_MAX:
-                self._refused[asker] = None
                 break
             if self.core.group_records == 0:
                 if self._sealer is not None and self._sealer.full:
-                    self._refused[asker] = None
                     break
                 self._open_group()
             done, made, why = self.core.execute(
-                buffer, arrivals, done, count, self._now_ns, asker.route, self.refusal is None
+                buffer, arrivals, done, count, self._now_ns, self.refusal is None
             )
             if made:
                 self._hold(asker, made)
-            if why == _core.DONE:
-                break
             if why == _core.NO_MEMORY:
                 raise MemoryError("no memory is left for another request")
+            if why in (_core.DONE, _core.COLD):
+                break
             if why == _core.GROUP_FULL and not self._next_group():
-                self._refused[asker] = None
                 break
-            if why == _core.COLD:
-                assert self._sealer is not None
-                self._sealer.ask(asker)
-                break
-        self._ask_flush()
-        return done
+            why = _core.DONE
+        return done, why
 
     def _open_group(self) -> None:
         """One reading of the clock and one look at the space left for each group."""
@@ -230,10 +251,11 @@ class Engine:
         """Keep answers until what they saw is durable; at once when it is."""
         if self._failpoint is not None:
             self._failpoint("applied")
-        resends: list[tuple[int, int]] = []
+        resends: list[tuple[Asker, int, int]] = []
         if self.core.resends:
             resends = [
-                (int(answer["group"]), int(answer["record_offset"]))
+                (asker.of(int(answer["arrival"])), int(answer["group"]),
+                 int(answer["record_offset"]))
                 for answer in self.answers[:made]
                 if answer["verdict"] == RESEND
             ]
@@ -244,11 +266,11 @@ class Engine:
                 asker.deliver(taken)
             else:
                 self._wait(newest, asker, taken, size)
-        for group, offset in resends:
+        for one, group, offset in resends:
             if group <= self._durable:
-                self._resend(asker, group, offset)
+                self._resend(one, group, offset)
             else:
-                self._wait(group, asker, (group, offset), 0)
+                self._wait(group, one, (group, offset), 0)
 
     def _wait(self, group: int, asker: Asker, taken: Any, size: int) -> None:
         waits = self._waits_open if group == self.core.group else self._waits_append
@@ -262,6 +284,10 @@ class Engine:
         taken, size = asker.take(self, 1)
         if size:
             asker.deliver(taken)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have it called once what is at hand has been read."""
+        self._runner.soon(callback)
 
     def notify_after_group(self, asker: Asker) -> None:
         """Have asker.resume() called once the next group is durable."""

@@ -257,15 +257,15 @@ class Journal:
             )
         number = self.group + 1
         header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
-        # Both views stay as they are until the next header has taken the digest.
-        digest = (
-            digest_group(header, body)
-            if self._executor is None
-            else self._executor.submit(digest_group, header, body)
-        )
         with self._env.begin(write=True) as transaction:
             if not transaction.put(_key(number), value, append=True):
                 raise Fenced(f"the journal already holds group {number}")
+            # Both views stay as they are until the next header has taken the digest.
+            digest = (
+                digest_group(header, body)
+                if self._executor is None
+                else self._executor.submit(digest_group, header, body)
+            )
         self._end = End(
             number, self.position + group.position_count, group.clock_after, digest
         )

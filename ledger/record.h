@@ -207,7 +207,9 @@ enum { GROUP_FORMAT = 1 };
     F(u8, reason, "EvictionReason when the verdict is evict")                                  \
     A(u8, reserved, 3, "0")                                                                    \
     F(u32, frame_offset, "where the frame begins in the buffer")                               \
-    F(u64, ping_timestamp, "the client's own clock in a ping, echoed; ns")
+    F(u64, ping_timestamp, "the client's own clock in a ping, echoed; ns")                     \
+    F(u64, route, "who asks: a request that comes again is answered once for each")           \
+    A(u8, reserved_2, 8, "0")
 
 #define ANSWER_FIELDS(F, A)                                                                    \
     F(u128, client, "client id")                                                               \
@@ -268,7 +270,7 @@ enum { GROUP_FORMAT = 1 };
     R(outcome, outcome_t, OUTCOME_FIELDS, 16, "the result of an event not plainly created")    \
     R(resolution, resolution_t, RESOLUTION_FIELDS, 48, "a hold was posted, voided or expired") \
     R(burned_id, burned_id_t, BURNED_ID_FIELDS, 32, "a transfer id was used up by a failure")  \
-    R(arrival, arrival_t, ARRIVAL_FIELDS, 80, "a frame that was read, for the core")           \
+    R(arrival, arrival_t, ARRIVAL_FIELDS, 96, "a frame that was read, for the core")           \
     R(answer, answer_t, ANSWER_FIELDS, 112, "what the core answers, for the codec")            \
     R(reply, reply_t, REPLY_FIELDS, 112, "a frame that a client read")
 

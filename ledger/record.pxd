@@ -101,7 +101,7 @@ cdef extern from "record.h" nogil:
         u32 number, release, events_offset, event_count, batches_offset
         u16 batch_count
         u8 operation, verdict, reason
-        u64 ping_timestamp
+        u64 ping_timestamp, route
 
     ctypedef struct answer_t:
         u128 client, checksum

@@ -17,7 +17,7 @@ cdef struct request_place_t:  # where answers go
     u16 *counts
     u32 counts_used, counts_room
     bint takes_creates
-    u64 now, route
+    u64 now
 
 
 cdef inline u16 request_batch_count(const u8 *buffer, const arrival_t *arrival,
@@ -70,7 +70,7 @@ cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t 
     record.session, record.timestamp = s.position, s.clock
     record.release = arrival.release
     index = session_add(s, record, s.group_number, offset)
-    session_asked(s, index, place.route, arrival.number)
+    session_asked(s, index, arrival.route, arrival.number)
     answer.position, answer.timestamp = s.position, s.clock
     answer.batch_count = 0
     return REQUEST_DONE
@@ -223,7 +223,7 @@ cdef int request_dispatch(state_t *s, const u8 *buffer, const arrival_t *arrival
     cdef u32 session = NONE
     cdef int why
     if arrival.client != 0:
-        answer.verdict = session_judge(s, arrival, place.route, &session, answer)
+        answer.verdict = session_judge(s, arrival, &session, answer)
         if answer.verdict != VERDICT_REPLY:
             return REQUEST_DONE
     if place.counts_used + arrival.batch_count > place.counts_room:
@@ -244,7 +244,7 @@ cdef int request_dispatch(state_t *s, const u8 *buffer, const arrival_t *arrival
         place.payload_used += (answer.payload_bytes + 15) & ~<u32>15
         place.counts_used += arrival.batch_count
         if session != NONE:
-            session_asked(s, session, place.route, arrival.number)
+            session_asked(s, session, arrival.route, arrival.number)
     return why
 
 cdef int request_execute(state_t *s, const u8 *buffer, const arrival_t *arrival,

@@ -87,7 +87,7 @@ cdef inline u64 session_newest_group(const state_t *s) noexcept nogil:
     """The group that an answer given now must wait for."""
     return s.group_number if s.group_records > 0 else s.group_number - 1
 
-cdef u8 session_judge(state_t *s, const arrival_t *arrival, u64 route, u32 *found,
+cdef u8 session_judge(state_t *s, const arrival_t *arrival, u32 *found,
                       answer_t *answer) noexcept nogil:
     """What the session says of a request: VERDICT_REPLY lets it be executed."""
     cdef u32 index = session_find(s, arrival.client)
@@ -114,13 +114,13 @@ cdef u8 session_judge(state_t *s, const arrival_t *arrival, u64 route, u32 *foun
     session_touch(s, index)
     # Being answered already, to the same peer: the answer comes once.
     if (session.route_group > s.durable_group and session.route_number == arrival.number
-            and session.route == route):
+            and session.route == arrival.route):
         return VERDICT_DROP
     if arrival.number > session.number:
         return VERDICT_REPLY
     if arrival.checksum != session.checksum:
         return VERDICT_DROP
-    session.route, session.route_number = route, arrival.number
+    session.route, session.route_number = arrival.route, arrival.number
     session.route_group = max(session.group, s.durable_group)
     answer.group, answer.record_offset = session.group, session.record_offset
     return VERDICT_RESEND

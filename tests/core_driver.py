@@ -74,8 +74,9 @@ class Driver:
         self, arrivals: np.ndarray, buffer: bytes, now: int, route: int = 0
     ) -> np.void | None:
         """Execute one arrival; the answer, or None when it was dropped."""
+        arrivals["route"] = route
         for _ in range(8):
-            done, made, why = self.core.execute(buffer, arrivals, 0, 1, now, route)
+            done, made, why = self.core.execute(buffer, arrivals, 0, 1, now)
             if why == _core.GROUP_FULL:
                 self.close_group()
                 continue

@@ -144,6 +144,9 @@ class Asker:
         self.on_resume: Any = None
         self.fail: BaseException | None = None
 
+    def of(self, arrival: int) -> Asker:
+        return self
+
     def take(self, engine: Engine, made: int) -> tuple[Any, int]:
         taken = []
         for answer in engine.answers[:made]:
@@ -214,7 +217,7 @@ class Bench:
             self.settle()
 
     def submit(self, asker: Asker, *wanted: tuple[int, list[Any]], **fields: Any) -> int:
-        arrivals, buffer = requests(*wanted, **fields)
+        arrivals, buffer = requests(*wanted, route=asker.route, **fields)
         return self.engine.submit(asker, buffer, arrivals, len(arrivals))
 
     def accounts(self, asker: Asker, *events: Any, **fields: Any) -> int:

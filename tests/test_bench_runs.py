@@ -42,8 +42,8 @@ PRINTED = """1222 batches in 5.22 s
 transfer batch size = 8189 txs
 transfer batch delay = 0 us
 load accepted = 1_915_708 tx/s
-batch latency p1 = 3 ms
-batch latency p50 = 4 ms
+batch latency p1   = 3 ms
+batch latency p50  = 4 ms
 batch latency p100 = 1_021 ms
 
 100 queries in 0.2 s

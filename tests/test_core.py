@@ -90,7 +90,7 @@ def test_answers_that_do_not_fit_are_made_in_several_calls():
     arrivals, buffer = requests(*[(Operation.create_accounts, [account(n)]) for n in range(1, 21)])
     at, rounds = 0, 0
     while at < 20:
-        done, made, why = one.execute(buffer, arrivals, at, 20, NOW, 0)
+        done, made, why = one.execute(buffer, arrivals, at, 20, NOW)
         assert made == done - at <= 8
         assert why == (_core.DONE if done == 20 else _core.ANSWERS_FULL)
         at, rounds = done, rounds + 1
@@ -101,12 +101,12 @@ def test_results_that_do_not_fit_are_made_in_several_calls():
     one = core()
     ids = list(range(1, 8001))
     arrivals, buffer = requests((Operation.create_accounts, [account(id) for id in ids]))
-    assert one.execute(buffer, arrivals, 0, 1, NOW, 0) == (1, 1, _core.DONE)
+    assert one.execute(buffer, arrivals, 0, 1, NOW) == (1, 1, _core.DONE)
     # Each look-up fills half of the payload buffer.
     arrivals, buffer = requests(*[(Operation.lookup_accounts, ids)] * 5)
     at, calls = 0, []
     while at < 5:
-        done, made, _ = one.execute(buffer, arrivals, at, 5, NOW, 0)
+        done, made, _ = one.execute(buffer, arrivals, at, 5, NOW)
         calls.append(made)
         at = done
     assert calls == [2, 2, 1]
@@ -164,7 +164,7 @@ def test_a_request_is_taken_where_its_worst_fits_and_nowhere_else():
             replay(one, group)
         posts = [imported(post(id + 10**5, id), first + id) for id in range(1, count + 1)]
         arrivals, buffer = book.driver.arrival(147, [encode(event) for event in posts])
-        assert one.execute(buffer, arrivals, 0, 1, book.now + NS_PER_S, 0)[2] == expected
+        assert one.execute(buffer, arrivals, 0, 1, book.now + NS_PER_S)[2] == expected
         _, body = one.take_group()
         assert len(body) > count * config.EVENT_BYTES_WORST or expected == _core.GROUP_FULL
 
@@ -215,17 +215,17 @@ def test_no_request_of_the_generator_passes_the_bound():
 def test_a_request_that_finds_the_group_full_leaves_nothing_behind():
     one = core(group_bytes_max=config.REQUEST_BYTES_WORST // 4096 * 4096 + 8192)
     accounts, buffer = requests((Operation.create_accounts, [account(1), account(2)]))
-    one.execute(buffer, accounts, 0, 1, NOW, 0)
+    one.execute(buffer, accounts, 0, 1, NOW)
     full, buffer = requests((Operation.create_transfers, [pay(n) for n in range(1, 8190)]))
     before = one.state_hash(), one.group_records
-    assert one.execute(buffer, full, 0, 1, NOW, 0) == (1, 1, _core.DONE)
+    assert one.execute(buffer, full, 0, 1, NOW) == (1, 1, _core.DONE)
     again, buffer = requests((Operation.create_transfers, [pay(n) for n in range(9000, 17189)]))
     before = one.state_hash(), one.group_records
     for _ in range(3):
-        assert one.execute(buffer, again, 0, 1, NOW, 0) == (0, 0, _core.GROUP_FULL)
+        assert one.execute(buffer, again, 0, 1, NOW) == (0, 0, _core.GROUP_FULL)
         assert (one.state_hash(), one.group_records) == before
     one.take_group()
-    assert one.execute(buffer, again, 0, 1, NOW, 0) == (1, 1, _core.DONE)
+    assert one.execute(buffer, again, 0, 1, NOW) == (1, 1, _core.DONE)
 
 
 def test_the_header_says_what_the_body_holds():
@@ -473,7 +473,7 @@ def test_without_memory_a_request_is_not_begun():
         refused = taken = 0
         while taken < 30:
             before = picture()
-            done, answers, why = core.execute(events, arrivals, 0, 1, NOW, 0)
+            done, answers, why = core.execute(events, arrivals, 0, 1, NOW)
             if why == _core.DONE:
                 taken += 1
                 events["id"][:, 0] += 10_000

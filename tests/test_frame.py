@@ -245,7 +245,7 @@ def test_a_count_beyond_the_answers_is_refused(count):
 
 
 def test_answers_and_counts_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="answers: items of 80 bytes, not 112"):
+    with pytest.raises(ValueError, match="answers: items of 96 bytes, not 112"):
         CODEC.encode(np.zeros(1, schema.ARRIVAL), 1, *NOTHING)
     with pytest.raises(ValueError, match="counts: items of 4 bytes, not 2"):
         CODEC.encode(answers_of({}), 1, NOTHING[0], np.zeros(1, np.uint32))

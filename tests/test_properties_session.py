@@ -48,6 +48,9 @@ class Peer:
         self.got: list[bytes] = []
         self.expected: list[Expected] = []
 
+    def of(self, arrival: int) -> Peer:
+        return self
+
     def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
         frame = CODEC.encode(engine.answers, made, engine.payload, engine.counts)
         if frame:
@@ -333,7 +336,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.clock.ns += 1000
         peer = self.peers[route]
         arrivals = np.zeros(1, schema.ARRIVAL)
-        assert CODEC.parse(frame, 0, len(frame), arrivals) == (1, len(frame), 0, 0)
+        assert CODEC.parse(frame, 0, len(frame), arrivals, 0, route) == (1, len(frame), 0, 0)
         assert arrivals["verdict"][0] == Verdict.REPLY
         verdict = self.model.judge(header, checksum, peer.route)
         made = len(peer.made)

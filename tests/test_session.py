@@ -362,9 +362,9 @@ def test_what_writes_is_dropped_while_creates_are_not_taken():
     def ask(number, operation, events=b"", client=7, session=session):
         arrivals, buffer = desk.driver.arrival(
             operation, [events], client=schema.u128(client), session=session, number=number,
-            release=RELEASE, checksum=schema.u128(client * 1000 + number),
+            release=RELEASE, checksum=schema.u128(client * 1000 + number), route=9,
         )  # fmt: skip
-        done, made, why = core.execute(buffer, arrivals, 0, 1, desk.now, 9, False)
+        done, made, why = core.execute(buffer, arrivals, 0, 1, desk.now, False)
         assert (done, why) == (1, _core.DONE)
         return Verdict(desk.driver.answers[0]["verdict"]).name if made else None
 

@@ -492,13 +492,13 @@ def test_a_stretch_outside_the_buffer_is_refused(start, end):
 
 
 def test_arrivals_must_be_writable_aligned_records():
-    for wrong in (np.zeros(1, schema.ANSWER), np.zeros(80, np.uint16)):
-        with pytest.raises(ValueError, match=r"arrivals: items of \d+ bytes, not 80"):
+    for wrong in (np.zeros(1, schema.ANSWER), np.zeros(96, np.uint16)):
+        with pytest.raises(ValueError, match=r"arrivals: items of \d+ bytes, not 96"):
             CODEC.parse(b"", 0, 0, wrong)
     room = np.zeros(256, np.uint8)
     shift = 8 - room.ctypes.data % 16
     with pytest.raises(ValueError, match="multiple of 16"):
-        CODEC.parse(b"", 0, 0, room[shift : shift + 80].view(schema.ARRIVAL))
+        CODEC.parse(b"", 0, 0, room[shift : shift + 96].view(schema.ARRIVAL))
     fixed = np.zeros(1, schema.ARRIVAL)
     fixed.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):

@@ -35,7 +35,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "parts": ("journal.py", "checkpoint.py", "history.py", "resolve.py", "scrub.py", "clock.py"),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
-        "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "server.py",
+        "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
+        "server.py",
         "link.py", "client.py", "load.py", "load_report.py", "ids.py",
     ),
     "commands": ("verify.py", "inspect.py", "cli.py", "__init__.py", "__main__.py"),
@@ -68,6 +69,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "recovery.py": ("engine.py", "sealing.py"),
     "book.py": ("runner.py",),
     "server.py": ("runner.py", "doors/binary.py"),
+    "doors/binary.py": ("doors/turn.py",),
+    "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
     "load.py": ("client.py", "link.py", "load_report.py"),
     "load_report.py": ("link.py",),
@@ -94,7 +97,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 86
+LEDGER_FILES_MAX = 87
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.

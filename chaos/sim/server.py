@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from chaos.altered import configured as configured
 from chaos.sim.network import Connection as Line
@@ -67,12 +66,11 @@ class SimJournal(Journal):
 
 
 class SimDoor(binary.Door):
-    """The real door, swept on virtual time; its connections are kept in order."""
+    """The real door, swept on virtual time."""
 
     def __init__(self, engine: Engine, runner: Runner, world: World) -> None:
         self._runner, self._world = runner, world
         super().__init__(engine, CLUSTER)
-        self.connections = Ordered()  # type: ignore[assignment]
         self._schedule_sweep()
 
     def _schedule_sweep(self) -> None:
@@ -82,16 +80,6 @@ class SimDoor(binary.Door):
     def connect(self) -> binary.Connection:
         self._route += 1
         return binary.Connection(self, self._route)
-
-
-class Ordered(dict[Any, None]):
-    """A set that is walked in the order of arrival: a set of objects is walked by address."""
-
-    def add(self, one: Any) -> None:
-        self[one] = None
-
-    def discard(self, one: Any) -> None:
-        self.pop(one, None)
 
 
 class VirtualTime:

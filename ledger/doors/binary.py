@@ -1,11 +1,11 @@
 """Edge: the binary door: connections of the client protocol, over plain streams.
 
-A connection reads into one buffer that all share, and gets memory of its own only while a frame is
-half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a frame's length,
-bytes of unfinished frames in all, unread replies of each peer and of all, time for each, lines of
-the log. Backpressure is not reading. When something about a peer's bytes is wrong, what came before
-is answered and the connection closed; a frame that is not exactly right never leaves, because
-clients abort on it. This file knows neither accounts nor the journal.
+A connection reads into one buffer that all share (turn.py), and gets memory of its own only while
+a frame is half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a
+frame's length, bytes of unfinished frames in all, unread replies of each peer and of all, time for
+each, lines of the log. Backpressure is not reading. When something about a peer's bytes is wrong,
+what came before is answered and the connection closed; a frame that is not exactly right never
+leaves, because clients abort on it. This file knows neither accounts nor the journal.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ledger import _wire, config
+from ledger.doors.turn import ARRIVALS_MAX, DROP, EVICT, Turn
 from ledger.errors import DataRefused, LedgerStopped
-from ledger.schema import ARRIVAL, Command, EvictionReason, Verdict, int_of
+from ledger.schema import ARRIVAL, EvictionReason, int_of
 
 if TYPE_CHECKING:
     from ledger._core import Bytes
@@ -29,19 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ledger.door")
 
-ARRIVALS_MAX = 1024  # frames read in one call of the codec
 SIZE_AT, COMMAND_AT = 96, 114  # of a frame's header
-EVICTION = bytes([Command.EVICTION])
-DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
-assert ARRIVAL.fields is not None
-ARRIVAL_VERDICT_AT = int(ARRIVAL.fields["verdict"][1])
 WIRE_ERRORS = {value: doc for _, value, doc in _wire.names()["wire_errors"]}
-
-
-def _first(records: npt.NDArray[np.void], count: int, verdict: int) -> int:
-    """Index of the first of `count` records with this verdict, or -1."""
-    found = records["verdict"][:count] == verdict
-    return int(found.argmax()) if found.any() else -1
 
 
 class Door:
@@ -52,10 +42,9 @@ class Door:
     ) -> None:
         self.engine = engine
         self.codec = _wire.Codec(cluster, config.RELEASE, config.RELEASE_MIN)
-        self.shared = bytearray(config.SHARED_BUFFER_BYTES)
         self.arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
-        self.arrival_bytes = self.arrivals.view(np.uint8).data
-        self.connections: set[Connection] = set()
+        self.connections: dict[int, Connection] = {}  # by route
+        self.turn = Turn(engine, self.codec, self.connections)
         self.connections_max = connections_max
         self.kept_bytes = 0  # memory of connections whose frames are half arrived
         self.unread_bytes = 0  # replies in memory for those who are behind
@@ -85,7 +74,7 @@ class Door:
         if self.kept_bytes <= config.RECEIVE_BYTES_MAX:
             self.crowded = False
         now = time.monotonic()
-        for connection in list(self.connections):
+        for connection in list(self.connections.values()):
             connection.look_at_deadlines(now)
 
     def tell(self, peer: str, what: str) -> None:
@@ -103,24 +92,25 @@ class Door:
         """Begin no new frames while too much has half arrived; what has begun goes on."""
         if self.kept_bytes > config.RECEIVE_BYTES_MAX and not self.crowded:
             self.crowded = True
-            for connection in self.connections:
+            for connection in self.connections.values():
                 connection.hold_new_frames()
 
     def drain(self) -> None:
         """Read no more from anybody."""
+        self.turn.settle()
         self.draining = True
-        for connection in self.connections:
+        for connection in self.connections.values():
             connection.hold_reading()
 
     @property
     def written(self) -> bool:
         """Whether all that was delivered has left."""
-        return not any(connection.unwritten_bytes for connection in self.connections)
+        return not any(connection.unwritten_bytes for connection in self.connections.values())
 
     def close(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()
-        for connection in list(self.connections):
+        for connection in list(self.connections.values()):
             connection.close()
 
 
@@ -131,11 +121,12 @@ class Connection(asyncio.BufferedProtocol):
         "_behind", "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_freed_bytes",
         "_heard", "_held_bytes", "_kept", "_needed", "_peer", "_piece_ends", "_progress",
         "_progress_at", "_reading", "_stuck", "_told", "_transport", "_was_full", "_written_bytes",
-        "route",
+        "in_turn", "route",
     )  # fmt: skip
 
     def __init__(self, door: Door, route: int) -> None:
         self.route = route
+        self.in_turn = False  # something it sent waits for the end of the turn
         self._door = door
         self._transport: asyncio.Transport | None = None
         self._peer = "?"
@@ -173,24 +164,24 @@ class Connection(asyncio.BufferedProtocol):
             door.tell(self._peer, f"refused: {len(door.connections)} connections, {why}")
             self._transport.abort()
         else:
-            door.connections.add(self)
+            door.connections[self.route] = self
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._drop_kept()
         self._catch_up()
-        self._door.connections.discard(self)
+        self._door.connections.pop(self.route, None)
         self._door.engine.forget(self)
 
     def get_buffer(self, sizehint: int) -> Any:
         if self._kept is None:
-            return self._door.shared
+            return self._door.turn.space()
         return self._kept[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
         self._heard = time.monotonic()
         if self._kept is None:
-            self._process(self._door.shared, count, None)
+            self._door.turn.add(self, count)
             return
         self._filled += count
         if self._filled >= self._needed:
@@ -217,20 +208,20 @@ class Connection(asyncio.BufferedProtocol):
         kept, filled, since = self._kept, self._filled, self._frame_since
         assert kept is not None
         self._drop_kept()
-        self._process(kept, filled, since)
+        self.process(kept, 0, filled, since)
 
-    def _process(self, buffer: Bytes, end: int, since: float | None) -> None:
-        """Take all whole frames of buffer[:end], the first of which began at `since` (None for
-        now); keep the rest."""
+    def process(self, buffer: Bytes, start: int, end: int, since: float | None) -> None:
+        """Take all whole frames of buffer[start:end], the first of which began at `since` (None
+        for now); keep the rest."""
         door = self._door
-        start = 0
         while self._transport is not None and not self._ending:
-            count, start, needed, error = door.codec.parse(buffer, start, end, door.arrivals)
+            count, start, needed, error = door.codec.parse(
+                buffer, start, end, door.arrivals, 0, self.route
+            )
             if count:
                 since = None
-                # One frame is the most common by far, and what is right costs one look.
-                if count > 1 or door.arrival_bytes[ARRIVAL_VERDICT_AT] == DROP:
-                    self._tell_dropped(buffer, count)
+                for index in np.flatnonzero(door.arrivals["verdict"][:count] == DROP):
+                    self.tell_dropped(buffer, door.arrivals[index])
                 try:
                     done = door.engine.submit(self, buffer, door.arrivals, count)
                 except LedgerStopped:
@@ -251,11 +242,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._keep(buffer, start, end, needed, since)
                 return
 
-    def _tell_dropped(self, buffer: Bytes, count: int) -> None:
+    def tell_dropped(self, buffer: Bytes, arrival: np.void) -> None:
         """Say once that a peer sends what the protocol does not have."""
-        index = -1 if self._told else _first(self._door.arrivals, count, DROP)
-        if index >= 0:
-            at = int(self._door.arrivals["frame_offset"][index]) + COMMAND_AT
+        if not self._told:
+            at = int(arrival["frame_offset"]) + COMMAND_AT
             command = np.frombuffer(buffer, np.uint8, 1, at)[0]
             self._door.tell(
                 self._peer, f"ignored: a frame of command {command} that breaks the protocol"
@@ -310,19 +300,24 @@ class Connection(asyncio.BufferedProtocol):
 
     # ---- an asker of the engine -----------------------------------------------------------------
 
+    def of(self, arrival: int) -> Connection:
+        return self
+
     def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
-        frames = self._door.codec.encode(engine.answers, made, engine.payload, engine.counts)
-        if made > 1 or frames[COMMAND_AT : COMMAND_AT + 1] == EVICTION:
-            self._tell_evicted(engine.answers, made)
-        self._held_bytes += len(frames)
+        answers = engine.answers
+        frames = self._door.codec.encode(answers, made, engine.payload, engine.counts)
+        for index in np.flatnonzero(answers["verdict"][:made] == EVICT):
+            self.tell_evicted(answers[index])
+        self.hold(frames)
         return frames, len(frames)
 
-    def _tell_evicted(self, answers: npt.NDArray[np.void], made: int) -> None:
-        index = _first(answers, made, EVICT)
-        if index >= 0:
-            reason = EvictionReason(int(answers["reason"][index])).name.lower()
-            client = int_of(answers["client"][index])
-            self._door.tell(self._peer, f"evicted: client {client}: {reason}")
+    def tell_evicted(self, answer: np.void) -> None:
+        reason = EvictionReason(int(answer["reason"])).name.lower()
+        self._door.tell(self._peer, f"evicted: client {int_of(answer['client'])}: {reason}")
+
+    def hold(self, frames: bytes) -> None:
+        """These will be delivered once they are durable."""
+        self._held_bytes += len(frames)
 
     def deliver(self, taken: Any) -> None:
         self._held_bytes -= len(taken)
@@ -336,6 +331,10 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
         elif self._stuck and self._was_full and not self.full():
             self._go_on()
+
+    def takes(self) -> bool:
+        """Whether what it sends is executed and answered."""
+        return self._transport is not None and not self._ending and not self.full()
 
     def full(self) -> bool:
         return self._held_bytes + self.unwritten_bytes > config.SEND_BYTES_MAX

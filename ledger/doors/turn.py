@@ -1,0 +1,148 @@
+"""Edge: what all connections sent in one turn of the loop, executed in one call of the engine.
+
+A read of one small request costs more in steps of the interpreter than in work. So small reads lie
+one behind the other in one buffer until the loop has read whoever had something, and then they are
+parsed, executed and answered together. Only what came whole and without fault takes part: anything
+else (half a frame, a lack of room, a peer that reads too little) its own connection handles, in its
+place of the order. Bound: the buffer; a read that would leave no room for another ends the turn.
+This file knows neither transports nor what a frame holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ledger import config
+from ledger.errors import DataRefused, LedgerStopped
+from ledger.schema import ARRIVAL, Verdict
+
+if TYPE_CHECKING:
+    from ledger._wire import Codec
+    from ledger.doors.binary import Connection
+    from ledger.engine import Engine
+
+ARRIVALS_MAX = 1024  # executed in one call
+DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
+
+Piece = tuple["Connection", int, int]  # who read buffer[start:end]
+
+
+class Turn:
+    """The reads of one turn. An asker of the engine; the connections are those of one door."""
+
+    def __init__(self, engine: Engine, codec: Codec, connections: dict[int, Connection]) -> None:
+        self.buffer = bytearray(config.TURN_BUFFER_BYTES)
+        self._view = memoryview(self.buffer)
+        self._engine = engine
+        self._codec = codec
+        self._connections = connections
+        self._arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
+        self._pieces: list[Piece] = []
+        self._filled = 0
+
+    def space(self) -> memoryview:
+        """Where a connection reads to: room for the longest frame at least."""
+        return self._view[self._filled :]
+
+    def add(self, connection: Connection, count: int) -> None:
+        """`connection` read so many bytes to the beginning of space()."""
+        start, end = self._filled, self._filled + count
+        if count >= config.TURN_READ_BYTES or connection.in_turn:
+            # Large enough for a call of its own, or the second read of one connection in a turn.
+            self.settle()
+            connection.process(self.buffer, start, end, None)
+            return
+        if not self._pieces:
+            self._engine.soon(self.settle)
+        connection.in_turn = True
+        self._pieces.append((connection, start, end))
+        self._filled = end
+        if end > len(self.buffer) // 2:
+            self.settle()
+
+    def settle(self) -> None:
+        """Execute what was read, in order."""
+        pieces, self._pieces = self._pieces, []
+        together: list[Piece] = []
+        count = 0
+        for connection, start, end in pieces:
+            connection.in_turn = False
+            found = self._parse(connection, start, end, count)
+            if found:
+                together.append((connection, start, end))
+                count += found
+                continue
+            self._execute(together, count)
+            together, count = [], 0
+            connection.process(self.buffer, start, end, None)
+        self._execute(together, count)
+        self._filled = 0
+        self._engine.flush()
+
+    def _parse(self, connection: Connection, start: int, end: int, first: int) -> int:
+        """Arrivals of what was read, from the first on; 0 when it cannot take part."""
+        if not connection.takes() or first == ARRIVALS_MAX:
+            return 0
+        found, at, _, error = self._codec.parse(
+            self.buffer, start, end, self._arrivals, first, connection.route
+        )
+        return found if at == end and not error else 0
+
+    def _execute(self, pieces: list[Piece], count: int) -> None:
+        if not count:
+            return
+        arrivals = self._arrivals
+        for index in np.flatnonzero(arrivals["verdict"][:count] == DROP):
+            self.of(int(index)).tell_dropped(self.buffer, arrivals[index])
+        try:
+            done = self._engine.execute(self, self.buffer, arrivals, count)
+        except LedgerStopped:
+            return
+        if done == count:
+            return
+        rest, route = int(arrivals["frame_offset"][done]), int(arrivals["route"][done])
+        for connection, start, end in pieces:
+            if connection.route == route:
+                connection.process(self.buffer, rest, end, None)
+            elif start > rest:
+                connection.process(self.buffer, start, end, None)
+
+    # ---- an asker of the engine -----------------------------------------------------------------
+
+    def of(self, arrival: int) -> Connection:
+        return self._connections[int(self._arrivals["route"][arrival])]
+
+    def take(self, engine: Engine, made: int) -> tuple[list[tuple[Connection, bytes]], int]:
+        answers = engine.answers
+        parts = self._codec.encode_by_route(
+            answers, made, engine.payload, engine.counts, self._arrivals
+        )
+        taken, size = [], 0
+        for route, frames in parts:
+            connection = self._connections[route]
+            connection.hold(frames)
+            taken.append((connection, frames))
+            size += len(frames)
+        for index in np.flatnonzero(answers["verdict"][:made] == EVICT):
+            self.of(int(answers["arrival"][index])).tell_evicted(answers[index])
+        return taken, size
+
+    def deliver(self, taken: Any) -> None:
+        for connection, frames in taken:
+            connection.deliver(frames)
+
+    def full(self) -> bool:
+        return False
+
+    def resume(self) -> None:
+        """What found no room is asked by its connection."""
+
+    def refused(self, why: DataRefused) -> None:
+        """What cannot be answered is asked by its connection."""
+
+    def stopped(self, cause: LedgerStopped) -> None:
+        for connection in list(self._connections.values()):
+            connection.stopped(cause)
