@@ -76,7 +76,7 @@ def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: i
         return ()
 
     def seal() -> None:
-        columns = driver.core.window_columns(KEY)
+        columns = driver.core.window_columns(KEY, driver.core.windows[0][0])
         for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
             _columns.sort_pairs(columns[column])
         heads = columns[_columns.BALANCES]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from chaos.scenario import ERRORS, LANES, STAGES, Scenario
+from chaos.scenario import COLD_LANES, ERRORS, LANES, STAGES, Scenario
 from chaos.sim.client import ACCOUNT_CODES, TRANSFER_CODES
 
 # How a fault tells that it has fired, where that is not its own name.
@@ -34,7 +34,7 @@ SEALING_HURT = {
         f"fail-{lane}-{error}"
         for lane in LANES
         for error in ("eio", "enospc")
-        if (lane, error) != ("past", "enospc")  # a read needs no space
+        if lane not in COLD_LANES or error != "enospc"  # a read needs no space
     ),
     "rot": ("damage-noticed", "rebuilt"),
 }

@@ -182,7 +182,8 @@ STATE_ERRORS = {
     "short": ("any",),
 }  # fmt: skip
 STATE_NTH_MAX = 12  # of the calls that fail
-LANES = ("seal", "merge", "checkpoint", "past")  # of what is done beside the order
+COLD_LANES = ("past", "reads")  # where the sealed past is read
+LANES = ("seal", "merge", "checkpoint", *COLD_LANES)  # of what is done beside the order
 NTH_ASIDE_MAX = 12
 
 
@@ -355,7 +356,7 @@ def _derived(name: str, draw: Draw, own: str, n: int) -> dict[str, Any]:
     if name not in ("crash-aside", "fail-aside"):
         return {}
     lane = draw.choice(LANES, own + "/lane", n)
-    reads = lane == "past"
+    reads = lane in COLD_LANES
     return {
         "lane": lane,
         "nth": draw.between(1, NTH_ASIDE_MAX, own + "/nth", n),

@@ -130,8 +130,9 @@ class Core:
         """Close the open window with the last group. At most three may be closed."""
     def drop(self) -> None:
         """Forget the oldest closed window; its ids are in the filter, its transfers sealed."""
-    def window_columns(self, hash_key: bytes) -> dict[int, NDArray[Any]]:
-        """What a segment holds of the oldest closed window: a dict of column to array.
+    def window_columns(self, hash_key: bytes, group_first: int) -> dict[int, NDArray[Any]]:
+        """What a segment holds of the closed window that begins with this group: a dict of column
+        to array. ValueError when there is none.
 
         IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: uint64, (n, 12); BLOCKS: uint8, (n, 4064);
         ids and rows are in the order of the journal. For a thread of its own: it reads only what

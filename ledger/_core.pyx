@@ -154,9 +154,8 @@ cdef class Core:
                 bint takes_creates=True):
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL, (n,). With takes_creates False what would write is dropped
-        unanswered. Returns (arrivals done, answers written from 0 on,
-        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
+        arrivals: array of ARRIVAL. With takes_creates False what would write is dropped. Returns
+        (arrivals done, answers written, why: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
         cdef Py_buffer data, asked
         cdef request_place_t place
@@ -388,18 +387,20 @@ cdef class Core:
         if window_drop(&self.s) != 0:
             raise MemoryError("no memory is left to keep open holds")
 
-    def window_columns(self, bytes hash_key not None):
-        """What a segment holds of the oldest closed window: a dict of column to array. For a
-        thread of its own: it reads only what changes no more; see the .pyi."""
+    def window_columns(self, bytes hash_key not None, u64 group_first):
+        """What a segment holds of the closed window that begins with this group; see the .pyi."""
         cdef seal_t seal
+        cdef u64 number = window_closed_at(&self.s, group_first)
         cdef u64 key[2]
         cdef u64[:, ::1] ids, ends, rows, balances
         cdef int why
         if len(hash_key) != 16:
             raise ValueError("hash_key must be 16 bytes")
         memcpy(key, <const char *>hash_key, 16)
+        if number + 1 >= self.s.window_end:
+            raise ValueError(f"no closed window begins with group {group_first}")
         with nogil:
-            why = seal_measure(&self.s, self.s.window_first, &seal)
+            why = seal_measure(&self.s, number, &seal)
         try:
             arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
                 (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12))]
@@ -448,8 +449,7 @@ cdef class Core:
             raise MemoryError("the filter of sealed ids")
 
     def take_wanted(self):
-        """What the request that ended with COLD needs of the sealed past: (ids, reads, timestamps);
-        see the .pyi."""
+        """What the request that ended with COLD needs of the sealed past; see the .pyi."""
         cdef wanted_t *w = &self.s.wanted
         cdef wanted_read_t *read
         cdef u32 i

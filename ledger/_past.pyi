@@ -50,12 +50,16 @@ def take_from(
     `snapshot` must be open; cluster: 16 bytes.
     """
 
-def find(descriptor: int, snapshot: int, key: Buffer) -> tuple[int, int] | None:
-    """Where the library's file holds the value of a key: offset, length; None when not found so.
+class Pages:
+    """Where the library's file holds its values, as one snapshot of it sees them.
 
-    A transaction of the library that reads `snapshot` must be open. OSError when a page cannot be
-    read.
+    A transaction of the library that reads `snapshot` must be open meanwhile. Keys that ascend cost
+    a read for each page of keys. OSError when a page cannot be read.
     """
+
+    def __init__(self, descriptor: int, snapshot: int) -> None: ...
+    def find(self, key: Buffer) -> tuple[int, int] | None:
+        """Offset and length of a key's value; None when it is not found so."""
 
 def scan(
     body: Buffer,

@@ -352,25 +352,41 @@ def take_from(int descriptor, u64 snapshot, const u8[::1] cluster, const u64[::1
         free(helds)
 
 
-def find(int descriptor, u64 snapshot, const u8[::1] key):
-    cdef lmdb_file_t *file = <lmdb_file_t *>malloc(sizeof(lmdb_file_t))
-    cdef lmdb_value_t value
-    cdef u8[VALUE_AT] before
-    cdef bint found
-    cdef int error
-    if file == NULL:
-        raise MemoryError("the pages of a file")
-    with nogil:
-        errno.errno = 0
-        found = (lmdb_begin(file, descriptor, snapshot)
-                 and lmdb_find(file, &key[0], key.shape[0], &value)
-                 and lmdb_read(descriptor, before, VALUE_AT, value.at - VALUE_AT, 0)
-                 and lmdb_begins(file, &value, before))
-        error = errno.errno
-    free(file)
-    if not found and error != 0:
-        raise OSError(error, os.strerror(error))
-    return (value.at, value.bytes) if found else None
+cdef class Pages:
+    cdef lmdb_file_t *file
+    cdef int descriptor
+    cdef bint begun
+
+    def __cinit__(self, int descriptor, u64 snapshot):
+        cdef int error
+        self.descriptor = descriptor
+        self.file = <lmdb_file_t *>malloc(sizeof(lmdb_file_t))
+        if self.file == NULL:
+            raise MemoryError("the pages of a file")
+        with nogil:
+            errno.errno = 0
+            self.begun = lmdb_begin(self.file, descriptor, snapshot)
+            error = errno.errno
+        if not self.begun and error != 0:
+            raise OSError(error, os.strerror(error))
+
+    def __dealloc__(self):
+        free(self.file)
+
+    def find(self, const u8[::1] key):
+        cdef lmdb_value_t value
+        cdef u8[VALUE_AT] before
+        cdef bint found
+        cdef int error
+        with nogil:
+            errno.errno = 0
+            found = (self.begun and lmdb_find(self.file, &key[0], key.shape[0], &value)
+                     and lmdb_read(self.descriptor, before, VALUE_AT, value.at - VALUE_AT, 0)
+                     and lmdb_begins(self.file, &value, before))
+            error = errno.errno
+        if not found and error != 0:
+            raise OSError(error, os.strerror(error))
+        return (value.at, value.bytes) if found else None
 
 
 def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,

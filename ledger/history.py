@@ -75,6 +75,7 @@ class History:
         self.checkpoint: ColumnFile | None = None
         # By name; each step of whoever changes it is one call, so readers need no lock.
         self._segments: dict[str, ColumnFile] = {}
+        self._written = 0  # the last group of the last segment that was written
         with _errors(self._path):
             self._open()
 
@@ -228,17 +229,20 @@ class History:
 
         columns: by column number, rows of uint64 or bytes, C-contiguous; what is not in the order
         of its keys is put in order, in place where that can be. position_last and digest are those
-        of group_last, which must be durable. ValueError when it does not follow the last segment.
-        Whoever still has the window in memory calls add() when it drops it: who found a transfer
-        in both would find it twice.
+        of group_last, which must be durable. ValueError when it does not follow the last one that
+        was written. Whoever still has the window in memory calls add() when it drops it: who found
+        a transfer in both would find it twice.
         """
-        if group_first != self.group + 1:
-            raise ValueError(f"groups from {group_first} do not follow group {self.group}")
+        before = max(self.group, self._written)
+        if group_first != before + 1:
+            raise ValueError(f"groups from {group_first} do not follow group {before}")
         with self._new_segment(group_first, group_last, position_last, digest, 1) as new:
             for column, records in sorted(columns.items()):
                 new.writer.column(column, _columns.RECORD_BYTES[column])
                 new.writer.append(_by_key(column, records))
-            return new.commit()
+            segment = new.commit()
+        self._written = group_last
+        return segment
 
     def merge(self) -> bool:
         """Merge the oldest adjacent segments that are due; False when none are."""

@@ -16,8 +16,6 @@ import fcntl
 import os
 import shutil
 import stat
-import time
-from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -30,7 +28,6 @@ from ledger.config import (
     DISK_WARN_PERCENT,
     GROUP_VALUE_BYTES_MAX,
     MAP_BYTES,
-    READ_TRANSACTION_SECONDS_MAX,
 )
 from ledger.errors import (
     DataRefused,
@@ -48,25 +45,16 @@ from ledger.group import (
     End,
     Group,
     Header,
-    check_digest,
     digest_group,
-    place_after,
     read_group,
-    read_header,
     write_group,
 )
 from ledger.lock import Lock
+from ledger.reading import Reading, key_of, lmdb_error
 
-READ_GROUPS_MAX = 256  # groups read in one transaction
 READERS_MAX = 126  # transactions that read at once, all processes together
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
-_LMDB_DAMAGE = (
-    lmdb.CorruptedError,
-    lmdb.InvalidError,
-    lmdb.PageNotFoundError,
-    lmdb.VersionMismatchError,
-)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
@@ -82,7 +70,7 @@ class Room(NamedTuple):
     refusal: str | None
 
 
-class Journal:
+class Journal(Reading):
     """The open journal of one book. `append` belongs to one thread; reading is for any.
 
     `cluster`, `group` (number of the last), `position` (the last taken), `clock` (ns) and
@@ -173,7 +161,7 @@ class Journal:
         try:
             self._env = _open_env(directory, readonly, map_bytes)
         except lmdb.Error as error:
-            raise _lmdb_error(str(_data_path(directory)), error) from error
+            raise lmdb_error(str(_data_path(directory)), error) from error
         except OSError as error:
             raise LedgerStopped(error) from error
         try:
@@ -185,7 +173,7 @@ class Journal:
         except BaseException as error:
             self._env.close()
             if isinstance(error, lmdb.Error):
-                raise _lmdb_error(str(directory), error) from error
+                raise lmdb_error(str(directory), error) from error
             if isinstance(error, OSError):
                 raise LedgerStopped(error) from error
             raise
@@ -258,7 +246,7 @@ class Journal:
         number = self.group + 1
         header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
         with self._env.begin(write=True) as transaction:
-            if not transaction.put(_key(number), value, append=True):
+            if not transaction.put(key_of(number), value, append=True):
                 raise Fenced(f"the journal already holds group {number}")
             # Both views stay as they are until the next header has taken the digest.
             digest = (
@@ -289,104 +277,6 @@ class Journal:
     def digest(self) -> bytes:
         """The digest of the last group, 32 bytes; waits for the worker that computes it."""
         return self._end.known_digest()
-
-    # ---- reading --------------------------------------------------------------------------------
-
-    def read(
-        self, from_group: int = 1, *, chain: bool = False
-    ) -> Iterator[tuple[Header, memoryview]]:
-        """Each group from `from_group` to the last, checked, with `chain` by digest as well.
-
-        A body is mapped memory, already read from disk, and valid until the next step; the
-        transaction under it is renewed between groups. DataRefused names the first wrong group.
-        """
-        if from_group < 1:
-            raise ValueError(f"groups begin at 1, not {from_group}")
-        number = max(1, from_group - 1)  # the one before says what must follow
-        previous: Header | None = None
-        digest = bytes(DIGEST_BYTES) if number == 1 else None
-        while number <= self.group:
-            for header, body, whole in self._read_some(number, previous):
-                if chain:
-                    if digest is not None:
-                        check_digest(header, digest)
-                    digest = digest_group(whole[:HEADER_BYTES], body)
-                if number >= from_group:
-                    yield header, body
-                previous = header
-                number += 1
-
-    def _read_some(
-        self, number: int, previous: Header | None
-    ) -> Generator[tuple[Header, memoryview, memoryview], None, None]:
-        """Groups from `number` in one transaction, bounded in count and time: header, body, value.
-
-        A transaction that stays open keeps LMDB from reusing pages, so the file would grow.
-        """
-        self._check_usable()
-        deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
-        last = min(self.group, number + READ_GROUPS_MAX - 1)
-        try:
-            with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
-                found = cursor.set_key(_key(number))
-                while found:
-                    header, body = _read_at(cursor, number, self.cluster, previous)
-                    yield header, body, cursor.value()
-                    previous = header
-                    number += 1
-                    if number > last or time.monotonic() > deadline:
-                        return
-                    found = cursor.next()
-        except lmdb.Error as error:
-            raise _lmdb_error(f"group {number}", error) from error
-        raise DataRefused(f"{place_after(number, previous)} is missing")
-
-    def one(self, number: int) -> tuple[Header, bytes]:
-        """Header and a copy of the body of group `number`, checked. DataRefused when damaged."""
-        self._check_held(number)
-        with contextlib.closing(self._read_some(number, None)) as groups:
-            header, body, _ = next(groups)
-            return header, bytes(body)
-
-    def bodies(self, numbers: Iterable[int]) -> Iterator[tuple[int, memoryview, memoryview]]:
-        """Number, body and block checks of each of the groups `numbers`, which ascend.
-
-        The headers are checked and the blocks are not: whoever looks into a block checks it first.
-        Views are mapped memory and valid until the next step. Safe beside an append in another
-        thread. DataRefused names a damaged group, ValueError one that the journal does not hold.
-        """
-        wanted = iter(numbers)
-        number = next(wanted, None)
-        while number is not None:
-            self._check_usable()
-            self._check_held(number)
-            held = self.group  # what the transaction sees at the least
-            deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
-            try:
-                with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
-                    while True:
-                        if not cursor.set_key(_key(number)):
-                            raise DataRefused(f"{place_after(number, None)} is missing")
-                        _, body, checks = read_header(cursor.value(), number, self.cluster)
-                        yield number, body, checks
-                        number = next(wanted, None)
-                        if number is None or number > held or time.monotonic() > deadline:
-                            break
-            except lmdb.Error as error:
-                raise _lmdb_error(f"group {number}", error) from error
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[tuple[int, int]]:
-        """A descriptor of LMDB's file, to read, and the number of a snapshot that keeps its pages.
-
-        For a moment only: what stays open lets the file grow. Safe beside an append.
-        """
-        self._check_usable()
-        try:
-            with self._env.begin() as transaction:
-                yield self._file, transaction.id()
-        except lmdb.Error as error:
-            raise _lmdb_error(str(self.directory), error) from error
 
     def end_of(self, number: int) -> tuple[int, bytes]:
         """The last position of group `number` and its digest, as the next group continues them."""
@@ -441,10 +331,6 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _check_held(self, number: int) -> None:
-        if not 1 <= number <= self.group:
-            raise ValueError(f"group {number} is not among the journal's {self.group}")
-
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
             raise WrongProcess(
@@ -460,22 +346,14 @@ class Journal:
 # ---- files --------------------------------------------------------------------------------------
 
 
-def _key(number: int) -> bytes:
-    return number.to_bytes(8, "big")
-
-
 def _read_at(
-    cursor: lmdb.Cursor[memoryview],
-    number: int,
-    cluster: int | None = None,
-    previous: Header | None = None,
+    cursor: lmdb.Cursor[memoryview], number: int, cluster: int | None = None
 ) -> tuple[Header, memoryview]:
     """The group under the cursor, checked. LMDB reads the value's pages without the GIL."""
     key = bytes(cursor.key())
-    if key != _key(number):
-        place = place_after(number, previous)
-        raise DataRefused(f"{place} is missing: found key {key.hex()} in its place")
-    return read_group(cursor.value(), number, cluster, previous)
+    if key != key_of(number):
+        raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
+    return read_group(cursor.value(), number, cluster)
 
 
 def _data_path(directory: Path) -> Path:
@@ -506,14 +384,6 @@ def _open_env(
         lock=True,
         lib_version=0,
     )
-
-
-def _lmdb_error(where: str, error: lmdb.Error) -> LedgerError:
-    if isinstance(error, _LMDB_DAMAGE):
-        return DataRefused(f"{where}: damaged outside the groups ({error})")
-    if isinstance(error, lmdb.ReadonlyError):
-        return DirectoryNotWritable(f"cannot write {where}: {error}")
-    return LedgerStopped(error)
 
 
 def _reach_disk(directory: Path, warm: bool) -> None:
@@ -589,7 +459,7 @@ def _write_first(directory: Path, cluster: int, group: Group) -> None:
         _open_env(directory, readonly=False, map_bytes=MAP_BYTES, create=True) as env,
         env.begin(write=True) as transaction,
     ):
-        if not transaction.put(_key(1), whole, append=True):
+        if not transaction.put(key_of(1), whole, append=True):
             raise LedgerError(f"{directory}: the new journal is not empty")
     for path in (_data_path(directory), journal, state):
         sync(path)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ledger import _columns, _past
 from ledger._columns import ColumnFile
-from ledger.config import EVENTS_MAX
+from ledger.config import COLD_LITTLE_MAX, EVENTS_MAX
 from ledger.errors import ColumnDamaged, DataRefused
 from ledger.schema import (
     ACCOUNT_FILTER,
@@ -78,6 +78,12 @@ class Wanted(NamedTuple):
     ids: bytes  # of transfers, 16 each
     reads: list[tuple[int, bytes, int]]  # operation, filter record, index of the account or 0
     timestamps: Numbers  # is there a transfer at this time? ns
+
+    @property
+    def little(self) -> bool:
+        """Whether a moment is enough to answer: a payment may wait for it."""
+        ids = len(self.ids) // _ID.itemsize
+        return not self.reads and max(ids, len(self.timestamps)) <= COLD_LITTLE_MAX
 
 
 class Resolved(NamedTuple):

@@ -9,11 +9,9 @@ and knows neither what records mean nor how often it is asked.
 
 from __future__ import annotations
 
-import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from ledger import _past
 from ledger.errors import DataRefused
 from ledger.group import HEADER_BYTES, Header, check_digest, digest_group, read_group
 
@@ -28,8 +26,7 @@ class Groups(Protocol):
     def cluster(self) -> int: ...
     @property
     def group(self) -> int: ...
-    def snapshot(self) -> AbstractContextManager[tuple[int, int]]: ...
-    def one(self, number: int) -> tuple[Header, bytes]: ...
+    def values(self, numbers: Iterable[int]) -> Iterator[tuple[int, memoryview]]: ...
 
 
 class Scrub:
@@ -54,12 +51,10 @@ class Scrub:
                 return found, True
             try:
                 bytes_max -= max(GROUP_BYTES_MIN, self._read())
-            except (DataRefused, OSError) as error:
+            except DataRefused as error:
                 bytes_max -= GROUP_BYTES_MIN
                 self._previous = self._digest = None
                 why = str(error)
-                if isinstance(error, OSError):
-                    why = f"group {self.group}: {error.strerror}"
                 if why not in self._told and len(self._told) < TOLD_MAX:
                     self._told.add(why)
                     found.append(why)
@@ -68,20 +63,9 @@ class Scrub:
 
     def _read(self) -> int:
         """Check the next group; its bytes."""
-        value = self._value()
-        if value is None:  # the library finds what our search of its pages does not
-            self._previous, self._digest = self._journal.one(self.group)[0], None
-            return self._previous.body_bytes
+        [(_, value)] = self._journal.values([self.group])
         header, body = read_group(value, self.group, self._journal.cluster, self._previous)
         if self._digest is not None:
             check_digest(header, self._digest)
         self._previous, self._digest = header, digest_group(value[:HEADER_BYTES], body)
         return len(value)
-
-    def _value(self) -> memoryview | None:
-        with self._journal.snapshot() as (file, snapshot):
-            found = _past.find(file, snapshot, self.group.to_bytes(8, "big"))
-            if found is None:
-                return None
-            at, length = found
-            return memoryview(os.pread(file, length, at))

@@ -1,7 +1,7 @@
 # Seal: what a segment holds of a closed window, and how a checkpoint comes back.
 #
 # Needs: state.pxi, old.pxi, history.pxi, snapshot.pxi, session.pxi, columns.h. Gives: seal_*
-# (the columns of the oldest closed window) and restore_*. Reads only what
+# (the columns of a closed window) and restore_*. Reads only what
 # a closed window does not change any more, so it may run beside everything else; a transfer's place
 # says, in the bits of its kind, which of its accounts have a history. Such an account also has a
 # row for each expiry that changed it, and its balances after one row in 2^SEAL_HEADS_BITS, drawn by

@@ -115,7 +115,7 @@ class Sealer:
         self._host: Host | None = None
         self._durable = 0
         self._sealing = self._copying = self._merging = False
-        self._written: list[Any] = []  # the segment of a window that is not dropped yet
+        self._written: list[Any] = []  # segments of the first windows, which are not dropped yet
         self._merge_due = True  # whether there may be something to merge
         self._snapshot: _Snapshot | None = None
         self._windows_since = 0  # cut since the last checkpoint
@@ -157,8 +157,8 @@ class Sealer:
             )
 
     def _write_window(self, first: int, last: int) -> Any:
-        """The segment of the oldest closed window, which nobody looks into yet."""
-        columns = self._core.window_columns(self._past.hash_key)
+        """The segment of a closed window, which nobody looks into yet."""
+        columns = self._core.window_columns(self._past.hash_key, first)
         segment = self._past.write(columns, first, last, *self._ends.end_of(last))
         self._core.filter_insert(columns[_columns.IDS][:, 0])
         return segment
@@ -212,9 +212,10 @@ class Sealer:
         if self._crowded:
             self._drop()
         windows = self._core.windows
-        if not self._sealing and windows and windows[0][1] <= self._durable:
+        sealed = len(self._written)
+        if not self._sealing and len(windows) > sealed and windows[sealed][1] <= self._durable:
             self._sealing = True
-            first, last = windows[0]
+            first, last = windows[sealed]
             written: list[Any] = []
 
             def done(error: BaseException | None) -> None:
@@ -234,13 +235,14 @@ class Sealer:
             self._aside("merge", self._merge, self._merged)
 
     def _sealed(self, written: list[Any], error: BaseException | None) -> None:
+        self._sealing = False
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             # The window stays in memory; when too many do, nothing more is taken.
-            self._sealing = False
             self._later(self._next)
         elif not self._failed(error):
-            self._written = written
+            self._written += written
             self._drop()
+            self._next()
 
     @property
     def _crowded(self) -> bool:
@@ -248,8 +250,9 @@ class Sealer:
         return self.full and len(self._core.windows) >= config.WINDOWS_CLOSED_MAX
 
     def _drop(self) -> None:
-        """Drop the window that is sealed, once nobody is being answered: what was found for them
-        must stay true until it is attached. Who asks meanwhile waits for the drop.
+        """Drop the windows that are sealed, once nobody is being answered: what was found for them
+        must stay true until it is attached. Who asks meanwhile waits for the drop, and what is
+        closed meanwhile is sealed too, so that long answers do not hold up what follows.
 
         Payments wait for no cold disk: where they would have to, the answers under way are
         overtaken and asked for again, once each, which finds warm what they read.
@@ -260,10 +263,10 @@ class Sealer:
         if self._asking and not overtaken:
             return
         written, self._written = self._written, []
-        self._sealing = False
         # In one step: whoever asks finds each transfer either here or there.
-        self._past.add(*written)
-        self._core.drop()
+        for segment in written:
+            self._past.add(segment)
+            self._core.drop()
         self._merge_due = True
         if self._core.group_records == 0:
             self.group_taken()
@@ -365,7 +368,9 @@ class Sealer:
         def done(error: BaseException | None) -> None:
             self._answer(asker, generation, found[0] if error is None else None, error)
 
-        self._aside("past", lambda: found.append(self._past.resolve(wanted)), done)
+        # An id that the filter could not rule out must not wait behind a long statement.
+        lane = "past" if wanted.little else "reads"
+        self._aside(lane, lambda: found.append(self._past.resolve(wanted)), done)
 
     def _answer(
         self, asker: Asker, generation: int, found: Any, error: BaseException | None

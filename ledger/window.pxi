@@ -32,6 +32,13 @@ cdef void window_cut(state_t *s, u64 group_last) noexcept nogil:
     s.window_end += 1
     slab_publish()
 
+cdef u64 window_closed_at(const state_t *s, u64 group_first) noexcept nogil:
+    """The window that begins with this group, or where windows end."""
+    cdef u64 number = s.window_first
+    while number < s.window_end and state_window(s, number).group_first != group_first:
+        number += 1
+    return number
+
 cdef int window_drop(state_t *s) noexcept nogil:
     """Forget the oldest window, which is closed and sealed. 0, or -1 when there is no memory to
     keep the holds that outlive it: nothing is changed then."""

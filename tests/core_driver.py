@@ -118,7 +118,7 @@ class Driver:
             self.core.cut()
         while len(self.core.windows) > self.windows_kept:
             last = self.core.windows[0][1]
-            columns = self.core.window_columns(KEY)
+            columns = self.core.window_columns(KEY, self.core.windows[0][0])
             for group in self.groups[self.sealed_groups : last]:
                 for run in self.runs_of(*group):
                     self.past.see(*run)

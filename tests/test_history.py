@@ -560,7 +560,7 @@ def test_what_the_core_says_of_its_windows(tmp_path: Path, seed: int) -> None:
         if core.window_full:
             core.cut()
             [(first, last)] = core.windows
-            columns = core.window_columns(key)
+            columns = core.window_columns(key, core.windows[0][0])
             expected = book.oracle.columns(key, first, last)
             book.history.seal(columns, first, last, *book.journal.end_of(last))
             file = book.history.segments[-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from ledger import _check, journal
+from ledger import _check, reading
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.group import Group
 from ledger.journal import Journal
@@ -94,7 +94,7 @@ def test_long_reading_renews_its_transaction(
     book: Journal, monkeypatch: pytest.MonkeyPatch, seconds: float, renewed: bool
 ) -> None:
     """A transaction that stays open would keep the file growing."""
-    monkeypatch.setattr(journal, "READ_TRANSACTION_SECONDS_MAX", seconds)
+    monkeypatch.setattr(reading, "READ_TRANSACTION_SECONDS_MAX", seconds)
     bodies = book.bodies(range(1, GROUPS + 1))
     assert next(bodies)[0] == 1
     first = seen_by_readers(book)

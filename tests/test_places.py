@@ -350,7 +350,8 @@ def test_a_body_that_ends_where_no_place_reaches(damaged: tuple[Path, list[int]]
         assert taken(book, [place])[1] == [3]
         refused = outcome(book, [place])
         assert refused == outcome(Slow(book), [place])
-        assert refused == ("ValueError", "a body of 3145728 bytes: no place reaches its end")
+        assert refused[0] == "DataRefused"
+        assert refused[1].endswith("2097152 bytes, 3152128 expected")
 
 
 def test_a_page_that_is_not_the_value_s(damaged: tuple[Path, list[int]]) -> None:
@@ -359,7 +360,7 @@ def test_a_page_that_is_not_the_value_s(damaged: tuple[Path, list[int]]) -> None
     places = [place for place in all_places if place >> 20 == 10]
     with Journal.open(directory) as book:
         with book.snapshot() as (descriptor, number):
-            found = _past.find(descriptor, number, (10).to_bytes(8, "big"))
+            found = _past.Pages(descriptor, number).find((10).to_bytes(8, "big"))
             assert found is not None
         with (directory / "journal" / "data.mdb").open("r+b") as file:
             file.seek(found[0] - 16)
@@ -426,7 +427,7 @@ def test_a_group_that_the_journal_does_not_hold(book: Journal, all_places: list[
     assert outcome(book, places) == outcome(Slow(book), places) == ("ValueError", why)
 
 
-def test_a_file_that_cannot_be_read_leaves_all_to_the_library(
+def test_a_file_that_cannot_be_read_is_told(
     book: Journal, all_places: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = os.open(book.directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -434,7 +435,8 @@ def test_a_file_that_cannot_be_read_leaves_all_to_the_library(
     with monkeypatch.context() as patch:
         patch.setattr(book, "_file", folder)
         assert taken(book, all_places)[1] == list(range(1, 61))
-        assert outcome(book, all_places) == records_of(all_places, COUNTS)
+        why = "group 1: cannot be read: Is a directory"
+        assert outcome(book, all_places) == ("DataRefused", why)
     os.close(folder)
 
 

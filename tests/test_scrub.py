@@ -135,7 +135,7 @@ def test_a_sector_that_cannot_be_read_is_told(book: Path, tmp_path: Path) -> Non
         check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == [
-        "([], False)", "(['group 2: Input/output error'], False)", "([], True)",
+        "([], False)", "(['group 2: cannot be read: Input/output error'], False)", "([], True)",
     ]  # fmt: skip
 
 

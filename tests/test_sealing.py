@@ -217,10 +217,10 @@ def test_a_drop_waits_for_who_is_being_answered(bench: Sealing) -> None:
     bench.windows(100)
     bench.window(200)
     read = statement(bench)
-    answered = bench.runner.work("past")  # it knows the first window alone
+    answered = bench.runner.work("reads")  # it knows the first window alone
     bench.runner.finish("seal")
     later = statement(bench)
-    assert len(bench.core.windows) == 1 and bench.waiting("past") == 0
+    assert len(bench.core.windows) == 1 and bench.waiting("reads") == 0
     answered()
     assert read.resumed == 1 and read.ids() == paid(100, 200)
     assert len(bench.core.windows) == 0 and later.resumed == 1
@@ -233,7 +233,7 @@ def test_payments_wait_for_a_slow_answer_once_at_the_most(bench: Sealing) -> Non
     """
     bench.windows(100)
     read = statement(bench)
-    answered = bench.runner.work("past")
+    answered = bench.runner.work("reads")
     for first in (200, 300, 400, 500):
         bench.window(first)
     payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(600)]))
@@ -242,19 +242,55 @@ def test_payments_wait_for_a_slow_answer_once_at_the_most(bench: Sealing) -> Non
     assert payer.taken and read.resumed == 0
     bench.settle()
     answered()
-    assert read.resumed == 1 and read.got == [] and bench.waiting("past") == 1
+    assert read.resumed == 1 and read.got == [] and bench.waiting("reads") == 1
     bench.window(700)
     assert bench.sealer.full and len(bench.core.windows) == 3
     behind = Client(bench, (Operation.CREATE_TRANSFERS, [pay(800)]))
     bench.runner.finish("seal")
     assert bench.sealer.full and not behind.taken
-    bench.runner.finish("past")
+    bench.runner.finish("reads")
     assert behind.taken and not bench.sealer.full
     bench.settle()
     assert read.ids() == [*paid(100, 200, 300, 400, 500), 600, *paid(700)]
     again = statement(bench)
     bench.rest()
     assert again.ids() == [*read.ids(), 800]
+
+
+def test_windows_that_close_during_a_long_answer_are_sealed_and_dropped_together(
+    bench: Sealing,
+) -> None:
+    bench.windows(100)
+    read = statement(bench)
+    for first in (200, 300):
+        bench.window(first)
+        bench.runner.finish("seal")
+    assert len(bench.core.windows) == 2 and bench.waiting("seal") == 0
+    assert len(made(bench.directory)) == 3, "both are written, and seen by nobody"
+    bench.runner.finish("reads")
+    assert bench.core.windows == [] and bench.history.group == bench.journal.group
+    assert read.ids() == paid(100, 200, 300)
+    read = statement(bench)
+    bench.rest()
+    assert read.ids() == paid(100, 200, 300)
+    with pytest.raises(ValueError, match="no closed window begins with group 7"):
+        bench.core.window_columns(bytes(16), 7)
+
+
+def test_a_payment_does_not_wait_behind_a_statement(bench: Sealing) -> None:
+    """Whose id the past must be asked for, and which is one of few."""
+    bench.windows(100)
+    read = statement(bench)
+    many = [pay(5000 + n) for n in range(config.COLD_LITTLE_MAX)]
+    payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(101), *many]))
+    assert (bench.waiting("reads"), bench.waiting("past")) == (1, 1)
+    bench.runner.finish("past")
+    assert payer.taken and read.got == []
+    again = [pay(id) for id in paid(100)] * config.COLD_LITTLE_MAX
+    Client(bench, (Operation.CREATE_TRANSFERS, again))
+    assert (bench.waiting("reads"), bench.waiting("past")) == (2, 0), "many are no little"
+    bench.rest()
+    assert read.ids() == paid(100)
 
 
 def test_a_segment_that_is_written_is_not_seen_before_the_drop(bench: Sealing) -> None:
@@ -264,7 +300,7 @@ def test_a_segment_that_is_written_is_not_seen_before_the_drop(bench: Sealing) -
     dropped = bench.runner.work("seal")
     assert len(made(bench.directory)) == 2 and len(bench.core.windows) == 1
     read = statement(bench)
-    bench.runner.finish("past")
+    bench.runner.finish("reads")
     assert read.ids() == paid(100, 200)
     dropped()
     read = statement(bench)

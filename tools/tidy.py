@@ -32,7 +32,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "_audit.pyx", "_audit_requests.pyx",
     ),
     "view": ("schema.py", "group.py", "calls.py", "runs.py"),
-    "parts": ("journal.py", "checkpoint.py", "history.py", "resolve.py", "scrub.py", "clock.py"),
+    "parts": (
+        "reading.py", "journal.py", "checkpoint.py", "history.py", "resolve.py", "scrub.py",
+        "clock.py",
+    ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
         "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
@@ -63,6 +66,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "group.py": ("schema.py",),
     "calls.py": ("schema.py",),
     "runs.py": ("group.py", "schema.py"),
+    "journal.py": ("reading.py",),
     "history.py": ("resolve.py",),
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
@@ -82,14 +86,14 @@ INSIDE: dict[str, tuple[str, ...]] = {
 LOOPS = {"asyncio", "threading", "socket", "socketserver", "selectors", "select", "uvloop"}
 LOOPS_IN = set(LAYERS["edge"])
 STORE = {"lmdb"}
-STORE_IN = {"journal.py", "checkpoint.py"}
+STORE_IN = {"journal.py", "reading.py", "checkpoint.py"}
 # Time and chance are handed to whoever decides, so that a run can be repeated.
 TIME = {"time", "datetime", "libc.time", "posix.time", "<time.h>", "<sys/time.h>"}
 CHANCE = {"random", "secrets", "os.urandom", "numpy.random"}
 GIVEN_TO = {name for layer in ("kernels", "view", "parts", "order") for name in LAYERS[layer]}
 TIME_IN = {
     "clock.py",  # it is the clock
-    "journal.py",  # how long a read may hold LMDB's pages
+    "reading.py",  # how long a read may hold LMDB's pages
     "recovery.py",  # the wall clock that a start is compared with
 }
 CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no result
@@ -97,7 +101,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 87
+LEDGER_FILES_MAX = 88
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -111,6 +115,7 @@ COVERED: dict[str, str] = {
     "status.pxi": "test_differential.py",
     "state.pxi": "test_differential.py",
     "undo.pxi": "test_differential.py",
+    "reading.py": "test_journal_bodies.py",
     "query.pxi": "test_queries.py",
     "select.pxi": "test_queries.py",
     "old.pxi": "test_holds.py",

@@ -21,7 +21,8 @@ from ledger import _columns, history, recovery
 from ledger._columns import ColumnFile
 from ledger.history import History
 
-LANES = ("seal", "merge", "checkpoint", "past")
+COLD_LANES = ("past", "reads")  # they make no file: the read itself fails
+LANES = ("seal", "merge", "checkpoint", *COLD_LANES)
 STAGES = ("before", "within", "after")  # of a file that fails to be made
 ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
 
@@ -72,7 +73,7 @@ class Sealed:
             self._due = (stage, error)
         self._where = "aside"
         try:
-            if lane == "past":  # it makes no file: the read itself fails
+            if lane in COLD_LANES:
                 self._due = None
                 if error is not None:
                     raise error
@@ -84,7 +85,7 @@ class Sealed:
             return raised
         finally:
             self._due, self._where = None, ""
-        if lane == "past":
+        if lane in COLD_LANES:
             self._world.count("cold-answer")
         return None
 
