@@ -9,7 +9,6 @@ memory that the disk has not delivered yet.
 from __future__ import annotations
 
 import hashlib
-import struct
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from ledger import _check, _past
 from ledger.config import CHECK_BLOCK_BYTES, GROUP_BYTES_MAX
 from ledger.errors import DataRefused
-from ledger.schema import GROUP_HEADER
+from ledger.schema import GROUP_HEADER, packer
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]  # contiguous
 
@@ -116,8 +115,7 @@ _NUMBERS = (
 )
 
 
-# All before the check, in the order of GROUP_HEADER; a test compares the two.
-_WRITTEN = struct.Struct("<8s2HI16s3Q2I5Q32s32s72x")
+_WRITTEN = packer(GROUP_HEADER)
 
 
 def _block_count(body_bytes: int) -> int:
@@ -151,7 +149,7 @@ def write_group(
         raw, 0, MAGIC, FORMAT, HEADER_BYTES, 0, cluster.to_bytes(16, "little"), 0, number,
         group.position_first, group.position_count, group.run_count, group.clock_before,
         group.clock_after, group.transfer_timestamp_min, group.transfer_timestamp_max, body.nbytes,
-        digest_previous, group.state_hash,
+        digest_previous, group.state_hash, b"", b"",
     )  # fmt: skip
     raw[_BYTES["check"]] = _check.aegis(raw[:CHECKED_BYTES])
     return raw[:HEADER_BYTES], raw[HEADER_BYTES:end], raw[:whole]

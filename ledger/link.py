@@ -14,7 +14,6 @@ import asyncio
 import random
 import secrets
 import socket
-import struct
 from collections import namedtuple
 from typing import Any, NamedTuple, cast
 
@@ -40,14 +39,8 @@ WAITERS_MAX = 65_536  # calls that wait for a session
 CHECKSUM_BYTES = 16
 
 # A reply record as one tuple; the layout is the schema's.
-_FORMATS = {8: "Q", 4: "I", 2: "H", 1: "B"}
-_NAMES = schema.REPLY.names or ()
-_BASES = [schema.REPLY[name] for name in _NAMES]
-_UNPACK = struct.Struct(
-    "<" + "".join(f"{x.itemsize}s" if x.subdtype else _FORMATS[x.itemsize] for x in _BASES)
-)
-_Reply: Any = namedtuple("_Reply", list(_NAMES))  # type: ignore[misc]
-assert _UNPACK.size == schema.REPLY.itemsize
+_UNPACK = schema.packer(schema.REPLY)
+_Reply: Any = namedtuple("_Reply", schema.REPLY.names or ())  # type: ignore[misc]
 
 
 class _Flight(NamedTuple):

@@ -140,7 +140,7 @@ class Reading(ABC):
                     pages = _past.Pages(file, snapshot)
                 while True:
                     size, end = self._read(pages, file, number, buffer)
-                    if ahead_bytes and not end + ahead_bytes // 2 < advised <= end + ahead_bytes:
+                    if ahead_bytes and end + ahead_bytes // 2 >= advised:
                         os.posix_fadvise(file, end, ahead_bytes, os.POSIX_FADV_WILLNEED)
                         advised = end + ahead_bytes
                     yield number, buffer[:size].toreadonly()

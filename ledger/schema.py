@@ -9,6 +9,7 @@ This file knows what the records look like, not what becomes of them.
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Iterable, Sequence
 from operator import attrgetter, index
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ _NAMES = _wire.names()
 _STATUSES = _wire.statuses()
 _LIMITS = _wire.limits()
 _FORMATS = {"u8": "u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "u128": "<u8"}
+_CODES = {8: "Q", 4: "I", 2: "H", 1: "B"}  # of struct, by bytes
 
 assert _LIMITS["MESSAGE_BYTES_MAX"] == config.MESSAGE_BYTES_MAX
 assert _LIMITS["MESSAGE_HEADER_BYTES"] == config.MESSAGE_HEADER_BYTES
@@ -48,6 +50,17 @@ def _dtype(record: str) -> np.dtype[np.void]:
             "itemsize": size,
         }
     )
+
+
+def packer(record: np.dtype[np.void]) -> struct.Struct:
+    """A record as a tuple of its fields in their order: numbers, and bytes for what is longer."""
+    assert record.names is not None
+    fields = [record[name] for name in record.names]
+    made = struct.Struct(
+        "<" + "".join(f"{x.itemsize}s" if x.subdtype else _CODES[x.itemsize] for x in fields)
+    )
+    assert made.size == record.itemsize
+    return made
 
 
 ID = np.dtype([("id", "<u8", (2,))])

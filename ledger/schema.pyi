@@ -1,12 +1,16 @@
 """Written by tools/stubs.py from the C tables, as schema.py builds them: do not edit."""
 
 import enum
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+def packer(record: np.dtype[np.void]) -> struct.Struct:
+    """A record as a tuple of its fields in their order: numbers, and bytes for what is longer."""
 
 ID: np.dtype[np.void]
 ACCOUNT: np.dtype[np.void]

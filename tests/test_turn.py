@@ -36,10 +36,16 @@ class Wire:
 
     async def send(self, data: bytes) -> None:
         """Send, and wait until the door has read it."""
-        before = self.room.reads
+        await self._send(data, self.room.read)
+
+    async def send_rest(self, data: bytes) -> None:
+        """Send what completes a frame, which is not read for the turn, and wait for its call."""
+        await self._send(data, self.room.called)
+
+    async def _send(self, data: bytes, seen: asyncio.Event) -> None:
+        seen.clear()
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
-        while self.room.reads == before:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(seen.wait(), 10)
 
     async def frame(self) -> bytes:
         loop = asyncio.get_running_loop()
@@ -65,20 +71,27 @@ class Room:
         self.bench = Bench()
         self.bench.log.cluster = CLUSTER
         self.door = Door(self.bench.engine, CLUSTER)
-        self.reads = 0
+        self.read, self.called, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.calls: list[int] = []  # arrivals of each call of the core
         self.lines: list[str] = []
         self.door.tell = lambda peer, what: self.lines.append(what)  # type: ignore[method-assign]
         add, execute = self.door.turn.add, self.bench.engine._execute
+        forget = self.bench.engine.forget
 
         def counted(connection: Any, count: int) -> None:
-            self.reads += 1
             add(connection, count)
+            self.read.set()
 
         def executed(asker: Any, buffer: Any, arrivals: Any, count: int) -> Any:
             self.calls.append(count)
+            self.called.set()
             return execute(asker, buffer, arrivals, count)
 
+        def forgotten(asker: Any) -> None:
+            forget(asker)
+            self.gone.set()
+
+        self.bench.engine.forget = forgotten  # type: ignore[method-assign]
         self.door.turn.add = counted  # type: ignore[method-assign]
         self.bench.engine._execute = executed  # type: ignore[method-assign]
 
@@ -140,17 +153,9 @@ async def test_half_a_frame_waits_for_the_rest_and_nobody_for_it(room: Room) -> 
     await three.send(three.payment(30))
     room.bench.settle()
     assert room.calls == [1, 1] and await one.paid() == await three.paid() == [CREATED]
-    await _send_kept(two, frame[300:])
+    await two.send_rest(frame[300:])
     room.bench.settle()
     assert await two.paid() == [CREATED]
-
-
-async def _send_kept(wire: Wire, data: bytes) -> None:
-    """What completes a frame is not read for the turn."""
-    calls = len(wire.room.calls)
-    await asyncio.get_running_loop().sock_sendall(wire.socket, data)
-    while len(wire.room.calls) == calls:
-        await asyncio.sleep(0)
 
 
 @in_a_room
@@ -158,8 +163,7 @@ async def test_a_large_read_ends_the_turn_and_comes_after_it(room: Room) -> None
     one, two = await room.wires(2)
     await one.send(one.payment(10))
     await two.send(two.payment(20, config.TURN_READ_BYTES // 128 + 1))
-    assert room.calls[:1] == [1]
-    await asyncio.sleep(0)
+    assert room.calls == [1, 1]
     room.bench.settle()
     assert await one.paid() == [CREATED]
     assert set(await two.paid()) == {CREATED}
@@ -188,8 +192,8 @@ async def test_who_is_gone_before_the_turn_ends_is_not_executed(room: Room) -> N
     one.socket.close()
     connection = room.door.connections[1]
     connection.close(at_once=True)
-    while 1 in room.door.connections:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(room.gone.wait(), 10)
+    assert 1 not in room.door.connections
     room.bench.settle()
     assert room.calls == [1] and await two.paid() == [CREATED]
 

@@ -35,6 +35,7 @@ cdef extern from "status.h" nogil:
 HEAD = '''"""Written by tools/stubs.py from the C tables, as schema.py builds them: do not edit."""
 
 import enum
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 

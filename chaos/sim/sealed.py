@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from chaos import derived
+from chaos.scenario import COLD_LANES
 from chaos.sim.world import World
 from ledger import _columns, history, recovery
 from ledger._columns import ColumnFile
 from ledger.history import History
 
-COLD_LANES = ("past", "reads")  # they make no file: the read itself fails
-LANES = ("seal", "merge", "checkpoint", *COLD_LANES)
 STAGES = ("before", "within", "after")  # of a file that fails to be made
 ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
 
@@ -73,7 +72,7 @@ class Sealed:
             self._due = (stage, error)
         self._where = "aside"
         try:
-            if lane in COLD_LANES:
+            if lane in COLD_LANES:  # they make no file: the read itself fails
                 self._due = None
                 if error is not None:
                     raise error
