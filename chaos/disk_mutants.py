@@ -95,7 +95,7 @@ def _acknowledge_early() -> None:
     real = Engine._append
 
     def append(self: Engine) -> None:
-        for asker, taken, _ in self._waits_open:
+        for asker, taken, _ in self._waits.get(self.core.group, []):
             asker.deliver(taken)
         real(self)
 

@@ -24,6 +24,7 @@ import hashlib
 
 import numpy
 
+from ledger.config import GROUPS_IN_FLIGHT_MAX
 from ledger.errors import DataRefused
 
 include "status.pxi"
@@ -90,8 +91,7 @@ cdef class Core:
         self.ready = True  # from here on there may be memory to give back
         if state_init(&self.s, group_bytes_max, sessions_max, key, window_events) != 0:
             raise MemoryError("the ledger's tables")
-        # One group is open while the other is made durable.
-        self.groups = [numpy.zeros(group_bytes_max, numpy.uint8) for _ in range(2)]
+        self.groups = [numpy.zeros(group_bytes_max, "u1") for _ in range(GROUPS_IN_FLIGHT_MAX)]
         effect_begin_group(&self.s, self._group_buffer(self.s.group_number))
 
     def __dealloc__(self):
@@ -102,7 +102,7 @@ cdef class Core:
         PyBuffer_Release(&self.counts)
 
     cdef u8 *_group_buffer(self, u64 group) except NULL:
-        cdef uintptr_t address = self.groups[group % 2].ctypes.data
+        cdef uintptr_t address = self.groups[group % GROUPS_IN_FLIGHT_MAX].ctypes.data
         if address % 16:
             raise MemoryError("the group buffers are not aligned")
         return <u8 *>address
@@ -212,7 +212,7 @@ cdef class Core:
 
         Returns a dict of the group's header fields (group, position_first, position_count,
         run_count, clock_before, clock_after, transfer_timestamp_min, transfer_timestamp_max) and
-        its body as a memoryview, valid until the group after the next is begun.
+        its body as a memoryview, valid until GROUPS_IN_FLIGHT_MAX others were begun.
         """
         cdef state_t *s = &self.s
         effect_end_run(s)
@@ -226,7 +226,7 @@ cdef class Core:
             "transfer_timestamp_min": s.group_transfer_min,
             "transfer_timestamp_max": s.group_transfer_max,
         }
-        body = memoryview(self.groups[s.group_number % 2])[:s.group_bytes]
+        body = memoryview(self.groups[s.group_number % GROUPS_IN_FLIGHT_MAX])[:s.group_bytes]
         s.group_number += 1
         effect_begin_group(s, self._group_buffer(s.group_number))
         return fields, body

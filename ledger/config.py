@@ -24,15 +24,15 @@ EVENT_BYTES_WORST = 224
 REQUEST_BYTES_WORST = EVENTS_MAX * EVENT_BYTES_WORST + 131_072 + 256
 GROUP_BYTES_MAX = 2 * 1024 * 1024 - 64 * 1024  # body; header and checks fit in the rest of 2 MiB
 GROUP_VALUE_BYTES_MAX = 2 * 1024 * 1024  # what a replicated log takes as one message
-GROUPS_IN_FLIGHT_MAX = 2  # one open, one being synced
+GROUPS_IN_FLIGHT_MAX = 3  # one open, one full, one being synced
 CHECK_BLOCK_BYTES = 4096
 
 # The journal.
 MAP_BYTES = 1 << 40  # address space, not disk
 DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
 DISK_WARN_PERCENT = (70, 85, 95)
+JOURNAL_CACHED_BYTES = 4 << 30  # of its newest part, that stays in the system's memory
 READ_TRANSACTION_SECONDS_MAX = 5.0
-READ_AHEAD_BYTES = 16 * 1024 * 1024  # while groups are read in order
 READER_CHECK_SECONDS = 60.0
 SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once
 SCRUB_SECONDS = 1.0  # from one such step to the next
@@ -105,6 +105,7 @@ class Exit(enum.IntEnum):
 assert REQUEST_BYTES_WORST <= GROUP_BYTES_MAX, "a request with its worst outcomes fits in a group"
 assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROUP_VALUE_BYTES_MAX
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
+assert GROUP_BYTES_MAX < 1 << 21, "a place in the journal says where in its group a record lies"
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
 assert TURN_BUFFER_BYTES >= 2 * MESSAGE_BYTES_MAX, "half of it takes the longest frame"
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"

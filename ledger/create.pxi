@@ -503,6 +503,25 @@ cdef void create_fetch_tags(state_t *s, const u8 *event, tags_t *tags) noexcept 
     table_prefetch(&s.account_table, tags.debit)
     table_prefetch(&s.account_table, tags.credit)
 
+cdef inline const tags_t *create_fetch_ahead(state_t *s, const u8 *events, u32 i, u32 count,
+                                             tags_t *ring, u32 *ahead) noexcept nogil:
+    """The tags of transfer `i` of a batch; touches what those further on will need: table slots
+    first, then the accounts, then their last postings. `ring`: of PREFETCH_RING."""
+    cdef u32 j
+    while ahead[0] < count and ahead[0] <= i + PREFETCH_TAGS:
+        create_fetch_tags(s, events + ahead[0] * <size_t>EVENT_BYTES,
+                          &ring[ahead[0] % PREFETCH_RING])
+        ahead[0] += 1
+    if i + PREFETCH_RECORDS < count:
+        j = (i + PREFETCH_RECORDS) % PREFETCH_RING
+        ring[j].debit_at = history_prefetch_account(s, ring[j].debit)
+        ring[j].credit_at = history_prefetch_account(s, ring[j].credit)
+    if PREFETCH_RECORDS - PREFETCH_POSTINGS <= i < count - PREFETCH_POSTINGS:
+        j = (i + PREFETCH_POSTINGS) % PREFETCH_RING
+        history_prefetch_posting(s, ring[j].debit_at)
+        history_prefetch_posting(s, ring[j].credit_at)
+    return &ring[i % PREFETCH_RING]
+
 cdef void create_burn(state_t *s, const u8 *event, u32 status, u32 tag,
                       u64 timestamp) noexcept nogil:
     cdef burned_id_t *record = <burned_id_t *>effect_append(s, KIND_BURNED_ID, sizeof(burned_id_t))
@@ -516,27 +535,15 @@ cdef void create_batch(state_t *s, const u8 *events, u32 count, bint transfers, 
     cdef u32 i, j, status, chain_first = 0, ahead = 0
     cdef bint in_chain = False, broken = False, linked, imported = False
     cdef const u8 *event
-    cdef tags_t *tags
+    cdef const tags_t *tags = NULL
     cdef u64 timestamp
     if count > 0:
         imported = (state_event_flags(events)
                     & (TRANSFER_IMPORTED if transfers else ACCOUNT_IMPORTED))
     for i in range(count):
         event = events + i * <size_t>EVENT_BYTES
-        tags = &ring[i % PREFETCH_RING]
         if transfers:
-            while ahead < count and ahead <= i + PREFETCH_TAGS:
-                create_fetch_tags(s, events + ahead * <size_t>EVENT_BYTES,
-                                  &ring[ahead % PREFETCH_RING])
-                ahead += 1
-            if i + PREFETCH_RECORDS < count:
-                j = (i + PREFETCH_RECORDS) % PREFETCH_RING
-                ring[j].debit_at = history_prefetch_account(s, ring[j].debit)
-                ring[j].credit_at = history_prefetch_account(s, ring[j].credit)
-            if PREFETCH_RECORDS - PREFETCH_POSTINGS <= i < count - PREFETCH_POSTINGS:
-                j = (i + PREFETCH_POSTINGS) % PREFETCH_RING
-                history_prefetch_posting(s, ring[j].debit_at)
-                history_prefetch_posting(s, ring[j].credit_at)
+            tags = create_fetch_ahead(s, events, i, count, ring, &ahead)
         linked = state_event_flags(event) & TRANSFER_LINKED
         timestamp = batch_end - count + 1 + i
         if linked and not in_chain:

@@ -5,7 +5,8 @@ answers wait beside the group they saw. It is built from parts handed to it (cor
 runner), so that a simulator can drive it: it starts no thread, reads no clock and knows no socket,
 frame or event loop. One caller at a time: a runner decides in whose thread everything happens.
 
-Backpressure: one group is open and one is being made durable; when both are full, or too many
+Backpressure: one group is open, one is being made durable, and one that is full may wait for it, so
+that the log is never idle for the time it takes to tell the engine; when all are full, or too many
 answers are held, submit() takes no more and the asker is told later that there is room. The weak
 spot: a long read is executed in order with the payments and holds them up.
 """
@@ -63,7 +64,8 @@ class Runner(Protocol):
     """Where and when things happen: thread and loop in production, a chosen moment in a test."""
 
     def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Run a blocking job elsewhere, then `done` with its error in the engine's own place."""
+        """Run a blocking job elsewhere, then `done` with its error in the engine's own place. One
+        job after the other, and a job may begin before the one before it has been told."""
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back once what is at hand has been submitted."""
@@ -150,15 +152,14 @@ class Engine:
         self.refusal: str | None = None  # why nothing that writes is taken now
         self._now_ns = 0
         self._stamped_ns = 0
-        self._appending = False
+        self._appending = 0  # groups handed over that are not durable yet
         self._flush_asked = False
         self._wake_ns = 0
         self._durable = log.group
         self._held_bytes = 0
-        # What waits for the group being appended, and for the open one: (asker, taken, bytes); an
-        # answer to be rebuilt is (asker, (group, record offset), 0).
-        self._waits_append: list[tuple[Asker, Any, int]] = []
-        self._waits_open: list[tuple[Asker, Any, int]] = []
+        # What waits for each group that is not durable: (asker, taken, bytes); an answer to be
+        # rebuilt is (asker, (group, record offset), 0).
+        self._waits: dict[int, list[tuple[Asker, Any, int]]] = {}
         self._releasing: list[tuple[Asker, Any, int]] = []  # durable, last one first
         self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
@@ -273,8 +274,7 @@ class Engine:
                 self._wait(group, one, (group, offset), 0)
 
     def _wait(self, group: int, asker: Asker, taken: Any, size: int) -> None:
-        waits = self._waits_open if group == self.core.group else self._waits_append
-        waits.append((asker, taken, size))
+        self._waits.setdefault(group, []).append((asker, taken, size))
         self._held_bytes += size + config.HELD_BYTES_EACH
 
     def _resend(self, asker: Asker, group: int, offset: int) -> None:
@@ -329,8 +329,8 @@ class Engine:
             self._fail(error)
 
     def _next_group(self) -> bool:
-        """Make room by handing the open group over; False while the log is busy."""
-        if self._appending:
+        """Make room by handing the open group over; False while another waits for the log."""
+        if self._appending == config.GROUPS_IN_FLIGHT_MAX - 1:
             return False
         self._append()
         if self._sealer is not None and self._sealer.full:
@@ -347,8 +347,7 @@ class Engine:
         if self._failpoint is not None:
             self._failpoint("encoded")
         expected = group.position_first - 1
-        self._appending = True
-        self._waits_append, self._waits_open = self._waits_open, self._waits_append
+        self._appending += 1
         stamps = self._now_ns - self._stamped_ns >= config.HEAD_NS
         if stamps:
             self._stamped_ns = self._now_ns
@@ -377,12 +376,11 @@ class Engine:
         """The durable line: what waited for this group may leave."""
         if self._failpoint is not None:
             self._failpoint("appended")
-        self._appending = False
+        self._appending -= 1
         self._durable = number
         self.durable_position = self._log.position
         self.core.made_durable(number)
-        self._releasing = self._waits_append[::-1]
-        self._waits_append = []
+        self._releasing = self._waits.pop(number, [])[::-1]
         # The next group goes to the log before anything is released: it is what others wait for.
         self.flush()
         self._release()
@@ -466,11 +464,11 @@ class Engine:
         if self.cause is not None:
             return
         self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
-        waits = self._releasing[::-1] + self._waits_append + self._waits_open
-        waiting = [asker for asker, _, _ in waits] + list(self._refused)
+        waits = [self._releasing[::-1], *(self._waits[group] for group in sorted(self._waits))]
+        waiting = [asker for those in waits for asker, _, _ in those] + list(self._refused)
         if self._sealer is not None:
             waiting += self._sealer.stop()
-        self._releasing, self._waits_append, self._waits_open = [], [], []
+        self._releasing, self._waits = [], {}
         self._refused.clear()
         for asker in waiting:
             with suppress(Exception):

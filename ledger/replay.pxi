@@ -25,23 +25,23 @@ cdef int replay_account(state_t *s, replay_t *r, const account_t *account) noexc
     history_add_account(s, account, tag)
     return 0
 
-cdef int replay_transfer(state_t *s, replay_t *r, const transfer_t *transfer) noexcept nogil:
-    cdef u32 tag = state_tag(s, transfer.id)
-    cdef u32 debit = history_find_account(s, transfer.debit_account_id,
-                                          state_tag(s, transfer.debit_account_id))
-    cdef u32 credit = history_find_account(s, transfer.credit_account_id,
-                                           state_tag(s, transfer.credit_account_id))
+cdef int replay_transfer(state_t *s, replay_t *r, const transfer_t *transfer,
+                         const tags_t *tags) noexcept nogil:
+    cdef u32 debit = history_known_account(s, transfer.debit_account_id, tags.debit,
+                                           tags.debit_at)
+    cdef u32 credit = history_known_account(s, transfer.credit_account_id, tags.credit,
+                                            tags.credit_at)
     if debit == NONE or credit == NONE or debit == credit:
         return replay_refuse(r, "a transfer between accounts that do not exist")
-    if history_find(s, transfer.id, tag) != NONE:
+    if history_find(s, transfer.id, tags.id) != NONE:
         return replay_refuse(r, "a transfer whose id is used already")
     if transfer.timestamp <= s.transfer_timestamp_max:
         return replay_refuse(r, "a transfer whose timestamp is not later than the last one's")
     s.position = r.at
     if transfer.flags & (TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER):
-        create_resolving_effects(s, transfer, tag, debit, credit)
+        create_resolving_effects(s, transfer, tags.id, debit, credit)
     else:
-        create_transfer_effects(s, transfer, tag, debit, credit)
+        create_transfer_effects(s, transfer, tags.id, debit, credit)
     return 0
 
 cdef int replay_resolution(state_t *s, replay_t *r, const resolution_t *resolution) noexcept nogil:
@@ -127,8 +127,6 @@ cdef u32 replay_record_bytes(u16 kind) noexcept nogil:
     return 0
 
 cdef int replay_record(state_t *s, replay_t *r, u16 kind, const u8 *record) noexcept nogil:
-    if kind == KIND_TRANSFER:
-        return replay_transfer(s, r, <const transfer_t *>record)
     if kind == KIND_REQUEST:
         return replay_request(s, r, <const request_t *>record)
     if kind == KIND_ACCOUNT:
@@ -160,25 +158,13 @@ cdef int replay_next_run(replay_t *r, u64 *offset, run_t *run) noexcept nogil:
         return replay_refuse(r, "a run whose length is wrong")
     return 0
 
-cdef inline void replay_fetch(const state_t *s, const u8 *transfers, u32 i,
-                              u32 count) noexcept nogil:
-    """Touch what transfers further on will need: table slots first, then the accounts."""
-    cdef const transfer_t *t
-    if i + PREFETCH_TAGS < count:
-        t = <const transfer_t *>transfers + i + PREFETCH_TAGS
-        history_prefetch_id(s, state_tag(s, t.id))
-        table_prefetch(&s.account_table, state_tag(s, t.debit_account_id))
-        table_prefetch(&s.account_table, state_tag(s, t.credit_account_id))
-    if i + PREFETCH_RECORDS < count:
-        t = <const transfer_t *>transfers + i + PREFETCH_RECORDS
-        history_prefetch_account(s, state_tag(s, t.debit_account_id))
-        history_prefetch_account(s, state_tag(s, t.credit_account_id))
-
 cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept nogil:
     """Apply a whole group. `counts[kind]` grows by the records seen; `kind` is the last one's."""
     cdef run_t run
+    cdef tags_t ring[PREFETCH_RING]
     cdef u64 offset = 0
-    cdef u32 i, record_bytes
+    cdef u32 i, record_bytes, ahead
+    cdef const u8 *records
     cdef int why
     r.at = r.group_position
     while True:
@@ -193,11 +179,16 @@ cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept n
                 return replay_refuse(r, "too much: no memory is left")
         elif run.kind == KIND_RESOLUTION and state_reserve_ends(s, run.count):
             return replay_refuse(r, "too much: no memory is left")
+        records, ahead = r.body + offset, 0
         for i in range(run.count):
-            if run.kind == KIND_TRANSFER:
-                replay_fetch(s, r.body + offset, i, run.count)
             s.record_offset = <u32>(offset + i * <u64>record_bytes)
-            if replay_record(s, r, run.kind, r.body + offset + i * <u64>record_bytes) != 0:
+            if run.kind == KIND_TRANSFER:
+                why = replay_transfer(
+                    s, r, <const transfer_t *>records + i,
+                    create_fetch_ahead(s, records, i, run.count, ring, &ahead))
+            else:
+                why = replay_record(s, r, run.kind, records + i * <u64>record_bytes)
+            if why != 0:
                 return -1
             s.position = r.at
             r.at += 1

@@ -157,15 +157,26 @@ class LoopRunner(_Worker):
 
 
 class ThreadRunner(_Worker):
-    """Everything but the appends happens under `lock`, in whichever thread holds it."""
+    """Everything but the appends happens under `lock`, in whichever thread holds it.
+
+    What is called back has a thread of its own: a request that waited for room is executed there,
+    while the journal's thread is already appending the group before it.
+    """
 
     def __init__(self, lock: threading.Condition, name: str = "ledger") -> None:
         self._lock = lock
+        self._placed: queue.SimpleQueue[Callback | None] = queue.SimpleQueue()
+        self._back = threading.Thread(target=self._call_back, name=f"{name}-back", daemon=True)
+        self._back.start()
         super().__init__(name)
 
+    def _call_back(self) -> None:
+        while (callback := self._placed.get()) is not None:
+            with self._lock:
+                callback()
+
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
-        with self._lock:
-            callback(*arguments)
+        self._placed.put(lambda: callback(*arguments))
 
     def soon(self, callback: Callback) -> None:
         callback()
@@ -174,3 +185,9 @@ class ThreadRunner(_Worker):
         timer = threading.Timer(delay_ns / 1e9, self._place, (callback,))
         timer.daemon = True
         timer.start()
+
+    def stop(self) -> None:
+        super().stop()
+        self._placed.put(None)
+        if self._back is not threading.current_thread():
+            self._back.join()

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 
 import ledger
+from ledger import config
 
 CREATED = ledger.TransferStatus.CREATED
 
@@ -84,10 +85,16 @@ def appending(book):
 
 
 def fill(book):
-    """Have one group on its way and another that is full; the threads that wait for them."""
+    """Have one group on its way and as many more full as may be; the threads that wait for them."""
     waiting = [call(book.create_transfers, rows(range(1, 2)))]
     until(book, lambda: book._engine._appending)
-    first = 10_000
-    waiting.append(call(book.create_transfers, rows(range(first, first + 8189))))
-    until(book, lambda: book._engine.core.group_records >= 8189)
+    for n in range(1, config.GROUPS_IN_FLIGHT_MAX):
+        first = 10_000 * n
+        waiting.append(call(book.create_transfers, rows(range(first, first + 8189))))
+        until(
+            book,
+            lambda n=n: (
+                book._engine._appending == n and book._engine.core.group_records >= 8189
+            ),
+        )
     return waiting

@@ -110,9 +110,7 @@ class Runner:
 
     def write(self) -> Any:
         """Do the append without telling the engine yet; what to call to tell it."""
-        [(job, done)] = self.jobs
-        self.jobs = []
-        return self._do(job, done)
+        return self._do(*self.jobs.pop(0))
 
     def sync(self) -> None:
         self.write()()

@@ -223,6 +223,7 @@ def test_busy_in_a_loop(tmp_path):
                 while not book._engine._appending:
                     await asyncio.sleep(0)
                 second = asyncio.ensure_future(book.create_transfers(rows(range(10, 8199))))
+                also = asyncio.ensure_future(book.create_transfers(rows(range(10_000, 18_189))))
                 await asyncio.sleep(0)
                 for timeout in (0, 0.01):
                     with pytest.raises(Busy):
@@ -235,7 +236,7 @@ def test_busy_in_a_loop(tmp_path):
                     await fourth
                 assert len(book._engine._refused) == 1
                 event.set()
-                await asyncio.gather(first, second, third)
+                await asyncio.gather(first, second, also, third)
             assert len(await book.lookup_transfers([20_000, 30_000, 40_000])) == 1
 
     asyncio.run(run())

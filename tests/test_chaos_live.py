@@ -35,7 +35,7 @@ EARLY = """
 from ledger.engine import Engine
 real = Engine._append
 def append(self):
-    for asker, taken, _ in self._waits_open:
+    for asker, taken, _ in self._waits.get(self.core.group, []):
         asker.deliver(taken)
     real(self)
 Engine._append = append

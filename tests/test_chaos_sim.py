@@ -244,7 +244,7 @@ def answer_after_the_end(patch: pytest.MonkeyPatch) -> None:
     real = Engine._fail
 
     def fail(self: Engine, error: BaseException) -> None:
-        waits = self._waits_append
+        waits = [one for those in self._waits.values() for one in those]
         real(self, error)
         for asker, taken, size in waits:
             if size:

@@ -143,21 +143,49 @@ def full(n):
     return [pay(n * 10_000 + i) for i in range(1, 8190)]
 
 
+def fill(bench):
+    """As many full requests as there may be groups; who asked them."""
+    askers = [Asker() for _ in range(config.GROUPS_IN_FLIGHT_MAX)]
+    for n, asker in enumerate(askers):
+        assert bench.transfers(asker, *full(n)) == 1
+    return askers
+
+
 def test_a_full_group_is_handed_over_and_the_next_one_takes_on(bench):
-    askers = [Asker() for _ in range(3)]
+    askers = [Asker() for _ in range(4)]
     assert bench.transfers(askers[0], *full(0)) == 1
     assert bench.transfers(askers[1], *full(1)) == 1, "the first went to the log to make room"
-    assert len(bench.runner.jobs) == 1
-    assert bench.transfers(askers[2], *full(0)) == 0, "one is open, one is being made durable"
-    assert askers[2].resumed == 0
+    assert bench.transfers(askers[2], *full(2)) == 1, "the second waits for the log behind it"
+    assert len(bench.runner.jobs) == 2
+    assert bench.transfers(askers[3], *full(0)) == 0, "one is open, one full, one being synced"
+    assert askers[3].resumed == 0
     bench.runner.sync()
-    assert [len(asker.got) for asker in askers] == [1, 0, 0]
-    assert askers[2].resumed == 1
-    assert bench.transfers(askers[2], *full(0)) == 1
+    assert [len(asker.got) for asker in askers] == [1, 0, 0, 0]
+    assert askers[3].resumed == 1
+    assert bench.transfers(askers[3], *full(0)) == 1
     bench.settle()
-    assert set(statuses(askers[0].got[0])) == {CREATED}
-    assert set(statuses(askers[2].got[0])) == {TransferStatus.EXISTS}
+    assert [set(statuses(asker.got[0])) for asker in askers[:3]] == [{CREATED}] * 3
+    assert set(statuses(askers[3].got[0])) == {TransferStatus.EXISTS}
     assert bench.replayed() == bench.core.state_hash()
+
+
+def test_what_a_waiting_group_answers_waits_for_its_own_sync(bench):
+    askers = fill(bench)
+    first, second = bench.runner.write(), bench.runner.write()
+    first()
+    assert [len(asker.got) for asker in askers] == [1, 0, 0], "both are written, one is told"
+    second()
+    assert [len(asker.got) for asker in askers] == [1, 1, 0]
+
+
+def test_nothing_follows_a_failed_append_of_the_group_before(bench):
+    askers = fill(bench)
+    bench.log.fail = OSError("no")
+    bench.runner.sync()
+    bench.runner.sync()
+    assert isinstance(bench.engine.cause, LedgerStopped)
+    assert [len(asker.got) for asker in askers] == [0, 0, 0]
+    assert [len(asker.causes) for asker in askers] == [1, 1, 1]
 
 
 def test_what_is_taken_of_a_run_of_requests_is_said(bench):
@@ -205,12 +233,11 @@ def test_an_asker_that_is_full_is_not_served_and_not_resumed(bench):
 
 
 def test_who_waits_for_room_waits_once_and_may_give_up(bench):
-    bench.transfers(Asker(), *full(0))
-    bench.transfers(Asker(), *full(1))
+    fill(bench)
     patient, gone = Asker(), Asker()
     for _ in range(3):
-        assert bench.transfers(patient, *full(2)) == 0
-        assert bench.transfers(gone, *full(2)) == 0
+        assert bench.transfers(patient, *full(3)) == 0
+        assert bench.transfers(gone, *full(3)) == 0
     bench.engine.forget(gone)
     bench.engine.forget(gone)
     bench.runner.sync()
@@ -218,11 +245,10 @@ def test_who_waits_for_room_waits_once_and_may_give_up(bench):
 
 
 def test_who_waited_first_goes_on_first(bench):
-    bench.transfers(Asker(), *full(0))
-    bench.transfers(Asker(), *full(1))
+    fill(bench)
     order = []
     askers = [Asker() for _ in range(4)]
-    for n, asker in enumerate(askers, 2):
+    for n, asker in enumerate(askers, 3):
 
         def go_on(n=n, asker=asker):
             order.append((n, bench.transfers(asker, *full(n))))
@@ -234,7 +260,7 @@ def test_who_waited_first_goes_on_first(bench):
         bench.runner.turn()
     # Each group took one; the next in the line tried and kept its place.
     taken = [n for n, done in order if done]
-    assert taken == [2, 3, 4, 5]
+    assert taken == [3, 4, 5, 6]
     assert len(order) <= 2 * len(askers)
 
 

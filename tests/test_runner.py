@@ -69,6 +69,16 @@ def test_done_waits_for_the_lock(runner):
     assert finished.wait(30)
 
 
+def test_the_next_job_does_not_wait_until_the_one_before_is_told(runner):
+    """What is called back may execute a request: the log goes on meanwhile."""
+    ran, told = threading.Event(), []
+    runner.run(lambda: None, lambda error: told.append(ran.wait(30)))
+    runner.run(ran.set, lambda error: told.append("second"))
+    assert ran.wait(30)
+    runner.stop()
+    assert told == [True, "second"]
+
+
 def test_soon_is_now_for_whoever_holds_the_lock(runner):
     called = []
     runner.soon(lambda: called.append(threading.current_thread()))

@@ -29,6 +29,8 @@ class Runner:
         self._server, self._world = server, server.world
         self._wakes = self._asides = 0
         self._lanes: dict[str, int] = {}  # when the last job of each is done
+        # When the last append was handed over, is on disk, and is told.
+        self._handed_ns = self._written_ns = self._told_ns = 0
         self.alive = True
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -44,13 +46,14 @@ class Runner:
     def run(self, job: Job, done: Done) -> None:
         server = self._server
         server.appends += 1
-        server.handed_ns = (server.handed_ns[1], self._world.now_ns)
         low, high = server.sync_ns
         world, number = self._world, server.appends
-        until = world.draw.between(low, high, "disk/sync", number) * server.slowness
-        world.after(until, self._place, self._reach, job, done, number)
+        took = world.draw.between(low, high, "disk/sync", number) * server.slowness
+        self._written_ns = max(world.now_ns, self._written_ns) + took
+        taken_since_ns, self._handed_ns = self._handed_ns, world.now_ns
+        world.at(self._written_ns, self._place, self._reach, job, done, number, taken_since_ns)
 
-    def _reach(self, job: Job, done: Done, number: int) -> None:
+    def _reach(self, job: Job, done: Done, number: int, taken_since_ns: int) -> None:
         """The moment at which the append is on disk."""
         server, world = self._server, self._world
         if server.crash_at.get(number) == "before":
@@ -60,13 +63,15 @@ class Runner:
         if fail is not None and server.journal is not None:
             server.journal.fail, server.hurt = fail, True
             world.count(f"fail-append-{fail}")
+        server.taken_since_ns = taken_since_ns
         error = _run(job)
         world.note(f"append {number} {'failed' if error else 'is durable'}")
         if server.crash_at.get(number) == "after":
             server.crash(f"after append {number} reached the journal", server.down_ns)
             return
         told = world.draw.between(1_000, 200_000, "disk/told", number)
-        world.after(told, self._place, done, error)
+        self._told_ns = max(world.now_ns + told, self._told_ns)
+        world.at(self._told_ns, self._place, done, error)
 
     def soon(self, callback: Job) -> None:
         self._world.after(0, self._place, callback)

@@ -150,7 +150,7 @@ class Server:
         self.sealed = Sealed(world, self.directory)
         self.full = 0  # how many faults keep the disk full
         self.full_since_ns = 0
-        self.handed_ns = (0, 0)  # when the last two appends were handed over
+        self.taken_since_ns = 0  # when the group before the one being appended was handed over
         self.wall_step_ns = 0
         self.crash_at: dict[int, str] = {}
         self.fail_at: dict[int, str] = {}
@@ -237,8 +237,7 @@ class Server:
                 "clock-increases",
                 f"the ledger clock is at {group.clock_after}, a slewed one is at most {latest_ns}",
             )
-        # What the group holds was taken after the one before was handed over.
-        if self.full and self.full_since_ns < self.handed_ns[0] and group.transfer_timestamp_max:
+        if self.full and self.full_since_ns < self.taken_since_ns and group.transfer_timestamp_max:
             self.world.breaks("bounded", "a transfer was taken while the disk was full")
 
     def fill(self) -> None:
