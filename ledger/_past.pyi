@@ -50,6 +50,30 @@ def take_from(
     `snapshot` must be open; cluster: 16 bytes.
     """
 
+def scan_from(
+    descriptor: int,
+    snapshot: int,
+    cluster: Buffer,
+    group: int,
+    likely: int,
+    likely_count: int,
+    filter: Buffer,
+    timestamp_first: int,
+    timestamp_last: int,
+    limit: int,
+    reversed: bool,
+) -> NDArray[np.uint8] | None:
+    """As scan, from the journal's file, of which is read what is looked at; as of take_from.
+
+    Where the transfers of the stretch of time probably begin, a place, and how many they probably
+    are: less is looked at when that is so. None when not all of it was found perfect: the library
+    is to be asked.
+    """
+
+def read_ahead(descriptor: int, snapshot: int, place: int, group_last: int, count: int) -> None:
+    """Ask the disk for `count` transfers from a place on, up to the group `group_last`, and do not
+    wait for them; a transaction as of take_from."""
+
 class Pages:
     """Where the library's file holds its values, as one snapshot of it sees them.
 

@@ -52,6 +52,12 @@ cdef extern from "places.h" nogil:
         u128 cluster
     u64 held_split(held_t *helds, u64 room, const u64 *places, u64 count)
     void reader_take(reader_t *r, held_t *helds, u64 count, const u64 *places, u8 *out)
+    ctypedef struct apart_t:
+        pass
+    bint apart_begin(apart_t *a, reader_t *r, u64 group, body_t *b)
+    void apart_ahead(const apart_t *a, u64 offset, u64 bytes)
+    void reader_ahead(reader_t *r, u64 place, u64 group_last, u64 bytes)
+    u64 place_offset(u64 place)
 
 cdef extern from * nogil:
     """
@@ -83,9 +89,27 @@ cdef struct stretch_t:  # transfers that lie one after the other, from an offset
 cdef bint body_timestamp(body_t *b, u64 transfer, u64 *timestamp) noexcept nogil:
     return body_read(b, transfer + TRANSFER_TIMESTAMP_AT, timestamp, sizeof(u64))
 
-cdef bint body_lower_bound(body_t *b, stretch_t run, u64 timestamp, u64 *index) noexcept nogil:
-    """The first transfer of the run at or after the timestamp; the run's count when none is."""
+cdef bint body_is_bound(body_t *b, stretch_t run, u64 timestamp, u64 guess) noexcept nogil:
+    """Whether this is what body_lower_bound would find."""
+    cdef u64 found
+    if guess > 0:
+        if not body_timestamp(b, run.offset + (guess - 1) * sizeof(transfer_t), &found):
+            return False
+        if found >= timestamp:
+            return False
+    return guess == run.count or (
+        body_timestamp(b, run.offset + guess * sizeof(transfer_t), &found) and found >= timestamp)
+
+cdef bint body_lower_bound(body_t *b, stretch_t run, u64 timestamp, u64 guess,
+                           u64 *index) noexcept nogil:
+    """The first transfer of the run at or after the timestamp; the run's count when none is.
+
+    A guess that is right saves the reading of what bisection looks at; at most the run's count.
+    """
     cdef u64 low = 0, high = run.count, middle, found
+    if body_is_bound(b, run, timestamp, guess):
+        index[0] = guess
+        return True
     while low < high:
         middle = (low + high) // 2
         if not body_timestamp(b, run.offset + middle * sizeof(transfer_t), &found):
@@ -109,19 +133,26 @@ cdef bint body_next_run(body_t *b, u64 *offset, run_t *run) noexcept nogil:
         return False
     return True
 
-cdef u64 body_stretches(body_t *b, u64 timestamp_first, u64 timestamp_last,
-                        stretch_t *stretches) noexcept nogil:
-    """The group's transfers within a range of time, in order; how many stretches they are."""
+cdef u64 body_stretches(body_t *b, u64 timestamp_first, u64 timestamp_last, u64 likely,
+                        u64 likely_count, stretch_t *stretches) noexcept nogil:
+    """The group's transfers within a range of time, in order; how many stretches they are.
+
+    Probably they begin at the offset `likely` and are so many.
+    """
     cdef run_t run
     cdef stretch_t whole
-    cdef u64 offset = 0, count = 0, first, end
+    cdef u64 offset = 0, count = 0, first, end, guess
     while body_next_run(b, &offset, &run):
         if run.kind == KIND_TRANSFER:
             whole.offset, whole.count = offset, run.count
-            if not (body_lower_bound(b, whole, timestamp_first, &first)
-                    and body_lower_bound(b, whole, timestamp_last + 1, &end)):
+            guess = (likely - offset) // sizeof(transfer_t) if likely > offset else 0
+            if not body_lower_bound(b, whole, timestamp_first, min(guess, run.count), &first):
+                return 0
+            guess = min(first + likely_count, <u64>run.count)
+            if not body_lower_bound(b, whole, timestamp_last + 1, guess, &end):
                 return 0
             if first < end:
+                likely_count -= min(likely_count, end - first)
                 stretches[count].offset = offset + first * sizeof(transfer_t)
                 stretches[count].count = end - first
                 count += 1
@@ -216,7 +247,7 @@ cdef void at_timestamps(body_t *b, const stretch_t *stretches, u64 stretch_count
         if not body_timestamp(b, stretches[i].offset + index * sizeof(transfer_t), &last):
             return
         while next < count and timestamps[next] <= last:
-            if not body_lower_bound(b, stretches[i], timestamps[next], &index):
+            if not body_lower_bound(b, stretches[i], timestamps[next], 0, &index):
                 return
             if not body_timestamp(b, stretches[i].offset + index * sizeof(transfer_t), &timestamp):
                 return
@@ -243,9 +274,13 @@ cdef int64_t select_records(const account_filter_t *f, const u8 *records, u64 co
 # ---- what Python calls --------------------------------------------------------------------------
 
 cdef class Body:
-    """A group's body and its checks, held while a call reads them."""
-    cdef Py_buffer body, checks
+    """A group's body while a call reads it."""
     cdef body_t b
+
+
+cdef class Whole(Body):
+    """All of a body and its checks."""
+    cdef Py_buffer body, checks
 
     def __cinit__(self, body not None, checks not None, u64 group):
         PyObject_GetBuffer(body, &self.body, PyBUF_SIMPLE)
@@ -262,18 +297,41 @@ cdef class Body:
         PyBuffer_Release(&self.checks)
 
 
+cdef class Apart(Body):
+    """A body in the journal's file, of which is read what is looked at."""
+    cdef apart_t apart
+    cdef reader_t *reader
+    cdef bint found
+
+    def __cinit__(self, int descriptor, u64 snapshot, const u8[::1] cluster, u64 group):
+        if cluster.shape[0] != sizeof(u128):
+            raise ValueError(f"a cluster of {cluster.shape[0]} bytes")
+        self.reader = <reader_t *>malloc(sizeof(reader_t))
+        if self.reader == NULL:
+            raise MemoryError("what is read of a group")
+        memcpy(&self.reader.cluster, &cluster[0], sizeof(u128))
+        with nogil:
+            self.found = (lmdb_begin(&self.reader.file, descriptor, snapshot)
+                          and apart_begin(&self.apart, self.reader, group, &self.b))
+
+    def __dealloc__(self):
+        free(self.reader)
+
+
 cdef class Stretches:
     """Room for as many stretches as a body can have; most are a few."""
     cdef stretch_t *all
     cdef u64 count
 
-    def __cinit__(self, Body body not None, u64 timestamp_first, u64 timestamp_last):
+    def __cinit__(self, Body body not None, u64 timestamp_first, u64 timestamp_last,
+                  u64 likely=0, u64 likely_count=0):
         cdef u64 room = body.b.length // (sizeof(run_t) + sizeof(transfer_t)) + 1
         self.all = <stretch_t *>malloc(room * sizeof(stretch_t))
         if self.all == NULL:
             raise MemoryError("the stretches of a group")
         with nogil:
-            self.count = body_stretches(&body.b, timestamp_first, timestamp_last, self.all)
+            self.count = body_stretches(&body.b, timestamp_first, timestamp_last, likely,
+                                        likely_count, self.all)
 
     def __dealloc__(self):
         free(self.all)
@@ -317,7 +375,7 @@ def run_balances(const u8[::1] before, const u64[::1] places, const u8[:, ::1] r
 
 
 def take(body, checks, group, const u64[::1] places, u8[:, ::1] out):
-    cdef Body held = Body(body, checks, group)
+    cdef Whole held = Whole(body, checks, group)
     if out.shape[0] != places.shape[0] or out.shape[1] != sizeof(transfer_t):
         raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {places.shape[0]} records")
     if places.shape[0] > 0:
@@ -391,8 +449,41 @@ cdef class Pages:
 
 def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
          u32 limit, bint reversed):
-    cdef Body held = Body(body, checks, group)
+    cdef Whole held = Whole(body, checks, group)
     cdef Stretches found = Stretches(held, timestamp_first, timestamp_last)
+    return scan_found(held, found, filter, limit, reversed), held.b.bad
+
+
+def scan_from(int descriptor, u64 snapshot, const u8[::1] cluster, u64 group, u64 likely,
+              u64 likely_count, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
+              u32 limit, bint reversed):
+    cdef Apart held = Apart(descriptor, snapshot, cluster, group)
+    cdef Stretches found
+    cdef u64 i
+    if not held.found:
+        return None
+    found = Stretches(held, timestamp_first, timestamp_last,
+                      place_offset(likely) if likely >> PLACE_GROUP_SHIFT == group else 0,
+                      likely_count)
+    with nogil:
+        for i in range(found.count):
+            apart_ahead(&held.apart, found.all[i].offset, found.all[i].count * sizeof(transfer_t))
+    records = scan_found(held, found, filter, limit, reversed)
+    return records if held.b.bad == NO_BLOCK else None
+
+
+def read_ahead(int descriptor, u64 snapshot, u64 place, u64 group_last, u64 count):
+    cdef reader_t *r = <reader_t *>malloc(sizeof(reader_t))
+    if r == NULL:
+        raise MemoryError("what is read of groups")
+    with nogil:
+        if lmdb_begin(&r.file, descriptor, snapshot):
+            reader_ahead(r, place, group_last, count * sizeof(transfer_t))
+    free(r)
+
+
+cdef scan_found(Body held, Stretches found, const u8[::1] filter, u32 limit, bint reversed):
+    """The transfers of these stretches that the filter selects."""
     cdef query_filter_t f = query_filter_of(filter)
     cdef u8[:, ::1] out
     cdef u32 count = 0
@@ -403,11 +494,11 @@ def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 tim
         with nogil:
             count = scan_stretches(&held.b, &f, found.all, found.count, limit, reversed,
                                    &out[0, 0])
-    return records[:count], held.b.bad
+    return records[:count]
 
 
 def at(body, checks, group, const u64[::1] timestamps):
-    cdef Body held = Body(body, checks, group)
+    cdef Whole held = Whole(body, checks, group)
     cdef Stretches all = Stretches(held, 0, TIMESTAMP_MAX)
     cdef u64 count = timestamps.shape[0]
     cdef u64 first = 0, last = 0

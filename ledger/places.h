@@ -5,7 +5,7 @@
  * checks and the group's header: first what memory holds, then, once all that is missing has been
  * asked of the disk, the rest. A group that is not perfect on this way, for whatever reason, is not
  * taken, and nothing says why: the library that the file belongs to is asked for it instead, and
- * what it says counts. The weak spot: whether a place begins a record can only be told from the
+ * what it says counts. Who looks for records in a body reads of it what is looked at, in steps. The weak spot: whether a place begins a record can only be told from the
  * record's looks, because telling for certain means walking, and checking, all of the group before
  * it. Knows neither what led to a place nor what becomes of a record.
  */
@@ -29,7 +29,10 @@ typedef struct {
     u64 length, group;
     u64 checked[BODY_BLOCKS_MAX / 64]; /* a bit for each block that was found intact */
     int64_t bad; /* NO_BLOCK, the number of a block that is not intact, or NOT_A_RECORD */
+    struct apart *apart; /* how to get a block of a body that is not all there; or NULL */
 } body_t;
+
+static inline bool apart_fetch(struct apart *apart, u64 block);
 
 static inline void body_init(body_t *b, const u8 *bytes, u64 length, const u8 *checks, u64 group) {
     *b = (body_t){
@@ -44,7 +47,8 @@ static inline bool body_read(body_t *b, u64 offset, void *to, u64 length) {
     }
     for (u64 i = offset / BLOCK_BYTES; i <= (offset + length - 1) / BLOCK_BYTES; i++) {
         if (b->checked[i / 64] >> i % 64 & 1) continue;
-        if (!block_intact(b->bytes, b->length, b->checks, b->group, i)) {
+        if ((b->apart && !apart_fetch(b->apart, i)) ||
+            !block_intact(b->bytes, b->length, b->checks, b->group, i)) {
             b->bad = (int64_t)i;
             return false;
         }
@@ -223,6 +227,59 @@ static inline void reader_take(reader_t *r, held_t *helds, u64 count, const u64 
     }
     for (held_t *h = helds; h < helds + count; h++)
         if (h->found && !h->taken) h->taken = held_take(h, r, places, out, 0);
+}
+
+/* ---- a body that is read from the file as far as it is looked into --------------------------- */
+
+enum { APART_BLOCKS = 16 }; /* read at once */
+_Static_assert(BODY_BLOCKS_MAX / APART_BLOCKS <= 32, "a bit for each step");
+
+typedef struct apart {
+    held_t held;
+    reader_t *reader;
+    u32 fetched; /* a bit for each APART_BLOCKS that were read */
+} apart_t;
+
+static inline bool apart_fetch(apart_t *a, u64 block) {
+    const u64 step = block / APART_BLOCKS, first = step * APART_BLOCKS * BLOCK_BYTES;
+    const u64 end = first + APART_BLOCKS * BLOCK_BYTES, length = a->held.body_bytes;
+    if (a->fetched >> step & 1) return true;
+    if (!held_read(&a->held, a->reader, BODY_AT + first, BODY_AT + (end < length ? end : length),
+                   0))
+        return false;
+    a->fetched |= (u32)1 << step;
+    return true;
+}
+
+/* Find the group and read what is around its body; false when that is not perfect. */
+static inline bool apart_begin(apart_t *a, reader_t *r, u64 group, body_t *b) {
+    held_t *h = &a->held;
+    *a = (apart_t){.held = {.group = group}, .reader = r};
+    if (!held_find(h, r) || !held_read(h, r, 0, BODY_AT, 0) || !held_begins(h, r) ||
+        !held_read(h, r, BODY_AT + h->body_bytes, VALUE_AT + h->value.bytes, 0))
+        return false;
+    body_init(b, r->bytes + BODY_AT, h->body_bytes, r->bytes + BODY_AT + h->body_bytes, group);
+    b->apart = a;
+    return true;
+}
+
+/* Ask the disk for a stretch of records that begins at a place and goes on, over some groups, for
+ * so many bytes: who will look into it need not wait for each step. */
+static inline void reader_ahead(reader_t *r, u64 place, u64 group_last, u64 bytes) {
+    u64 offset = place_offset(place);
+    for (held_t h = {.group = place_group(place)}; h.group <= group_last; h.group++, offset = 0) {
+        if (bytes == 0 || !held_find(&h, r) || offset > h.body_bytes) return;
+        const u64 length = bytes < h.body_bytes - offset ? bytes : h.body_bytes - offset;
+        held_read(&h, r, 0, BODY_AT, READ_AHEAD);
+        held_read(&h, r, BODY_AT + offset, BODY_AT + offset + length, READ_AHEAD);
+        held_read(&h, r, BODY_AT + h.body_bytes, VALUE_AT + h.value.bytes, READ_AHEAD);
+        bytes -= length;
+    }
+}
+
+/* The same of a body that is being looked into. */
+static inline void apart_ahead(const apart_t *a, u64 offset, u64 bytes) {
+    held_read(&a->held, a->reader, BODY_AT + offset, BODY_AT + offset + bytes, READ_AHEAD);
 }
 
 #endif

@@ -30,6 +30,8 @@ BLOCK_BYTES = 4096
 HEADER_BYTES = 256
 RUN = np.dtype([("kind", "<u2"), ("version", "<u2"), ("count", "<u4"), ("bytes", "<u8")])
 TRANSFER, BURNED, OF_DEBIT, OF_CREDIT = range(4)
+_ENDED = int(schema.JournalKind.RESOLUTION)
+KINDS = int(schema.JournalKind.TRANSFER), int(schema.JournalKind.BURNED_ID), _ENDED, _ENDED
 # Transfers in a group: its value lies within a leaf, or is read whole, or in parts.
 SIZES = (1, 2, 14, 15, 16, 30, 100, 127, 128, 500, 3000)
 SEGMENT: Any = SimpleNamespace(group_first=1, group_last=1 << 40, path="segment")
@@ -38,8 +40,9 @@ SEGMENT: Any = SimpleNamespace(group_first=1, group_last=1 << 40, path="segment"
 def transfers(rng: np.random.Generator, count: int) -> bytes:
     made = np.zeros(count, schema.TRANSFER)
     made.view(np.uint8).reshape(count, 128)[:, :64] = rng.integers(1, 255, (count, 64))
-    for name in ("ledger", "code", "timestamp"):
+    for name in ("ledger", "code"):
         made[name] = rng.integers(1, 1000, count)
+    made["timestamp"] = np.cumsum(rng.integers(1, 5, count))
     return made.tobytes()
 
 
@@ -66,7 +69,8 @@ def made(number: int, count: int) -> tuple[bytes, tuple[int, ...]]:
         (OF_CREDIT, others(OF_CREDIT, number % 2), 48, number % 2),
     ):
         if some:
-            body += np.array([(7, 1, some, len(records))], RUN).tobytes()
+            run = KINDS[kind], 1, some, len(records)
+            body += np.array([run], RUN).tobytes()
             at = range(len(body), len(body) + len(records), each)
             places += [number << 20 | offset // 16 << 3 | kind for offset in at]
             body += records
