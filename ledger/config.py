@@ -31,7 +31,6 @@ CHECK_BLOCK_BYTES = 4096
 MAP_BYTES = 1 << 40  # address space, not disk
 DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
 DISK_WARN_PERCENT = (70, 85, 95)
-JOURNAL_CACHED_BYTES = 4 << 30  # of its newest part, that stays in the system's memory
 READ_TRANSACTION_SECONDS_MAX = 5.0
 READER_CHECK_SECONDS = 60.0
 SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once

@@ -27,7 +27,6 @@ from ledger.config import (
     DISK_RESERVE_BYTES,
     DISK_WARN_PERCENT,
     GROUP_VALUE_BYTES_MAX,
-    JOURNAL_CACHED_BYTES,
     MAP_BYTES,
 )
 from ledger.errors import (
@@ -157,7 +156,6 @@ class Journal(Reading):
         self._pid = os.getpid()
         self._cause: BaseException | None = None
         self._closed = False
-        self._forgotten = 0  # up to where the file's oldest part is not kept in memory
         if not readonly:
             _reach_disk(directory, warm=lock is not None and lock.was_clean)
         try:
@@ -311,21 +309,6 @@ class Journal(Reading):
                 f"for work already accepted"
             )
         return Room(free, used, warn, refusal)
-
-    def forget_old(self) -> None:
-        """Give the system back the memory it keeps of all but the newest part of the file.
-
-        What is written next takes it over. Where a host lends memory to this machine page by page,
-        new pages cost several times what is written to them; a container counts them as its own.
-        Older groups are read from the disk.
-        """
-        self._check_usable()
-        end = (self._env.info()["last_pgno"] + 1) * self._page_bytes - JOURNAL_CACHED_BYTES
-        if end > self._forgotten:
-            os.posix_fadvise(
-                self._file, self._forgotten, end - self._forgotten, os.POSIX_FADV_DONTNEED
-            )
-            self._forgotten = end
 
     def reader_check(self) -> int:
         """Free the places of readers whose process is gone; to be called every minute."""

@@ -5,7 +5,8 @@
  * checks and the group's header: first what memory holds, then, once all that is missing has been
  * asked of the disk, the rest. A group that is not perfect on this way, for whatever reason, is not
  * taken, and nothing says why: the library that the file belongs to is asked for it instead, and
- * what it says counts. Who looks for records in a body reads of it what is looked at, in steps. The weak spot: whether a place begins a record can only be told from the
+ * what it says counts. Who looks for records in a body reads of it what is looked at, in steps.
+ * The weak spot: whether a place begins a record can only be told from the
  * record's looks, because telling for certain means walking, and checking, all of the group before
  * it. Knows neither what led to a place nor what becomes of a record.
  */

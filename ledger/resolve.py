@@ -429,12 +429,12 @@ def _scan(
 ) -> Records:
     """The transfers of a group that a query wants: filter, stretch of time, limit, direction. They
     are read past the journal's own way; some damage, or whatever else, is for it to name."""
-    likely = int(head["place_first"]), int(head["transfers"])
+    likely, count = int(head["place_first"]), int(head["transfers"])
     with journal.snapshot() as (file, snapshot):
         cluster = journal.cluster.to_bytes(16, "little")
-        records = _past.scan_from(file, snapshot, cluster, number, *likely, *wanted)
-    if records is not None:
-        return records
+        found = _past.scan_from(file, snapshot, cluster, number, likely, count, *wanted)
+    if found is not None:
+        return found
     [(_, body, checks)] = journal.bodies([number])
     records, bad = _past.scan(body, checks, number, *wanted)
     _check_blocks(number, bad)

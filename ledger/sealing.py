@@ -64,7 +64,6 @@ class Ends(Protocol):
     """Where groups end: the journal."""
 
     def end_of(self, number: int) -> tuple[int, bytes]: ...
-    def forget_old(self) -> None: ...
 
 
 class WindowsDiffer(LedgerError):
@@ -162,7 +161,6 @@ class Sealer:
         columns = self._core.window_columns(self._past.hash_key, first)
         segment = self._past.write(columns, first, last, *self._ends.end_of(last))
         self._core.filter_insert(columns[_columns.IDS][:, 0])
-        self._ends.forget_old()
         return segment
 
     def _checkpoint_due(self) -> bool:

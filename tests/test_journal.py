@@ -358,35 +358,6 @@ def test_a_reader_looks_on_while_the_book_is_served(book: Path) -> None:
             Journal.open(book)
 
 
-def test_of_the_oldest_part_the_system_gets_its_memory_back(
-    book: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each page of the file once, up to what stays, and nothing changes for who reads."""
-    told: list[tuple[int, int]] = []
-    advise = os.posix_fadvise
-
-    def watched(file: int, offset: int, size: int, advice: int) -> None:
-        assert advice == os.POSIX_FADV_DONTNEED
-        told.append((offset, offset + size))
-        advise(file, offset, size, advice)
-
-    with Journal.open(book) as journal:
-        monkeypatch.setattr("ledger.journal.JOURNAL_CACHED_BYTES", 64 * 1024)
-        monkeypatch.setattr("os.posix_fadvise", watched)
-        journal.forget_old()
-        assert told == [], "all of it is new"
-        for _ in range(3):
-            for _ in range(4):
-                add(journal, b"b" * 65_536)
-            journal.forget_old()
-        journal.forget_old()
-        size = (book / "journal" / "data.mdb").stat().st_size
-        assert len(told) == 3 and told[0][0] == 0
-        assert [first for first, _ in told[1:]] == [end for _, end in told[:-1]]
-        assert size - 2 * 64 * 1024 < told[-1][1] <= size - 64 * 1024
-        assert [header.group for header, _ in journal.read(chain=True)] == list(range(1, 14))
-
-
 def test_groups_are_read_where_the_system_cannot_leave_its_memory_alone(book: Path) -> None:
     """A flag of reading that this system does not know, as an older one does not know ours."""
     with Journal.open(book) as journal:
