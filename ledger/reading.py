@@ -2,29 +2,33 @@
 
 The file is read, not mapped, from where a search of our own says that LMDB keeps a value: a map is
 filled page by page, from a disk at half its speed, and a sector that cannot be read kills who
-touches it. LMDB's own search is the second opinion. What is read is checked before it is used, and
-does not stay in the system's memory unless it was there: a pass over all groups leaves that memory
-to what is asked for often. This file writes nothing and does not know what a body's records mean.
+touches it. LMDB's own search is the second opinion. What is read is checked before it is used.
+Large groups do not stay in the system's memory unless they were there: a pass over all of them
+leaves that memory to what is asked for often. This file writes nothing and does not know what a
+body's records mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import itertools
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import lmdb
 import numpy as np
 
 from ledger import _past
-from ledger.config import GROUP_VALUE_BYTES_MAX, READ_TRANSACTION_SECONDS_MAX
+from ledger.config import (
+    GROUP_VALUE_BYTES_MAX,
+    READ_AHEAD_BYTES,
+    READ_LARGE_BYTES,
+    READ_TRANSACTION_SECONDS_MAX,
+)
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerError, LedgerStopped
 from ledger.group import (
     DIGEST_BYTES,
@@ -67,16 +71,6 @@ def _told_as(number: int) -> Iterator[None]:
         raise DataRefused(f"group {number}: cannot be read: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _reader(ahead: bool) -> Iterator[ThreadPoolExecutor | None]:
-    """A thread to read ahead with, if any; what it has begun is done when this is left."""
-    if not ahead:
-        yield None
-        return
-    with ThreadPoolExecutor(1) as reader:
-        yield reader
-
-
 class Reading(ABC):
     """A journal as it is read. Reading is for any thread."""
 
@@ -84,7 +78,7 @@ class Reading(ABC):
     cluster: int
     _env: lmdb.Environment
     _file: int  # LMDB's file, open to be read
-    _read_flags = RWF_DONTCACHE  # 0 where the system or the file system does not know it
+    _large_flags = RWF_DONTCACHE  # 0 where the system or the file system does not know it
 
     @property
     @abstractmethod
@@ -108,7 +102,7 @@ class Reading(ABC):
         numbers = itertools.takewhile(lambda number: number <= self.group, itertools.count(first))
         digest = bytes(DIGEST_BYTES) if first == 1 else None
         previous: Header | None = None
-        for number, value in self.values(numbers, ahead=True):
+        for number, value in self.values(numbers, READ_AHEAD_BYTES):
             header, body = read_group(value, number, self.cluster, previous)
             if chain:
                 if digest is not None:
@@ -135,61 +129,63 @@ class Reading(ABC):
             yield number, body, checks
 
     def values(
-        self, numbers: Iterable[int], *, ahead: bool = False
+        self, numbers: Iterable[int], ahead_bytes: int = 0
     ) -> Generator[tuple[int, memoryview], None, None]:
         """Number and value of each of the groups `numbers`, which ascend; errors as of bodies().
 
-        Valid until the next step. With `ahead` a thread reads the next one meanwhile. The
-        transaction is renewed between groups, since one that stays open keeps LMDB from reusing
-        pages. Safe beside an append in another thread.
+        One buffer, valid until the next step. Of what follows in the file, the system is asked to
+        read `ahead_bytes` meanwhile. The transaction is renewed between groups, since one that
+        stays open keeps LMDB from reusing pages. Safe beside an append in another thread.
         """
-        buffers = [np.empty(GROUP_VALUE_BYTES_MAX, np.uint8).data for _ in range(1 + ahead)]
+        buffer = np.empty(GROUP_VALUE_BYTES_MAX, np.uint8).data
         wanted = iter(numbers)
         number = next(wanted, None)
+        advised = 0  # as far the system was asked to read
         while number is not None:
             self._check_held(number)
             held = self.group  # what the transaction sees at the least
             deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
-            with self.snapshot() as (file, snapshot), _reader(ahead) as reader:
+            with self.snapshot() as (file, snapshot):
                 with _told_as(number):
                     pages = _past.Pages(file, snapshot)
-                here, size = number, self._read(pages, file, number, buffers[0])
                 while True:
+                    size, end = self._read(pages, file, number, buffer)
+                    small = size < READ_LARGE_BYTES  # what is read at once needs no advice
+                    if small and ahead_bytes and end + ahead_bytes // 2 >= advised:
+                        os.posix_fadvise(file, end, ahead_bytes, os.POSIX_FADV_WILLNEED)
+                        advised = end + ahead_bytes
+                    yield number, buffer[:size].toreadonly()
                     number = next(wanted, None)
-                    following: tuple[int, Callable[[], int]] | None = None
-                    if number is not None and number <= held and time.monotonic() < deadline:
-                        read = functools.partial(self._read, pages, file, number, buffers[-1])
-                        following = number, reader.submit(read).result if reader else read
-                    yield here, buffers[0][:size].toreadonly()
-                    if following is None:
+                    if number is None or number > held or time.monotonic() > deadline:
                         break
-                    here, size = following[0], following[1]()
-                    buffers.reverse()
 
-    def _read(self, pages: _past.Pages, file: int, number: int, buffer: memoryview) -> int:
-        """Read the value of a group to `buffer`; its bytes."""
+    def _read(
+        self, pages: _past.Pages, file: int, number: int, buffer: memoryview
+    ) -> tuple[int, int]:
+        """Read the value of a group to `buffer`; its bytes, and where it ends in the file or 0."""
         with _told_as(number):
             found = pages.find(key_of(number))
             if found is not None:
                 size = min(found[1], len(buffer))  # what is longer is no group
                 if self._read_at(file, buffer[:size], found[0]) < size:
                     raise DataRefused(f"group {number}: the file ends before it does")
-                return size
+                return size, found[0] + size
         # The library finds what our search of its pages does not.
         with self._env.begin(buffers=True) as transaction:
             if (value := transaction.get(key_of(number))) is None:
                 raise DataRefused(f"group {number} is missing")
             value = value[: len(buffer)]
             buffer[: len(value)] = value
-            return len(value)
+            return len(value), 0
 
     def _read_at(self, file: int, buffer: memoryview, at: int) -> int:
+        flags = self._large_flags if len(buffer) >= READ_LARGE_BYTES else 0
         try:
-            return os.preadv(file, [buffer], at, self._read_flags)
+            return os.preadv(file, [buffer], at, flags)
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP or not self._read_flags:
+            if error.errno != errno.EOPNOTSUPP or not flags:
                 raise
-        self._read_flags = 0
+        self._large_flags = 0
         return os.preadv(file, [buffer], at)
 
     @contextlib.contextmanager
