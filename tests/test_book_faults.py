@@ -192,14 +192,20 @@ def test_an_interrupted_wait_leaves_the_book_working(book):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         book = ledger.open(sys.argv[1])
         book.create_accounts([account(1), account(2)])
+        noticed = threading.Event()
         with held(book) as event:
             def interrupt():
                 appending(book)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                # Again, should it come right before the wait: then nothing ends the wait for it.
+                while True:
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                    if noticed.wait(5):
+                        break
             threading.Thread(target=interrupt).start()
             try:
                 book.create_transfers([pay(1)])
             except KeyboardInterrupt:
+                noticed.set()
                 print("interrupted")
         print(len(book.lookup_transfers([1])))
         book.close()
