@@ -49,7 +49,8 @@ COLUMNS = {
     _columns.RESOLUTIONS: "ends of holds",
     _columns.ROWS: "rows of accounts",
     _columns.BALANCES: "balances",
-    _columns.BLOCKS: "filters of blocks",
+    _columns.BLOCKS: "blocks",
+    _columns.PANELS: "filters of blocks",
 }
 
 Rows = NDArray[np.void]

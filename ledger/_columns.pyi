@@ -24,6 +24,7 @@ RESOLUTIONS: Final[int]
 ROWS: Final[int]
 BALANCES: Final[int]
 BLOCKS: Final[int]
+PANELS: Final[int]
 ACCOUNTS: Final[int]
 HOLDS: Final[int]
 SESSIONS: Final[int]
@@ -39,8 +40,8 @@ COLUMNS_MAX: Final[int]
 MERGE_MAX: Final[int]
 BLOCK_TRANSFERS: Final[int]
 """Most transfers of a block of BLOCKS."""
-BLOCK_HEAD: Final[np.dtype[np.void]]
-"""place_first, chunk, timestamp_first, timestamp_last, transfers, chunk_count, group_last."""
+BLOCK: Final[np.dtype[np.void]]
+"""place_first, timestamp_first, timestamp_last, group_last, panel, index, transfers."""
 
 FIELD_USER_DATA_128: Final[int]
 FIELD_USER_DATA_64: Final[int]
@@ -140,23 +141,16 @@ class ColumnFile:
     def keys(self, column: int, first: int, end: int) -> NDArray[np.uint64]:
         """Only the first eight bytes of each of these records: (end - first,)."""
 
-    def block_heads(self, first: int, end: int) -> NDArray[np.void]:
-        """The heads of these records of BLOCKS: BLOCK_HEAD, (end - first,).
-
-        A block has one record for each of its chunks, and each has the block's head.
-        """
+    def blocks(self, first: int, end: int) -> NDArray[np.void]:
+        """These records of BLOCKS: BLOCK, (end - first,)."""
 
     def blocks_maybe(
         self, first: int, end: int, hashes: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.uint32], int]:
-        """Which blocks may hold all `hashes` (see hash_field): their first records, (m,).
-
-        Looks at the blocks that begin among the records of BLOCKS from `first`, which must be the
-        first of a block, to end - 1; and the record after these blocks.
-        """
+    ) -> NDArray[np.uint32]:
+        """Which of the blocks first to end - 1 may hold all `hashes` (see hash_field): (m,)."""
 
     def block_at(self, timestamp: int) -> int:
-        """The first record of the first block whose timestamp_last >= timestamp; else count."""
+        """The first block whose timestamp_last >= timestamp; else count."""
 
     def verify(self) -> None:
         """Read every page; ColumnDamaged names the first that is not what it must be.

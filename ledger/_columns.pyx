@@ -37,6 +37,7 @@ RESOLUTIONS = COLUMN_RESOLUTIONS
 ROWS = COLUMN_ROWS
 BALANCES = COLUMN_BALANCES
 BLOCKS = COLUMN_BLOCKS
+PANELS = COLUMN_PANELS
 ACCOUNTS = COLUMN_ACCOUNTS
 HOLDS = COLUMN_HOLDS
 SESSIONS = COLUMN_SESSIONS
@@ -46,6 +47,7 @@ RECORD_BYTES = {
     ROWS: COLUMN_ROWS_BYTES,
     BALANCES: COLUMN_BALANCES_BYTES,
     BLOCKS: COLUMN_BLOCKS_BYTES,
+    PANELS: COLUMN_PANELS_BYTES,
     ACCOUNTS: COLUMN_ACCOUNTS_BYTES,
     HOLDS: COLUMN_HOLDS_BYTES,
     SESSIONS: COLUMN_SESSIONS_BYTES,
@@ -74,8 +76,6 @@ cdef object refusal(column_fault_t *fault, str path):
         return MemoryError(f"{path}: no memory to work on it")
     if fault.error == COLUMN_FAULT_ORDER:
         return ValueError(f"{path}: record {fault.at} does not come after the one before it")
-    if fault.error == COLUMN_FAULT_INSIDE:
-        return ValueError(f"{path}: record {fault.at} is not the first of a block")
     return OSError(fault.error, os.strerror(fault.error), path)
 
 
@@ -198,10 +198,10 @@ cdef class ColumnWriter:
 
 # ---- reading ------------------------------------------------------------------------------------
 
-BLOCK_HEAD = numpy.dtype({
-    "names": ["place_first", "chunk", "timestamp_first", "timestamp_last", "transfers",
-              "chunk_count", "group_last"],
-    "formats": ["<u8", "<u8", "<u8", "<u8", "<u4", "<u4", "<u8"],
+BLOCK = numpy.dtype({
+    "names": ["place_first", "timestamp_first", "timestamp_last", "group_last", "panel", "index",
+              "transfers"],
+    "formats": ["<u8", "<u8", "<u8", "<u8", "<u8", "<u4", "<u4"],
 })
 
 # What a file lacks is an empty column.
@@ -399,23 +399,32 @@ cdef class ColumnFile:
         return self.copied(self.range_of(column, first, end), first, end, sizeof(u64)).view(
             numpy.uint64)[:, 0]
 
-    def block_heads(self, u64 first, u64 end):
+    def blocks(self, u64 first, u64 end):
         cdef const column_t *where = self.range_of(COLUMN_BLOCKS, first, end)
-        return self.copied(where, first, end, BLOCK_HEAD_BYTES).view(BLOCK_HEAD)[:, 0]
+        return self.copied(where, first, end, sizeof(block_t)).view(BLOCK)[:, 0]
 
     def blocks_maybe(self, u64 first, u64 end, const u64[::1] hashes):
-        cdef const column_t *where = self.range_of(COLUMN_BLOCKS, first, end)
-        cdef u64 count = hashes.shape[0], made = 0
+        cdef const column_t *where = self.column_of(COLUMN_PANELS)
+        cdef u64 count = hashes.shape[0], made = 0, number
+        cdef u32 index
         cdef column_fault_t fault
         cdef int failed
+        self.range_of(COLUMN_BLOCKS, first, end)
+        if count == 0 or first == end:
+            return numpy.arange(first, end, dtype=numpy.uint32)
+        [block] = self.blocks(first, first + 1)
+        number, after = self.bounds(COLUMN_PANELS, block["panel"], 0, 0)
+        if number == after:
+            raise ColumnDamaged(self.path, f"no panel begins at {block['panel']:#x}")
+        index = block["index"]
         out = numpy.empty(end - first, numpy.uint32)
         cdef u32[::1] view = out
         self.enter()
         with nogil:
-            failed = block_select(
-                &self.file, where, &first, end, &hashes[0], count, &view[0], &made, &fault)
+            failed = block_select(&self.file, where, number, index, first, end - first, &hashes[0],
+                                  count, &view[0], &made, &fault)
         self.leave(failed, &fault)
-        return out[:made], first
+        return out[:made]
 
     def block_at(self, u64 timestamp):
         cdef const column_t *where = self.column_of(COLUMN_BLOCKS)

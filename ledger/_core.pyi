@@ -134,9 +134,9 @@ class Core:
         """What a segment holds of the closed window that begins with this group: a dict of column
         to array. ValueError when there is none.
 
-        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: uint64, (n, 12); BLOCKS: uint8, (n, 4064);
-        ids and rows are in the order of the journal. For a thread of its own: it reads only what
-        changes no more, and the window must not be dropped meanwhile.
+        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: (n, 12); BLOCKS: (n, 6); PANELS: uint8,
+        (n, 4064); ids and rows are in the order of the journal. For a thread of its own: it reads
+        only what changes no more, and the window must not be dropped meanwhile.
         """
     def use_hash_key(self, key: bytes) -> None:
         """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""

@@ -392,7 +392,7 @@ cdef class Core:
         cdef seal_t seal
         cdef u64 number = window_closed_at(&self.s, group_first)
         cdef u64 key[2]
-        cdef u64[:, ::1] ids, ends, rows, balances
+        cdef u64[:, ::1] ids, ends, rows, balances, blocks
         cdef int why
         if len(hash_key) != 16:
             raise ValueError("hash_key must be 16 bytes")
@@ -403,25 +403,25 @@ cdef class Core:
             why = seal_measure(&self.s, number, &seal)
         try:
             arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
-                (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12))]
-            ids, ends, rows, balances = arrays
+                (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12),
+                (seal.blocks, sizeof(block_t) // sizeof(u64)))]
+            ids, ends, rows, balances, blocks = arrays
             seal.out_ids = &ids[0, 0] if seal.ids else NULL
             seal.out_ends = &ends[0, 0] if seal.ends else NULL
             seal.out_rows = <column_pair_t *>&rows[0, 0] if seal.rows else NULL
             seal.out_balances = &balances[0, 0] if seal.balances else NULL
+            seal.out_blocks = <block_t *>&blocks[0, 0] if seal.blocks else NULL
             if why == 0:
                 with nogil:
                     why = seal_fill(&self.s, key, &seal)
             if why != 0:
                 raise MemoryError("the columns of a window")
-            blocks = numpy.empty((seal.chunk_count, sizeof(block_chunk_t)), numpy.uint8)
-            if seal.chunk_count:
-                memcpy(<void *><uintptr_t>blocks.ctypes.data, seal.chunks,
-                       seal.chunk_count * sizeof(block_chunk_t))
+            panels = numpy.empty((seal.part_count, sizeof(panel_part_t)), numpy.uint8)
+            memcpy(<void *><uintptr_t>panels.ctypes.data, seal.parts, panels.nbytes)
         finally:
             seal_free(&seal)
         return {COLUMN_IDS: arrays[0], COLUMN_RESOLUTIONS: arrays[1], COLUMN_ROWS: arrays[2],
-                COLUMN_BALANCES: arrays[3], COLUMN_BLOCKS: blocks}
+                COLUMN_BALANCES: arrays[3], COLUMN_BLOCKS: arrays[4], COLUMN_PANELS: panels}
 
     # ---- the sealed past ------------------------------------------------------------------------
 

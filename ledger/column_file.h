@@ -32,7 +32,6 @@ enum {
     COLUMN_FAULT_ENDED = -2,   /* the file ends before a page */
     COLUMN_FAULT_MEMORY = -3,
     COLUMN_FAULT_ORDER = -4,  /* a record does not come after the one before it */
-    COLUMN_FAULT_INSIDE = -5, /* a block was asked for from inside */
 };
 
 typedef struct {
@@ -435,55 +434,62 @@ static inline int column_merge(column_source_t *sources, u32 count, column_write
 
 /* ---- blocks --------------------------------------------------------------------------------- */
 
-/* The page of a chunk of BLOCKS, with a head that fits where it lies. */
-static inline int block_read(const column_file_t *file, const column_t *column, u64 number,
-                             column_page_t *page, column_fault_t *fault) {
-    if (column_read(file, column->page_first + number, 1, page, fault)) return -1;
-    const block_chunk_t *chunk = &page->chunk;
-    const u64 before = chunk->chunk, many = chunk->chunk_count;
-    if (many == 0 || many > BLOCK_CHUNKS_MAX || before >= many || before > number ||
-        number - before + many > column->count)
-        return column_fail(fault, COLUMN_FAULT_DAMAGED, column->page_first + number);
-    return 0;
-}
-
-/* The page of a block's chunk for a hash. Blocks often have as many chunks as the one before, so
- * *chunk_count is tried first: a page that says it is that chunk of so many tells that its block
- * begins at `number`. Else the block's first page says how many there are. */
-static inline int block_read_for(const column_file_t *file, const column_t *column, u64 number,
-                                 u64 hash, u32 *chunk_count, u32 *offset, column_page_t *page,
+/* The part of a panel for a hash. A panel often has the shape of the one before, so the shape in
+ * *like is tried first: a page that says it is that part of such a panel tells that a panel begins
+ * at `number`. Else the panel's first part says what its shape is. */
+static inline int panel_read_for(const column_file_t *file, const column_t *column, u64 number,
+                                 u64 hash, panel_part_t *like, u32 *offset, column_page_t *page,
                                  column_fault_t *fault) {
-    const block_chunk_t *chunk = &page->chunk;
-    if (*chunk_count && number + *chunk_count <= column->count) {
-        const u32 wanted = block_filter_at(hash, *chunk_count, offset);
-        if (block_read(file, column, number + wanted, page, fault)) return -1;
-        if (chunk->chunk == wanted && chunk->chunk_count == *chunk_count) return 0;
+    const panel_part_t *panel = &page->panel;
+    for (int known = 0; known < 2; known++) {
+        if (like->block_count) {
+            const u32 wanted = panel_at(hash, like->block_count, like->line_count, offset);
+            const u64 at = column->page_first + number + wanted;
+            if (number + wanted < column->count) {
+                if (column_read(file, at, 1, page, fault)) return -1;
+                if (panel->part == wanted && panel->block_count == like->block_count &&
+                    panel->line_count == like->line_count)
+                    return 0;
+            }
+            if (known) return column_fail(fault, COLUMN_FAULT_DAMAGED, at);
+        }
+        if (number >= column->count) break;
+        if (column_read(file, column->page_first + number, 1, page, fault)) return -1;
+        if (panel->part != 0 || panel->line_count == 0 || panel->block_count == 0 ||
+            panel->block_count > PANEL_BLOCKS_MAX)
+            break;
+        memcpy(like, panel, offsetof(panel_part_t, lines));
     }
-    if (block_read(file, column, number, page, fault)) return -1;
-    if (chunk->chunk != 0) return column_fail(fault, COLUMN_FAULT_INSIDE, number);
-    *chunk_count = chunk->chunk_count;
-    const u32 wanted = block_filter_at(hash, *chunk_count, offset);
-    return wanted ? block_read(file, column, number + wanted, page, fault) : 0;
+    return column_fail(fault, COLUMN_FAULT_DAMAGED, column->page_first + number);
 }
 
-/* The chunks 0 of the blocks that begin among records *first to end-1 and whose filter may hold all
- * hashes; `out` has room for end-*first of them. *first becomes the record after these blocks. */
-static inline int block_select(const column_file_t *file, const column_t *column, u64 *first,
-                               u64 end, const u64 *hashes, u64 hash_count, u32 *out, u64 *made,
-                               column_fault_t *fault) {
+/* Which of `count` blocks, the first of which is `index` in the panel that begins with the part
+ * `number`, have a filter that may hold all hashes; they are counted from `first` in `out`. */
+static inline int block_select(const column_file_t *file, const column_t *column, u64 number,
+                               u32 index, u64 first, u64 count, const u64 *hashes, u64 hash_count,
+                               u32 *out, u64 *made, column_fault_t *fault) {
+    panel_part_t like = {.block_count = 0};
     column_page_t page;
-    u32 chunk_count = 0, offset;
     *made = 0;
-    for (; *first < end; *first += chunk_count) {
-        /* Without a hash only the block's length is asked for. */
-        u64 i = 0;
-        do {
-            if (block_read_for(file, column, *first, hash_count ? hashes[i] : 0, &chunk_count,
-                               &offset, &page, fault))
+    while (count > 0) {
+        u64 maybe = ~(u64)0, some = 0;
+        for (u64 i = 0; i < hash_count && maybe; i++) {
+            u32 offset = 0;
+            if (panel_read_for(file, column, number, hashes[i], &like, &offset, &page, fault))
                 return -1;
-        } while (i < hash_count && filter_block_has(page.chunk.filter + offset, hashes[i]) &&
-                 ++i < hash_count);
-        if (i == hash_count) out[(*made)++] = (u32)*first;
+            if (index >= like.block_count)
+                return column_fail(fault, COLUMN_FAULT_DAMAGED, column->page_first + number);
+            some = like.block_count - index < count ? like.block_count - index : count;
+            const u8 *line = page.panel.lines + offset + index * FILTER_BLOCK_BYTES;
+            for (u64 j = 0; j < some; j++, line += FILTER_BLOCK_BYTES)
+                if (!filter_block_has(line, hashes[i])) maybe &= ~((u64)1 << j);
+        }
+        for (u64 j = 0; j < some; j++)
+            if (maybe >> j & 1) out[(*made)++] = (u32)(first + j);
+        first += some;
+        count -= some;
+        number += panel_parts(like.block_count, like.line_count);
+        index = 0;
     }
     return 0;
 }
@@ -491,12 +497,18 @@ static inline int block_select(const column_file_t *file, const column_t *column
 /* The first record of BLOCKS whose block ends at `timestamp` or later; count when none does. */
 static inline int block_find(const column_file_t *file, const column_t *column, u64 timestamp,
                              u64 *number, column_fault_t *fault) {
+    const u64 each = column_page_records(sizeof(block_t));
     column_page_t page;
-    u64 low = 0, high = column->count;
+    u64 low = 0, high = column->count, held = UINT64_MAX;
     while (low < high) {
         const u64 middle = low + (high - low) / 2;
-        if (block_read(file, column, middle, &page, fault)) return -1;
-        if (page.chunk.timestamp_last < timestamp) low = middle + 1;
+        if (middle / each != held) {
+            held = middle / each;
+            if (column_read(file, column->page_first + held, 1, &page, fault)) return -1;
+        }
+        block_t block;
+        memcpy(&block, page.payload + middle % each * sizeof block, sizeof block);
+        if (block.timestamp_last < timestamp) low = middle + 1;
         else high = middle;
     }
     *number = low;

@@ -25,7 +25,7 @@
 enum {
     COLUMN_PAGE_BYTES = 4096,
     COLUMN_PAYLOAD_BYTES = 4064,
-    COLUMN_FORMAT = 1,
+    COLUMN_FORMAT = 2,
     COLUMN_KIND_SEGMENT = 1,
     COLUMN_KIND_CHECKPOINT = 2,
     COLUMN_COLUMNS_MAX = 16,
@@ -43,7 +43,8 @@ enum {
     C(RESOLUTIONS, 2, 16, "place of a hold's transfer, how it ended")                          \
     C(ROWS, 3, 16, "account, place of a transfer or expiry that touches it")                       \
     C(BALANCES, 4, 96, "account, place of some transfers, timestamp, 0, balances after it")   \
-    C(BLOCKS, 5, 4064, "place and chunk of a block of transfers, what is in it")               \
+    C(BLOCKS, 5, 48, "place and timestamps of a block of transfers, its panel")               \
+    C(PANELS, 6, 4064, "place of a panel's first block, part, filters of its blocks")         \
     C(ACCOUNTS, 16, 128, "the accounts at a checkpoint")                                       \
     C(HOLDS, 17, 160, "the open holds at a checkpoint")                                        \
     C(SESSIONS, 18, 128, "the sessions at a checkpoint")
@@ -83,33 +84,43 @@ _Static_assert(offsetof(column_header_t, columns) == 128, "columns at 128");
 _Static_assert(offsetof(column_header_t, facts_bytes) == 1024, "facts at 1,024");
 _Static_assert(sizeof(column_header_t) == COLUMN_PAYLOAD_BYTES, "a header is one payload");
 
-/* A record of BLOCKS: the filter of a block of transfers goes on over its chunks, 125 filter blocks
- * in each, and every chunk has the head of its block. */
+/* Transfers come in blocks, and a block has a filter of the values in it, some lines of 32 bytes.
+ * The filters of successive blocks, all with as many lines, lie side by side in a *panel*: each of
+ * its parts, a page, has a few lines of every block, so that a value is looked for with one page a
+ * panel. */
 enum {
     BLOCK_TRANSFERS_MAX = 4096,
-    BLOCK_CHUNKS_MAX = 16,
-    BLOCK_CHUNK_FILTERS = 125,
+    PANEL_BLOCKS_MAX = 63,
+    PANEL_LINES = 126, /* of a part */
+    PANEL_LINE_KEYS = 12,
 };
 
 typedef struct {
     u64 place_first; /* of the block's first transfer */
-    u64 chunk;       /* 0 to chunk_count - 1 */
     u64 timestamp_first;
     u64 timestamp_last;
-    u32 transfers;
-    u32 chunk_count;
     u64 group_last; /* of the block's last transfer */
-    u8 filter[BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES];
-    u8 reserved[16];
-} block_chunk_t;
-_Static_assert(sizeof(block_chunk_t) == COLUMN_BLOCKS_BYTES, "block_chunk_t has no padding");
-enum { BLOCK_HEAD_BYTES = offsetof(block_chunk_t, filter) };
+    u64 panel;      /* place_first of the first block of its panel */
+    u32 index;      /* of the block in the panel */
+    u32 transfers;
+} block_t;
+_Static_assert(sizeof(block_t) == COLUMN_BLOCKS_BYTES, "block_t has no padding");
+
+typedef struct {
+    u64 place_first; /* of the panel's first block */
+    u64 part;
+    u32 block_count;
+    u32 line_count; /* of each block */
+    u64 reserved;
+    u8 lines[PANEL_LINES * FILTER_BLOCK_BYTES]; /* the first of each block, then the second, ... */
+} panel_part_t;
+_Static_assert(sizeof(panel_part_t) == COLUMN_PANELS_BYTES, "panel_part_t has no padding");
 
 typedef struct {
     union {
         u8 payload[COLUMN_PAYLOAD_BYTES];
         column_header_t header;
-        block_chunk_t chunk;
+        panel_part_t panel;
     };
     u64 number;
     u64 identity;
@@ -515,25 +526,32 @@ static inline u64 block_hash(const u64 key[2], u32 field, u128 value) {
     return u128_hash64(keyed, value);
 }
 
-/* Chunks for a filter of so many keys: 16 bits a key as far as BLOCK_CHUNKS_MAX allows. */
-static inline u32 block_chunks(u64 keys) {
-    const u64 each = BLOCK_CHUNK_FILTERS * FILTER_BLOCK_IDS;
-    const u64 chunks = keys / each + (keys % each != 0);
-    return chunks == 0 ? 1 : chunks < BLOCK_CHUNKS_MAX ? (u32)chunks : BLOCK_CHUNKS_MAX;
+/* Lines for a filter of so many keys: 21 bits a key. */
+static inline u32 panel_lines(u64 keys) {
+    return keys == 0 ? 1 : (u32)((keys - 1) / PANEL_LINE_KEYS + 1);
 }
 
-/* The chunk that holds a hash's filter block, and that block's offset in the chunk's filter. */
-static inline u32 block_filter_at(u64 hash, u32 chunk_count, u32 *offset) {
-    const u64 at = filter_at(hash, (u64)chunk_count * BLOCK_CHUNK_FILTERS);
-    *offset = (u32)(at % (BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES));
-    return (u32)(at / (BLOCK_CHUNK_FILTERS * FILTER_BLOCK_BYTES));
+/* Lines of each block that a part has. */
+static inline u32 panel_lines_each(u32 block_count) { return PANEL_LINES / block_count; }
+
+static inline u32 panel_parts(u32 block_count, u32 line_count) {
+    return (line_count - 1) / panel_lines_each(block_count) + 1;
 }
 
-/* Into the filter of a block whose chunks lie one after another. */
-static inline void block_filter_insert(block_chunk_t *chunks, u32 chunk_count, u64 hash) {
+/* The part that has a hash's lines, and where in it the first block's is; the others' follow. */
+static inline u32 panel_at(u64 hash, u32 block_count, u32 line_count, u32 *offset) {
+    const u32 line = (u32)(filter_at(hash, line_count) / FILTER_BLOCK_BYTES);
+    const u32 each = panel_lines_each(block_count);
+    *offset = line % each * block_count * FILTER_BLOCK_BYTES;
+    return line / each;
+}
+
+/* Into the filter of a block of a panel whose parts lie one after another. */
+static inline void panel_insert(panel_part_t *parts, u32 block_count, u32 line_count, u32 index,
+                                u64 hash) {
     u32 offset;
-    const u32 chunk = block_filter_at(hash, chunk_count, &offset);
-    filter_block_set(chunks[chunk].filter + offset, hash);
+    const u32 part = panel_at(hash, block_count, line_count, &offset);
+    filter_block_set(parts[part].lines + offset + index * FILTER_BLOCK_BYTES, hash);
 }
 
 #endif

@@ -18,11 +18,11 @@ cdef extern from "columns.h" nogil:
         COLUMN_PAGE_BYTES, COLUMN_PAYLOAD_BYTES, COLUMN_FORMAT, COLUMN_COLUMNS_MAX
         COLUMN_KIND_SEGMENT, COLUMN_KIND_CHECKPOINT, COLUMN_PAIR_BYTES, COLUMN_RECORD_STEP
         COLUMN_DIGEST_BYTES, COLUMN_FACTS_BYTES_MAX, COLUMN_MERGE_MAX
-        COLUMN_IDS, COLUMN_RESOLUTIONS, COLUMN_ROWS, COLUMN_BALANCES, COLUMN_BLOCKS
+        COLUMN_IDS, COLUMN_RESOLUTIONS, COLUMN_ROWS, COLUMN_BALANCES, COLUMN_BLOCKS, COLUMN_PANELS
         COLUMN_ACCOUNTS, COLUMN_HOLDS, COLUMN_SESSIONS
         COLUMN_IDS_BYTES, COLUMN_RESOLUTIONS_BYTES, COLUMN_ROWS_BYTES, COLUMN_BALANCES_BYTES
-        COLUMN_BLOCKS_BYTES, COLUMN_ACCOUNTS_BYTES, COLUMN_HOLDS_BYTES, COLUMN_SESSIONS_BYTES
-        BLOCK_TRANSFERS_MAX, BLOCK_CHUNKS_MAX, BLOCK_HEAD_BYTES
+        COLUMN_BLOCKS_BYTES, COLUMN_PANELS_BYTES, COLUMN_ACCOUNTS_BYTES, COLUMN_HOLDS_BYTES
+        COLUMN_SESSIONS_BYTES, BLOCK_TRANSFERS_MAX, PANEL_BLOCKS_MAX
         BLOCK_FIELD_USER_DATA_128, BLOCK_FIELD_USER_DATA_64, BLOCK_FIELD_USER_DATA_32
         BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER
     ctypedef struct column_t:
@@ -37,13 +37,14 @@ cdef extern from "columns.h" nogil:
         u8 *digest
         column_t *columns
         u8 *facts
-    ctypedef struct block_chunk_t:
-        u64 place_first, chunk, timestamp_first, timestamp_last, group_last
-        u32 transfers, chunk_count
-        u8 *filter
+    ctypedef struct block_t:
+        u64 place_first, timestamp_first, timestamp_last, group_last, panel
+        u32 index, transfers
+    ctypedef struct panel_part_t:
+        u64 place_first, part
+        u32 block_count, line_count
     ctypedef struct column_page_t:
         column_header_t header
-        block_chunk_t chunk
     ctypedef struct column_pair_t:
         u64 key, value
     ctypedef struct column_found_t:
@@ -59,16 +60,15 @@ cdef extern from "columns.h" nogil:
     void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count)
     void column_sort_pairs(column_pair_t *pairs, column_pair_t *scratch, u64 count)
     u64 block_hash(const u64 *key, u32 field, u128 value)
-    u32 block_chunks(u64 keys)
-    u32 block_filter_at(u64 hash, u32 chunk_count, u32 *offset)
-    void block_filter_insert(block_chunk_t *chunks, u32 chunk_count, u64 hash)
+    u32 panel_lines(u64 keys)
+    u32 panel_parts(u32 block_count, u32 line_count)
+    void panel_insert(panel_part_t *parts, u32 block_count, u32 line_count, u32 index, u64 hash)
 
 cdef extern from "column_file.h" nogil:
     enum:
         COLUMN_WRITE_PAGES, COLUMN_STEP_PAGES, COLUMN_READ_PAGES
         COLUMN_MERGE_PAGES, COLUMN_MERGE_BYTES
         COLUMN_FAULT_DAMAGED, COLUMN_FAULT_ENDED, COLUMN_FAULT_MEMORY, COLUMN_FAULT_ORDER
-        COLUMN_FAULT_INSIDE
     ctypedef struct column_fault_t:
         int error
         u64 at
@@ -104,7 +104,8 @@ cdef extern from "column_file.h" nogil:
                      column_fault_t *)
     int column_merge(column_source_t *, u32 count, column_writer_t *, u8 *out, u32 *blamed,
                      column_fault_t *)
-    int block_select(const column_file_t *, const column_t *, u64 *first, u64 end,
-                     const u64 *hashes, u64 hash_count, u32 *out, u64 *made, column_fault_t *)
+    int block_select(const column_file_t *, const column_t *, u64 number, u32 index, u64 first,
+                     u64 count, const u64 *hashes, u64 hash_count, u32 *out, u64 *made,
+                     column_fault_t *)
     int block_find(const column_file_t *, const column_t *, u64 timestamp, u64 *number,
                    column_fault_t *)

@@ -19,8 +19,7 @@
 
 enum {
     FILTER_BLOCK_BYTES = 32,
-    FILTER_BLOCK_IDS = 16, /* of a filter on disk: 16 bits an id */
-    FILTER_LEVEL_IDS = 8,  /* in memory 32 bits: what is asked in vain there costs a look on disk */
+    FILTER_LEVEL_IDS = 8, /* 32 bits an id: what is asked in vain there costs a look on disk */
     FILTER_GROWTH = 4,
     FILTER_LEVELS_MAX = 8,
     FILTER_TOUCH_BYTES = 4096, /* the smallest page */

@@ -45,6 +45,7 @@ COLUMNS = (  # of a segment
     _columns.ROWS,
     _columns.BALANCES,
     _columns.BLOCKS,
+    _columns.PANELS,
 )
 
 _OURS = re.compile(r"\.?(segment|checkpoint)-.*")
@@ -428,8 +429,8 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _by_key(column: int, records: NDArray[Any]) -> NDArray[Any]:
-    """The records in the order of their keys and values; blocks are in that order as they come."""
-    if column == _columns.BLOCKS or len(records) == 0:
+    """The records in the order of their keys and values; blocks and panels come in it."""
+    if column in (_columns.BLOCKS, _columns.PANELS) or len(records) == 0:
         return records
     rows: NDArray[np.uint64] = records.view(np.uint64)
     if rows.shape[1] == 2:

@@ -34,8 +34,8 @@ from ledger.schema import (
     TransferFlags,
 )
 
-BLOCKS_AT_ONCE_MIN = 16  # records of the column of blocks that are read at first: a block or more
-BLOCKS_AT_ONCE_MAX = 4096  # and later, of which a page a block is read
+BLOCKS_AT_ONCE_MIN = 16  # whose filters are asked at first
+BLOCKS_AT_ONCE_MAX = 1 << 16  # and later: a page for 63 of them
 BLOCKS_AHEAD_MAX = 16  # of transfers, half a mebibyte each, that the disk is asked for ahead
 GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the journal
 
@@ -264,13 +264,13 @@ def _read(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterato
 
 
 def _blocks_in(segment: ColumnFile, timestamp_first: int, timestamp_last: int) -> tuple[int, int]:
-    """The records [first, end) of the column of blocks with transfers in this stretch of time."""
+    """The blocks [first, end) with transfers in this stretch of time."""
     first = segment.block_at(timestamp_first)
     end = segment.block_at(timestamp_last + 1)
     if end < segment.count(_columns.BLOCKS):
-        [head] = segment.block_heads(end, end + 1)
-        if head["timestamp_first"] <= timestamp_last:
-            end += int(head["chunk_count"])
+        [block] = segment.blocks(end, end + 1)
+        if block["timestamp_first"] <= timestamp_last:
+            end += 1
     return first, max(first, end)
 
 
@@ -279,14 +279,14 @@ def _places_in(segment: ColumnFile, timestamp_first: int, timestamp_last: int) -
     first, end = _blocks_in(segment, timestamp_first, timestamp_last)
     if first == end:
         return 1, 0
-    low = segment.block_heads(first, first + 1)[0]["place_first"]
-    last = segment.block_heads(end - 1, end)[0]["group_last"]
+    low = segment.blocks(first, first + 1)[0]["place_first"]
+    last = segment.blocks(end - 1, end)[0]["group_last"]
     return int(low), (int(last) + 1 << _past.GROUP_SHIFT) - 1
 
 
-def _groups(head: np.void) -> range:
+def _groups(block: np.void) -> range:
     """The groups that a block's transfers lie in."""
-    return range(int(head["place_first"]) >> _past.GROUP_SHIFT, int(head["group_last"]) + 1)
+    return range(int(block["place_first"]) >> _past.GROUP_SHIFT, int(block["group_last"]) + 1)
 
 
 def _statement(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
@@ -391,14 +391,14 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
     left = min(int(fields["limit"]), EVENTS_MAX)
     hashes = _past.field_hashes(asked, sealed.hash_key)
     for segment in reversed(sealed.segments) if newest_first else sealed.segments:
-        heads = _candidate_blocks(segment, earliest, latest, hashes, newest_first)
-        for head in _ahead(sealed.journal, heads):
-            first = max(earliest, int(head["timestamp_first"]))
-            last = min(latest, int(head["timestamp_last"]))
-            groups = _groups(head)
+        blocks = _candidate_blocks(segment, earliest, latest, hashes, newest_first)
+        for block in _ahead(sealed.journal, blocks):
+            first = max(earliest, int(block["timestamp_first"]))
+            last = min(latest, int(block["timestamp_last"]))
+            groups = _groups(block)
             for number in reversed(groups) if newest_first else groups:
                 records = _scan(
-                    sealed.journal, number, head, (asked, first, last, left, newest_first)
+                    sealed.journal, number, block, (asked, first, last, left, newest_first)
                 )
                 left -= len(records)
                 yield records.tobytes()
@@ -406,16 +406,16 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
                     return
 
 
-def _ahead(journal: Past, heads: Iterator[np.void]) -> Iterator[np.void]:
-    """The heads, and of those to come, more and more, the disk is asked for the blocks already."""
+def _ahead(journal: Past, blocks: Iterator[np.void]) -> Iterator[np.void]:
+    """The blocks; the disk is asked for those to come already, for more and more of them."""
     waiting: deque[np.void] = deque()
     room = 1
     while True:
-        coming = list(itertools.islice(heads, room - len(waiting)))
+        coming = list(itertools.islice(blocks, room - len(waiting)))
         if coming:
             with journal.snapshot() as (file, snapshot):
-                for head in coming:
-                    extent = head["place_first"], head["group_last"], head["transfers"]
+                for block in coming:
+                    extent = block["place_first"], block["group_last"], block["transfers"]
                     _past.read_ahead(file, snapshot, *map(int, extent))
         waiting += coming
         if not waiting:
@@ -425,11 +425,11 @@ def _ahead(journal: Past, heads: Iterator[np.void]) -> Iterator[np.void]:
 
 
 def _scan(
-    journal: Past, number: int, head: np.void, wanted: tuple[bytes, int, int, int, bool]
+    journal: Past, number: int, block: np.void, wanted: tuple[bytes, int, int, int, bool]
 ) -> Records:
     """The transfers of a group that a query wants: filter, stretch of time, limit, direction. They
     are read past the journal's own way; some damage, or whatever else, is for it to name."""
-    likely, count = int(head["place_first"]), int(head["transfers"])
+    likely, count = int(block["place_first"]), int(block["transfers"])
     with journal.snapshot() as (file, snapshot):
         cluster = journal.cluster.to_bytes(16, "little")
         found = _past.scan_from(file, snapshot, cluster, number, likely, count, *wanted)
@@ -444,20 +444,17 @@ def _scan(
 def _candidate_blocks(
     segment: ColumnFile, earliest: int, latest: int, hashes: Numbers, newest_first: bool
 ) -> Iterator[np.void]:
-    """The heads of the blocks in a stretch of time that may hold all the hashes, in a direction."""
+    """The blocks in a stretch of time that may hold all the hashes, in a direction."""
     low, end = _blocks_in(segment, earliest, latest)
     size = BLOCKS_AT_ONCE_MIN
     while low < end:
-        first = low
-        if newest_first:
-            first = max(low, end - size)
-            first -= int(segment.block_heads(first, first + 1)[0]["chunk"])
-        last = end if newest_first else min(end, first + size)
-        chosen, after = segment.blocks_maybe(first, last, hashes)
+        first = max(low, end - size) if newest_first else low
+        last = min(end, first + size)
+        chosen = segment.blocks_maybe(first, last, hashes)
         size = min(2 * size, BLOCKS_AT_ONCE_MAX)
-        low, end = (low, first) if newest_first else (after, end)
+        low, end = (low, first) if newest_first else (last, end)
         for number in chosen[::-1] if newest_first else chosen:
-            yield segment.block_heads(number, number + 1)[0]
+            yield segment.blocks(number, number + 1)[0]
 
 
 # ---- timestamps ---------------------------------------------------------------------------------
@@ -471,12 +468,12 @@ def _find_timestamps(sealed: Sealed, timestamps: Numbers) -> NDArray[np.bool_]:
     first = 0
     for segment in sealed.segments:
         while first < len(ascending):
-            block = segment.block_at(int(ascending[first]))
-            if block == segment.count(_columns.BLOCKS):
+            at = segment.block_at(int(ascending[first]))
+            if at == segment.count(_columns.BLOCKS):
                 break
-            [head] = segment.block_heads(block, block + 1)
-            end = int(np.searchsorted(ascending, head["timestamp_last"], "right"))
-            _find_in(sealed.journal, _groups(head), ascending[first:end], found[first:end])
+            [block] = segment.blocks(at, at + 1)
+            end = int(np.searchsorted(ascending, block["timestamp_last"], "right"))
+            _find_in(sealed.journal, _groups(block), ascending[first:end], found[first:end])
             first = end
     result = np.empty_like(found)
     result[order] = found

@@ -12,27 +12,35 @@ cdef enum:
     SEAL_HEADS_BITS = 8
     SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
     SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
-    SEAL_PARTS_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
+    SEAL_SHARES_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
 
-cdef struct seal_set_t:  # distinct hashes, in a list and in slots where 0 is empty
+cdef struct seal_set_t:  # distinct hashes of a block, in a list and in slots where 0 is empty
     u64 count
-    u64 list[SEAL_DISTINCT_MAX]
+    u64 *list  # of SEAL_DISTINCT_MAX
     u64 *places[SEAL_DISTINCT_MAX]  # the slot of each
     u64 slots[SEAL_SET_SLOTS]
 
+cdef struct seal_panel_t:  # the blocks of the open panel
+    seal_set_t distinct
+    u32 count
+    u64 most  # hashes of a block
+    u64 ends[PANEL_BLOCKS_MAX]  # of the hashes of each block
+    u64 hashes[PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX]
+
 cdef struct seal_t:
     u64 window
-    u64 ids, ends, rows, balances, chunk_count, chunk_room
+    u64 ids, ends, rows, balances, blocks, part_count, part_room
     # Where the next record of each goes; rows are put where they belong.
     u64 *out_ids
     u64 *out_ends
     u64 *out_balances
     column_pair_t *out_rows
-    block_chunk_t *chunks
+    block_t *out_blocks
+    panel_part_t *parts
     u64 burned, ended  # the next of the window's
-    # A part of the rows for every 2^part_bits accounts.
-    u64 parts, part_bits
-    u64 *part_ends  # where the next row of each goes
+    # A share of the rows for every 2^share_bits accounts.
+    u64 shares, share_bits
+    u64 *share_ends  # where the next row of each goes
 
 
 cdef int seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil:
@@ -46,31 +54,32 @@ cdef int seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil
     seal.window, seal.burned, seal.ended = number, w.burned, w.ended
     seal.ids = next.transfers - w.transfers + next.burned - w.burned
     seal.ends = next.ended - w.ended
-    while s.accounts.count >> seal.part_bits >= SEAL_PARTS_MAX:
-        seal.part_bits += 1
-    seal.parts = (s.accounts.count >> seal.part_bits) + 1
-    seal.part_ends = <u64 *>calloc(seal.parts, sizeof(u64))
-    if seal.part_ends == NULL:
+    seal.blocks = (next.transfers - w.transfers + BLOCK_TRANSFERS_MAX - 1) // BLOCK_TRANSFERS_MAX
+    while s.accounts.count >> seal.share_bits >= SEAL_SHARES_MAX:
+        seal.share_bits += 1
+    seal.shares = (s.accounts.count >> seal.share_bits) + 1
+    seal.share_ends = <u64 *>calloc(seal.shares, sizeof(u64))
+    if seal.share_ends == NULL:
         return -1
     for i in range(w.transfers, next.transfers):
         extra = seal_extra(s, i)
-        seal.part_ends[extra.debit >> seal.part_bits] += 1
-        seal.part_ends[extra.credit >> seal.part_bits] += 1
+        seal.share_ends[extra.debit >> seal.share_bits] += 1
+        seal.share_ends[extra.credit >> seal.share_bits] += 1
         if seal_has_head(extra.place):
             seal.balances += (extra.place & 1) + (extra.place >> 1 & 1)
     for i in range(w.ended, next.ended):
         ended = <ended_t *>slab_at(&s.ended, i)
         if ended.outcome == HOLD_EXPIRED:
-            seal.part_ends[ended.debit >> seal.part_bits] += ended.place & 1
-            seal.part_ends[ended.credit >> seal.part_bits] += ended.place >> 1 & 1
-    for i in range(seal.parts):
-        seal.rows += seal.part_ends[i]
-        seal.part_ends[i] = seal.rows - seal.part_ends[i]
+            seal.share_ends[ended.debit >> seal.share_bits] += ended.place & 1
+            seal.share_ends[ended.credit >> seal.share_bits] += ended.place >> 1 & 1
+    for i in range(seal.shares):
+        seal.rows += seal.share_ends[i]
+        seal.share_ends[i] = seal.rows - seal.share_ends[i]
     return 0
 
 cdef void seal_free(seal_t *seal) noexcept nogil:
-    free(seal.part_ends)
-    free(seal.chunks)
+    free(seal.share_ends)
+    free(seal.parts)
 
 cdef inline bint seal_has_head(u64 place) noexcept nogil:
     return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
@@ -85,19 +94,21 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogi
     cdef u64 first = state_window(s, seal.window).transfers
     cdef u64 last = state_window(s, seal.window + 1).transfers
     cdef column_pair_t *rows = seal.out_rows
-    cdef seal_set_t *distinct = <seal_set_t *>calloc(1, sizeof(seal_set_t))
+    cdef seal_panel_t *panel = <seal_panel_t *>calloc(1, sizeof(seal_panel_t))
     cdef u64 i, end
-    cdef int why = 0 if distinct != NULL else -1
+    cdef int why = 0 if panel != NULL else -1
     while first < last and why == 0:
         end = min(last, first + BLOCK_TRANSFERS_MAX)
         for i in range(first, end):
             seal_transfer(s, key, seal, i)
-        why = seal_block(s, key, seal, first, end, distinct)
+        seal_block(s, key, seal, first, end, panel)
+        if panel.count == PANEL_BLOCKS_MAX or end == last:
+            why = seal_panel(seal, panel)
         first = end
-    free(distinct)
+    free(panel)
     seal_burned(s, key, seal, ~<u64>0)
     seal_ended(s, seal, ~<u64>0)
-    return why if why != 0 else seal_sort_parts(seal, rows)
+    return why if why != 0 else seal_sort_shares(seal, rows)
 
 cdef inline void seal_transfer(const state_t *s, const u64 *key, seal_t *seal,
                                u64 ordinal) noexcept nogil:
@@ -121,7 +132,7 @@ cdef inline void seal_id(const u64 *key, seal_t *seal, u128 id, u64 place) noexc
     seal.out_ids += 2
 
 cdef inline void seal_row(seal_t *seal, u64 account, u64 place) noexcept nogil:
-    cdef u64 *end = &seal.part_ends[account >> seal.part_bits]
+    cdef u64 *end = &seal.share_ends[account >> seal.share_bits]
     cdef column_pair_t *row = &seal.out_rows[end[0]]
     row.key, row.value = account, place
     end[0] += 1
@@ -163,22 +174,22 @@ cdef void seal_balances(const state_t *s, seal_t *seal, u64 ordinal, bint debit,
     memcpy(out + 4, &both.debit if debit else &both.credit, sizeof(balances_t))
     seal.out_balances += 4 + sizeof(balances_t) // sizeof(u64)
 
-cdef int seal_sort_parts(seal_t *seal, column_pair_t *rows) noexcept nogil:
-    """Put the rows of accounts that share a part in order. 0, or -1 when there is no memory."""
+cdef int seal_sort_shares(seal_t *seal, column_pair_t *rows) noexcept nogil:
+    """Put the rows of accounts that share a share in order. 0, or -1 when there is no memory."""
     cdef column_pair_t *scratch
     cdef u64 i, first = 0, most = 0
-    if seal.part_bits == 0:
+    if seal.share_bits == 0:
         return 0
-    for i in range(seal.parts):
-        most = max(most, seal.part_ends[i] - first)
-        first = seal.part_ends[i]
+    for i in range(seal.shares):
+        most = max(most, seal.share_ends[i] - first)
+        first = seal.share_ends[i]
     scratch = <column_pair_t *>malloc((most + 1) * sizeof(column_pair_t))
     if scratch == NULL:
         return -1
     first = 0
-    for i in range(seal.parts):
-        column_sort(rows + first, scratch, seal.part_ends[i] - first)
-        first = seal.part_ends[i]
+    for i in range(seal.shares):
+        column_sort(rows + first, scratch, seal.share_ends[i] - first)
+        first = seal.share_ends[i]
     free(scratch)
     return 0
 
@@ -230,31 +241,47 @@ cdef inline void seal_note(const u64 *key, u32 field, u128 value,
         distinct.list[distinct.count], distinct.places[distinct.count] = hashed, slot
         distinct.count += 1
 
-cdef int seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
-                    seal_set_t *distinct) noexcept nogil:
-    cdef u32 chunks
-    cdef u64 room, i
-    cdef block_chunk_t *grown
-    seal_distinct(s, key, first, end, distinct)
-    chunks = block_chunks(distinct.count)
-    if seal.chunk_count + chunks > seal.chunk_room:
-        room = 2 * seal.chunk_room + 256
-        grown = <block_chunk_t *>realloc(seal.chunks, room * sizeof(block_chunk_t))
+cdef void seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
+                     seal_panel_t *panel) noexcept nogil:
+    """A block's record, and its hashes, which wait for those of the rest of its panel."""
+    cdef u64 before = panel.ends[panel.count - 1] if panel.count else 0
+    cdef block_t *block = seal.out_blocks
+    block.place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
+    block.timestamp_first = (<transfer_t *>slab_at(&s.transfers, first)).timestamp
+    block.timestamp_last = (<transfer_t *>slab_at(&s.transfers, end - 1)).timestamp
+    block.group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
+    block.panel = (block - panel.count).place_first
+    block.index, block.transfers = panel.count, <u32>(end - first)
+    seal.out_blocks += 1
+    panel.distinct.list = panel.hashes + before
+    seal_distinct(s, key, first, end, &panel.distinct)
+    panel.ends[panel.count] = before + panel.distinct.count
+    panel.most = max(panel.most, panel.distinct.count)
+    panel.count += 1
+
+cdef int seal_panel(seal_t *seal, seal_panel_t *panel) noexcept nogil:
+    """The filters of the panel's blocks. 0, or -1 when there is no memory."""
+    cdef u32 lines = panel_lines(panel.most), parts = panel_parts(panel.count, lines), i
+    cdef u64 room, at = 0
+    cdef panel_part_t *grown
+    if seal.part_count + parts > seal.part_room:
+        room = 2 * seal.part_count + parts
+        grown = <panel_part_t *>realloc(seal.parts, room * sizeof(panel_part_t))
         if grown == NULL:
             return -1
-        seal.chunks, seal.chunk_room = grown, room
-    grown = seal.chunks + seal.chunk_count
-    memset(grown, 0, chunks * sizeof(block_chunk_t))
-    for i in range(distinct.count):
-        block_filter_insert(grown, chunks, distinct.list[i])
-    for i in range(chunks):
-        grown[i].place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
-        grown[i].chunk, grown[i].chunk_count = i, chunks
-        grown[i].timestamp_first = (<transfer_t *>slab_at(&s.transfers, first)).timestamp
-        grown[i].timestamp_last = (<transfer_t *>slab_at(&s.transfers, end - 1)).timestamp
-        grown[i].transfers = <u32>(end - first)
-        grown[i].group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
-    seal.chunk_count += chunks
+        seal.parts, seal.part_room = grown, room
+    grown = seal.parts + seal.part_count
+    memset(grown, 0, parts * sizeof(panel_part_t))
+    for i in range(parts):
+        grown[i].place_first = (seal.out_blocks - panel.count).place_first
+        grown[i].part = i
+        grown[i].block_count, grown[i].line_count = panel.count, lines
+    for i in range(panel.count):
+        while at < panel.ends[i]:
+            panel_insert(grown, panel.count, lines, i, panel.hashes[at])
+            at += 1
+    seal.part_count += parts
+    panel.count, panel.most = 0, 0
     return 0
 
 

@@ -141,12 +141,11 @@ def _stored(
 
 # ---- blocks -------------------------------------------------------------------------------------
 
-CHUNK_FILTERS = 125
-HEAD_BYTES = 48
+PANEL_LINES = 126
 
 
 class Block(NamedTuple):
-    """A block of transfers: what its head says and the hashes in its filter."""
+    """A block of transfers: what its record says and the hashes in its filter."""
 
     place_first: int
     timestamp_first: int
@@ -154,34 +153,58 @@ class Block(NamedTuple):
     transfers: int
     group_last: int
     hashes: list[int]
-    chunk_count: int
 
-    def filter(self) -> bytearray:
-        """The blocks of the filter, one after another."""
-        words = np.zeros((self.chunk_count * CHUNK_FILTERS, 8), np.uint32)
+    def lines(self, count: int) -> list[bytes]:
+        """The filter, line by line."""
+        words = np.zeros((count, 8), np.uint32)
         for value in self.hashes:
-            block = value * len(words) >> 64
+            line = value * count >> 64
             for word, salt in enumerate(SALTS):
-                words[block, word] |= np.uint32(1 << (((value * salt) & 0xFFFFFFFF) >> 27))
-        return bytearray(words.tobytes())
+                words[line, word] |= np.uint32(1 << (((value * salt) & 0xFFFFFFFF) >> 27))
+        return [line.tobytes() for line in words]
 
-    def records(self) -> list[bytes]:
-        whole, step = bytes(self.filter()), CHUNK_FILTERS * 32
-        rest = bytes(PAYLOAD_BYTES - HEAD_BYTES - step)
+    def maybe(self, hashes: list[int], count: int) -> bool:
+        return self._replace(hashes=self.hashes + hashes).lines(count) == self.lines(count)
+
+
+class Panel(NamedTuple):
+    """Blocks side by side, with so many lines each."""
+
+    blocks: list[Block]
+    line_count: int
+
+    def parts(self) -> list[bytes]:
+        each = PANEL_LINES // len(self.blocks)
+        lines = list(zip(*(block.lines(self.line_count) for block in self.blocks), strict=True))
+        heads = (
+            struct.pack(
+                "<QQIIQ", self.blocks[0].place_first, part, len(self.blocks), self.line_count, 0
+            )
+            for part in range(-(-self.line_count // each))
+        )
+        filled = (
+            b"".join(map(b"".join, lines[at : at + each])) for at in range(0, len(lines), each)
+        )
+        return [
+            (head + some).ljust(PAYLOAD_BYTES, b"\0")
+            for head, some in zip(heads, filled, strict=True)
+        ]
+
+    def rows(self) -> list[bytes]:
         return [
             struct.pack(
-                "<QQQQIIQ", self.place_first, chunk, self.timestamp_first, self.timestamp_last,
-                self.transfers, self.chunk_count, self.group_last,
+                "<QQQQQII", block.place_first, block.timestamp_first, block.timestamp_last,
+                block.group_last, self.blocks[0].place_first, index, block.transfers,
             )
-            + whole[chunk * step : (chunk + 1) * step]
-            + rest
-            for chunk in range(self.chunk_count)
+            for index, block in enumerate(self.blocks)
         ]  # fmt: skip
 
-    def maybe(self, hashes: list[int]) -> bool:
-        return self._replace(hashes=self.hashes + hashes).filter() == self.filter()
 
-
-def block_records(blocks: list[Block]) -> Records:
-    rows = b"".join(row for block in blocks for row in block.records())
-    return np.frombuffer(rows, np.uint8).reshape(-1, PAYLOAD_BYTES)
+def panel_columns(panels: list[Panel]) -> dict[int, Records]:
+    """The columns of blocks and of panels."""
+    rows = b"".join(row for panel in panels for row in panel.rows())
+    parts = b"".join(part for panel in panels for part in panel.parts())
+    return {
+        _columns.BLOCKS: np.frombuffer(rows, np.uint8).reshape(-1, 48),
+        _columns.PANELS: np.frombuffer(parts, np.uint8).reshape(-1, PAYLOAD_BYTES),
+    }

@@ -196,34 +196,39 @@ static void stress_hash(void) {
     invariant(u128_hash64(key, 3) == 0x51A6CAD2C541ED54ull);
 }
 
-static void stress_blocks(void) {
-    invariant(block_chunks(0) == 1 && block_chunks(2000) == 1 && block_chunks(2001) == 2);
-    invariant(block_chunks(32000) == 16 && block_chunks(32001) == 16);
-    invariant(block_chunks(1 << 30) == 16);
-    for (u32 chunk_count = 1; chunk_count <= BLOCK_CHUNKS_MAX; chunk_count += 5) {
-        const u64 keys = 2000 * chunk_count;
-        block_chunk_t *chunks = calloc(chunk_count, sizeof *chunks);
-        u64 touched = 0, wrong = 0;
-        for (u64 i = 0; i < keys; i++) {
-            hashes[i] = draw();
-            block_filter_insert(chunks, chunk_count, hashes[i]);
+static void stress_panels(void) {
+    invariant(panel_lines(0) == 1 && panel_lines(12) == 1 && panel_lines(13) == 2);
+    invariant(panel_parts(63, 2) == 1 && panel_parts(63, 3) == 2 && panel_parts(1, 126) == 1);
+    for (u32 block_count = 1; block_count <= PANEL_BLOCKS_MAX; block_count += 31) {
+        for (u64 keys = 0; keys <= 20000; keys = 7 * keys + 40) {
+            const u32 line_count = panel_lines(keys);
+            const u32 part_count = panel_parts(block_count, line_count);
+            panel_part_t *parts = calloc(part_count, sizeof *parts);
+            u64 wrong = 0, touched = 0;
+            for (u64 i = 0; i < keys; i++) { /* into the last block only */
+                hashes[i] = draw();
+                panel_insert(parts, block_count, line_count, block_count - 1, hashes[i]);
+            }
+            for (u64 i = 0; i < keys + PROBES; i++) {
+                u32 offset;
+                const u64 hash = i < keys ? hashes[i] : draw();
+                const u32 part = panel_at(hash, block_count, line_count, &offset);
+                invariant(part < part_count && offset % FILTER_BLOCK_BYTES == 0);
+                invariant(offset + block_count * FILTER_BLOCK_BYTES <= sizeof parts->lines);
+                for (u32 j = 0; j + 1 < block_count; j++) {
+                    const u8 *line = parts[part].lines + offset + j * FILTER_BLOCK_BYTES;
+                    for (u32 k = 0; k < FILTER_BLOCK_BYTES; k++) invariant(line[k] == 0);
+                }
+                const int has = filter_block_has(
+                    parts[part].lines + offset + (block_count - 1) * FILTER_BLOCK_BYTES, hash);
+                invariant(has || i >= keys);
+                wrong += has && i >= keys;
+                touched |= (u64)1 << part % 64;
+            }
+            invariant(part_count > 64 || touched == ~(u64)0 >> (64 - part_count));
+            invariant(wrong < PROBES / 1000);
+            free(parts);
         }
-        for (u64 i = 0; i < keys + PROBES; i++) {
-            u32 offset;
-            const u64 hash = i < keys ? hashes[i] : draw();
-            const u32 chunk = block_filter_at(hash, chunk_count, &offset);
-            invariant(chunk < chunk_count && offset % FILTER_BLOCK_BYTES == 0);
-            invariant(offset < sizeof chunks->filter);
-            const int has = filter_block_has(chunks[chunk].filter + offset, hash);
-            invariant(has || i >= keys);
-            wrong += has && i >= keys;
-            touched |= (u64)1 << chunk;
-        }
-        invariant(touched == ((u64)1 << chunk_count) - 1);
-        invariant(wrong < PROBES * 3 / 1000);
-        for (u32 i = 0; i < chunk_count; i++)
-            for (u32 j = 0; j < sizeof chunks->reserved; j++) invariant(!chunks[i].reserved[j]);
-        free(chunks);
     }
 }
 
@@ -435,7 +440,7 @@ int main(int count, char **arguments) {
     else if (!strcmp(part, "starved")) starve_filter();
     else if (!strcmp(part, "beside")) insert_beside_readers();
     else if (!strcmp(part, "hash")) stress_hash();
-    else if (!strcmp(part, "blocks")) stress_blocks();
+    else if (!strcmp(part, "blocks")) stress_panels();
     else if (!strcmp(part, "files")) stress_files();
     else if (!strcmp(part, "searches")) starve_searches();
     else invariant(!"a part that exists");

@@ -45,7 +45,7 @@ class Sealed:
 
     def columns(self, group_first: int, group_last: int) -> dict[int, np.ndarray]:
         return self.oracle.columns(
-            self.history.hash_key, group_first, group_last, BLOCK_TRANSFERS, 3, 2
+            self.history.hash_key, group_first, group_last, BLOCK_TRANSFERS, 2, 2
         )
 
     def seal(self, windows: int, window_groups: int = 5) -> int:

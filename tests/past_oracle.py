@@ -24,7 +24,8 @@ RESULTS_MAX = 8_189
 HISTORY, PENDING, POST, VOID = 8, 2, 4, 8
 DEBITS, CREDITS, REVERSED = 1, 2, 4
 BLOCK_TRANSFERS = 4096
-FILTER_BLOCKS = 125  # of 32 bytes, in a chunk
+PANEL_BLOCKS = 63
+PANEL_LINES = 126  # of 32 bytes, in a part
 SALTS = (
     0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31,
 )  # fmt: skip
@@ -140,12 +141,11 @@ class PastOracle:
         group_first: int,
         group_last: int,
         block_transfers: int = BLOCK_TRANSFERS,
-        spread: int = 1,
+        panel_blocks: int = PANEL_BLOCKS,
         heads_bits: int = 8,
     ) -> dict[int, np.ndarray]:
-        """Columns 1 to 5 of a range of groups.
+        """Columns 1 to 6 of a range of groups.
 
-        spread: so that there are blocks of several chunks: up to so many more than are needed;
         heads_bits: one transfer in 2^heads_bits has its accounts' balances beside it.
         """
         key = key_of(hash_key)
@@ -176,13 +176,14 @@ class PastOracle:
                     if self.history[account]:
                         rows.append((account, place | kind))
         blocks = [here[at : at + block_transfers] for at in range(0, len(here), block_transfers)]
-        chunks = [chunk for block in blocks for chunk in block_chunks(key, block, spread)]
+        panels = [blocks[at : at + panel_blocks] for at in range(0, len(blocks), panel_blocks)]
         return {
             1: np.array(sorted(ids), np.uint64).reshape(-1, 2),
             2: np.array(sorted(ended), np.uint64).reshape(-1, 2),
             3: np.array(sorted(rows), np.uint64).reshape(-1, 2),
             4: np.array(sorted(balances), np.uint64).reshape(-1, 12),
-            5: np.frombuffer(b"".join(chunks), np.uint8).reshape(-1, 4064),
+            5: rows_of(48, (row for panel in panels for row in block_rows(panel))).view(np.uint64),
+            6: rows_of(4064, (part for panel in panels for part in panel_parts(key, panel))),
         }
 
     # ---- answers --------------------------------------------------------------------------------
@@ -256,26 +257,40 @@ def field_hash(key: tuple[int, int], name: str, value: int) -> int:
     return hash64((key[0] + field * 0x9E3779B97F4A7C15 & U64, key[1]), value)
 
 
-def block_chunks(key: tuple[int, int], block: list[Moved], spread: int) -> Iterable[bytes]:
-    """The records of one block: heads and a split-block Bloom filter of 16 bits a key or more."""
-    keys = {
-        field_hash(key, name, moved.fields[name])
-        for moved in block
-        for name in FIELDS
-        if moved.fields[name]
-    }
-    count = max(1, -(-16 * len(keys) // (FILTER_BLOCKS * 256)))
-    count = min(16, count + block[0].fields["timestamp"] % spread)
-    words = [[0] * 8 for _ in range(count * FILTER_BLOCKS)]
-    for hashed in keys:
-        part = words[hashed * len(words) >> 64]
-        for word, salt in enumerate(SALTS):
-            part[word] |= 1 << ((hashed & 0xFFFF_FFFF) * salt % 2**32 >> 27)
-    times = [moved.fields["timestamp"] for moved in block]
-    for chunk in range(count):
-        filled = words[chunk * FILTER_BLOCKS : (chunk + 1) * FILTER_BLOCKS]
-        head = struct.pack(
-            "<QQQQIIQ", block[0].place, chunk, times[0], times[-1], len(block), count,
-            block[-1].place >> 20,
+def rows_of(length: int, rows: Iterable[bytes]) -> np.ndarray:
+    return np.frombuffer(bytearray(b"".join(rows)), np.uint8).reshape(-1, length)
+
+
+def block_rows(panel: list[list[Moved]]) -> Iterable[bytes]:
+    """Where each block of a panel is."""
+    for index, block in enumerate(panel):
+        times = [moved.fields["timestamp"] for moved in block]
+        yield struct.pack(
+            "<QQQQQII", block[0].place, times[0], times[-1], block[-1].place >> 20,
+            panel[0][0].place, index, len(block),
         )  # fmt: skip
-        yield (head + b"".join(struct.pack("<8I", *part) for part in filled)).ljust(4064, b"\0")
+
+
+def panel_parts(key: tuple[int, int], panel: list[list[Moved]]) -> Iterable[bytes]:
+    """Split-block Bloom filters of a panel's blocks, at most 12 keys a line, line by line."""
+    keys = [
+        {
+            field_hash(key, name, moved.fields[name])
+            for moved in block
+            for name in FIELDS
+            if moved.fields[name]
+        }
+        for block in panel
+    ]
+    count = max(1, -(-max(map(len, keys)) // 12))
+    lines = [[[0] * 8 for _ in panel] for _ in range(count)]
+    for index, some in enumerate(keys):
+        for hashed in some:
+            words = lines[hashed * count >> 64][index]
+            for word, salt in enumerate(SALTS):
+                words[word] |= 1 << ((hashed & 0xFFFF_FFFF) * salt % 2**32 >> 27)
+    each = PANEL_LINES // len(panel)
+    for part, first in enumerate(range(0, count, each)):
+        head = struct.pack("<QQIIQ", panel[0][0].place, part, len(panel), count, 0)
+        filled = [struct.pack("<8I", *w) for line in lines[first : first + each] for w in line]
+        yield (head + b"".join(filled)).ljust(4064, b"\0")

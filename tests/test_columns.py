@@ -19,7 +19,7 @@ from pathlib import Path
 import column_files
 import numpy as np
 import pytest
-from column_files import HEAD, Block, opened, pairs_of, parse, records, write
+from column_files import HEAD, Block, Panel, opened, pairs_of, parse, records, write
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import bounded
@@ -168,15 +168,16 @@ def test_a_header_says_what_it_was_given(tmp_path, kind):
     assert file.facts == b"own"
     assert file.path == str(tmp_path / "file")
     assert file.bytes == 4096
-    assert parse(tmp_path / "file").fields[:3] == (b"LEDGCOLS", 1, kind)
+    assert parse(tmp_path / "file").fields[:3] == (b"LEDGCOLS", 2, kind)
 
 
 def test_columns_of_the_ledger_have_their_lengths():
     assert _columns.RECORD_BYTES == {
         _columns.IDS: 16, _columns.RESOLUTIONS: 16, _columns.ROWS: 16, _columns.BALANCES: 96,
-        _columns.BLOCKS: 4064, _columns.ACCOUNTS: 128, _columns.HOLDS: 160, _columns.SESSIONS: 128,
+        _columns.BLOCKS: 48, _columns.PANELS: 4064, _columns.ACCOUNTS: 128, _columns.HOLDS: 160,
+        _columns.SESSIONS: 128,
     }  # fmt: skip
-    assert [*_columns.RECORD_BYTES] == [1, 2, 3, 4, 5, 16, 17, 18]
+    assert [*_columns.RECORD_BYTES] == [1, 2, 3, 4, 5, 6, 16, 17, 18]
 
 
 @pytest.mark.parametrize(
@@ -337,18 +338,18 @@ def test_what_is_not_there_is_empty(tmp_path):
         assert file.bounds(column, 5, 0, TOP) == (0, 0)
         assert file.records(column, 0, 0).shape == (0, 16)
         assert file.keys(column, 0, 0).shape == (0,)
-    assert file.block_heads(0, 0).shape == file.blocks_maybe(0, 0, words([1]))[0].shape == (0,)
+    assert file.blocks(0, 0).shape == file.blocks_maybe(0, 0, words([1])).shape == (0,)
     assert file.block_at(0) == 0
     file.verify()
 
 
 @pytest.mark.parametrize(("first", "end"), [(0, 4), (2, 1), (4, 4)])
 def test_records_that_are_not_there_are_refused(tmp_path, first, end):
-    file = opened(tmp_path / "file", {5: records([(1, 0), (2, 0), (3, 0)], 4064)})
+    file = opened(tmp_path / "file", {5: records([(1, 0), (2, 0), (3, 0)], 48)})
     for read in (
         lambda: file.records(5, first, end),
         lambda: file.keys(5, first, end),
-        lambda: file.block_heads(first, end),
+        lambda: file.blocks(first, end),
         lambda: file.blocks_maybe(first, end, words([])),
     ):
         with pytest.raises(ValueError, match=f"records {first} to {end} of column 5, which has 3"):
@@ -429,66 +430,72 @@ def test_what_cannot_be_merged_is_refused(tmp_path):
 # ---- blocks -------------------------------------------------------------------------------------
 
 
-def blocks_of(seed: int, count: int) -> list[Block]:
+def panels_of(seed: int, count: int) -> list[Panel]:
+    """Panels of all sizes; some in a row have the same shape."""
     rng = random.Random(seed)
-    made, timestamp = [], 100
-    for number in range(count):
-        last = timestamp + rng.randrange(50)
-        hashes = [rng.getrandbits(64) for _ in range(rng.choice([0, 3, 40]))]
-        chunk_count = rng.choice([1, 2, 3, 16])
-        made.append(Block(number * 7, timestamp, last, number + 1, number * 2, hashes, chunk_count))
-        timestamp = last + rng.randrange(1, 9)
+    made, timestamp, number = [], 100, 0
+    while len(made) < count:
+        block_count, line_count = rng.choice([1, 2, 5, 62, 63]), rng.choice([1, 2, 3, 7, 130])
+        for _ in range(rng.choice([1, 1, 3])):
+            blocks = []
+            for _ in range(block_count):
+                last = timestamp + rng.randrange(50)
+                hashes = [rng.getrandbits(64) for _ in range(rng.choice([0, 3, 40]))]
+                blocks.append(Block(number * 7, timestamp, last, number + 1, number * 2, hashes))
+                timestamp = last + rng.randrange(1, 9)
+                number += 1
+            made.append(Panel(blocks, line_count))
     return made
 
 
-def test_heads_of_blocks(tmp_path):
-    blocks = blocks_of(1, 12)
-    file = opened(tmp_path / "file", {5: column_files.block_records(blocks)})
+def test_records_of_blocks(tmp_path):
+    panels = panels_of(1, 12)
+    file = opened(tmp_path / "file", column_files.panel_columns(panels))
     wanted = [
-        (b.place_first, chunk, b.timestamp_first, b.timestamp_last, b.transfers, b.chunk_count,
-         b.group_last)
-        for b in blocks for chunk in range(b.chunk_count)
+        (b.place_first, b.timestamp_first, b.timestamp_last, b.group_last,
+         panel.blocks[0].place_first, index, b.transfers)
+        for panel in panels for index, b in enumerate(panel.blocks)
     ]  # fmt: skip
-    heads = file.block_heads(0, file.count(5))
-    assert heads.dtype.names == (
-        "place_first", "chunk", "timestamp_first", "timestamp_last", "transfers", "chunk_count",
-        "group_last",
+    blocks = file.blocks(0, file.count(5))
+    assert blocks.dtype.names == (
+        "place_first", "timestamp_first", "timestamp_last", "group_last", "panel", "index",
+        "transfers",
     )  # fmt: skip
-    assert [head.item() for head in heads] == wanted
-    assert [head.item() for head in file.block_heads(5, 9)] == wanted[5:9]
+    assert [block.item() for block in blocks] == wanted
+    assert [block.item() for block in file.blocks(5, 9)] == wanted[5:9]
 
 
 def test_blocks_that_may_hold_all_hashes(tmp_path):
-    blocks = blocks_of(2, 14)
+    panels = panels_of(2, 14)
     shared = [5, TOP, 0]
-    blocks = [b._replace(hashes=b.hashes + shared[: n % 4]) for n, b in enumerate(blocks)]
-    firsts = [0, *itertools.accumulate(block.chunk_count for block in blocks)]
-    file = opened(tmp_path / "file", {5: column_files.block_records(blocks)})
+    for panel in panels:
+        for n, block in enumerate(panel.blocks):
+            block.hashes.extend(shared[: n % 4])
+    file = opened(tmp_path / "file", column_files.panel_columns(panels))
     rng = random.Random(3)
-    own = [h for block in blocks for h in block.hashes]
+    blocks = [(block, panel.line_count) for panel in panels for block in panel.blocks]
+    own = [h for block, _ in blocks for h in block.hashes]
     questions = [[], [own[0]], shared, shared[:2], [rng.getrandbits(64)]]
     questions += [rng.sample(own, 2) for _ in range(20)]
-    questions += [rng.sample(block.hashes, 3) for block in blocks if len(block.hashes) > 2]
+    questions += [rng.sample(block.hashes, 3) for block, _ in blocks if len(block.hashes) > 2]
+    found = 0
     for hashes in questions:
-        first, end = sorted(rng.sample(range(len(firsts)), 2))
-        wanted = [firsts[n] for n in range(first, end) if blocks[n].maybe(hashes)]
-        maybe, after = file.blocks_maybe(firsts[first], firsts[end], words(hashes))
-        assert maybe.tolist() == wanted and after == firsts[end]
-        maybe, after = file.blocks_maybe(firsts[first], firsts[end - 1] + 1, words(hashes))
-        assert maybe.tolist() == wanted and after == firsts[end], "a block that is cut off counts"
-        assert maybe.dtype == np.uint32
-    inside = firsts[[block.chunk_count > 1 for block in blocks].index(True)] + 1
-    with pytest.raises(ValueError, match=f"record {inside} is not the first of a block"):
-        file.blocks_maybe(inside, file.count(5), words([1]))
+        first, end = rng.choice([(0, len(blocks)), sorted(rng.choices(range(len(blocks)), k=2))])
+        wanted = [n for n in range(first, end) if blocks[n][0].maybe(hashes, blocks[n][1])]
+        maybe = file.blocks_maybe(first, end, words(hashes))
+        assert maybe.tolist() == wanted and maybe.dtype == np.uint32
+        found += len(wanted)
+    assert found > 100
 
 
 def test_the_block_at_a_time(tmp_path):
-    blocks = blocks_of(4, 20)
-    firsts = [0, *itertools.accumulate(block.chunk_count for block in blocks)]
-    file = opened(tmp_path / "file", {5: column_files.block_records(blocks)})
+    panels = panels_of(4, 9)
+    blocks = [block for panel in panels for block in panel.blocks]
+    file = opened(tmp_path / "file", column_files.panel_columns(panels))
+    assert len(blocks) > 84, "more than a page"
     for timestamp in [0, *range(90, blocks[-1].timestamp_last + 5), TOP]:
-        block = bisect_left([b.timestamp_last for b in blocks], timestamp)
-        assert file.block_at(timestamp) == firsts[block]
+        wanted = bisect_left([block.timestamp_last for block in blocks], timestamp)
+        assert file.block_at(timestamp) == wanted
 
 
 # ---- threads ------------------------------------------------------------------------------------

@@ -18,7 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from column_files import HEAD, PAGE_BYTES, Block, block_records, opened, records, reseal, write
+from column_files import (
+    HEAD,
+    PAGE_BYTES,
+    Block,
+    Panel,
+    opened,
+    panel_columns,
+    records,
+    reseal,
+    write,
+)
 
 from chaos import shim
 from ledger import _columns
@@ -28,13 +38,16 @@ from ledger.errors import ColumnDamaged, DataRefused
 ROOT = Path(__file__).parent.parent
 TOP = 2**64 - 1
 PAIRS = [(n // 3, n) for n in range(600)]  # three pages
-BLOCKS = [Block(n, n, n, 1, n, [n], 2) for n in range(2)]
-COLUMNS = {1: records(PAIRS), 5: block_records(BLOCKS), 16: records(PAIRS[:40], 160)}
-# The pages: header; three of column 1 and their fence page; four of column 5 and theirs; two.
-IDS_PAGES, IDS_FENCES, BLOCKS_PAGES, BLOCKS_FENCES, ACCOUNTS_PAGES = (
-    range(1, 4), 4, range(5, 9), 9, range(10, 12),
+PANELS = [
+    Panel([Block(n, n, n, 1, n, [n])], lines) for n, lines in ((1, 127), (2, 252), (3, 1))
+]
+COLUMNS = {1: records(PAIRS), **panel_columns(PANELS), 16: records(PAIRS[:40], 160)}
+# The pages: header; three of column 1 and their fence page; one of column 5 and its; five of column
+# 6, of panels of two, two and one parts, and theirs; two.
+IDS_PAGES, IDS_FENCES, BLOCKS_PAGE, BLOCKS_FENCES, PANELS_PAGES, PANELS_FENCES, ACCOUNTS_PAGES = (
+    range(1, 4), 4, 5, 6, range(7, 12), 12, range(13, 15),
 )  # fmt: skip
-PAGES = 12
+PAGES = 15
 # One byte of each part of a page.
 PARTS = {"first": 0, "last of the payload": 4063, "number": 4064, "identity": 4075, "check": 4095}
 
@@ -53,8 +66,10 @@ def flip(path: Path, at: int) -> None:
 
 def reads(file: ColumnFile) -> dict[str, tuple[Callable[[], object], set[int]]]:
     """Every call that reads, and the pages that it cannot do without."""
-    ids, blocks, accounts = set(IDS_PAGES), set(BLOCKS_PAGES), set(ACCOUNTS_PAGES)
-    keys = np.array([0, 90, 199], np.uint64)
+    ids, accounts = set(IDS_PAGES), set(ACCOUNTS_PAGES)
+    keys, high = np.array([0, 90, 199], np.uint64), np.array([TOP], np.uint64)
+    # The first part of a panel tells its shape, the second of two has the line of this hash.
+    panels = {BLOCKS_PAGE, PANELS_FENCES, *PANELS_PAGES}
     return {
         "records 1": (lambda: file.records(1, 0, 600), ids),
         "records 1, some": (lambda: file.records(1, 254, 508), {2}),
@@ -62,9 +77,10 @@ def reads(file: ColumnFile) -> dict[str, tuple[Callable[[], object], set[int]]]:
         "keys": (lambda: file.keys(1, 0, 600), ids),
         "lookup": (lambda: file.lookup(1, keys), ids | {IDS_FENCES}),
         "bounds": (lambda: file.bounds(1, 199, 599, 599), {3, IDS_FENCES}),
-        "heads": (lambda: file.block_heads(0, 4), blocks),
-        "at": (lambda: file.block_at(0), {5, 6, 7}),
-        "fences": (file.load_fences, {IDS_FENCES, BLOCKS_FENCES}),
+        "blocks": (lambda: file.blocks(0, 3), {BLOCKS_PAGE}),
+        "maybe": (lambda: file.blocks_maybe(0, 3, high), panels),
+        "at": (lambda: file.block_at(0), {BLOCKS_PAGE}),
+        "fences": (file.load_fences, {IDS_FENCES, BLOCKS_FENCES, PANELS_FENCES}),
         "verify": (file.verify, set(range(1, PAGES))),
     }
 
@@ -147,7 +163,7 @@ def test_a_file_that_is_cut_while_it_is_open(path):
     file = ColumnFile(path)
     os.truncate(path, 3 * PAGE_BYTES + 100)
     file.records(1, 0, 254)
-    for read, pages in (reads(file)[call] for call in ("records 1", "heads", "fences", "verify")):
+    for read, pages in (reads(file)[call] for call in ("records 1", "blocks", "fences", "verify")):
         with pytest.raises(ColumnDamaged, match="the file ends before page") as error:
             read()
         assert int(str(error.value).split()[-1]) in pages
@@ -167,8 +183,9 @@ def column_row(number: int, **change: int) -> tuple[int, bytes]:
     """Where the row of one of COLUMNS lies in the header, and that row with something else."""
     row = [
         {"column": 1, "record_bytes": 16, "count": 600, "page_first": 1, "page_count": 3},
-        {"column": 5, "record_bytes": 4064, "count": 4, "page_first": 5, "page_count": 4},
-        {"column": 16, "record_bytes": 160, "count": 40, "page_first": 10, "page_count": 2},
+        {"column": 5, "record_bytes": 48, "count": 3, "page_first": 5, "page_count": 1},
+        {"column": 6, "record_bytes": 4064, "count": 5, "page_first": 7, "page_count": 5},
+        {"column": 16, "record_bytes": 160, "count": 40, "page_first": 13, "page_count": 2},
     ][number]
     assert set(change) <= set(row)
     return 128 + 32 * number, struct.pack("<IIQQQ", *(row | change).values())
@@ -178,12 +195,13 @@ def column_row(number: int, **change: int) -> tuple[int, bytes]:
     ("change", "why"),
     [
         ((0, b"LEDGCOLT"), "not a column file"),
-        ((8, b"\2\0"), "a format this version does not know"),
+        ((8, b"\1\0"), "a format this version does not know"),
+        ((8, b"\3\0"), "a format this version does not know"),
         ((10, b"\3\0"), "neither a segment nor a checkpoint"),
         ((10, b"\0\0"), "neither a segment nor a checkpoint"),
         ((12, b"\x11\0\0\0"), "more columns than a header holds"),
-        ((12, b"\2\0\0\0"), "the file has not the length"),
-        ((12, b"\4\0\0\0"), "a length that no record has"),
+        ((12, b"\3\0\0\0"), "the file has not the length"),
+        ((12, b"\5\0\0\0"), "a length that no record has"),
         ((1024, b"\1\x08\0\0"), "more facts than a header holds"),
         (column_row(0, record_bytes=0), "a length that no record has"),
         (column_row(0, record_bytes=24), "a length that no record has"),
@@ -195,9 +213,9 @@ def column_row(number: int, **change: int) -> tuple[int, bytes]:
         (column_row(0, page_first=0), "a column is not where it must be"),
         (column_row(1, page_first=4), "a column is not where it must be"),
         (column_row(0, page_count=2), "a column is not where it must be"),
-        (column_row(2, count=TOP // 160 * 160, page_count=TOP // 4064 + 1), "not where it must be"),
-        (column_row(2, count=25 << 40, page_count=1 << 40), "the file has not the length"),
-        (column_row(2, column=4), "the file has not the length"),  # it would have fences
+        (column_row(3, count=TOP // 160 * 160, page_count=TOP // 4064 + 1), "not where it must be"),
+        (column_row(3, count=25 << 40, page_count=1 << 40), "the file has not the length"),
+        (column_row(3, column=4), "the file has not the length"),  # it would have fences
     ],
 )
 def test_a_header_that_nobody_would_write_is_refused_though_its_check_is_right(path, change, why):
@@ -222,16 +240,32 @@ def test_verify_finds_records_in_disorder_though_their_checks_are_right(path, pa
 
 
 @pytest.mark.parametrize(
-    ("record", "chunk", "chunk_count"),
-    [(0, 0, 0), (0, 0, 17), (0, 1, 2), (0, 2, 2), (2, 0, 3), (3, 0, 2), (3, 1, 3)],
+    ("page", "at", "value"),
+    [
+        (7, 8, 1),  # a part that is not the panel's first
+        (8, 8, 0),  # the first part again
+        (7, 16, 0),  # no blocks
+        (7, 16, 64),
+        (9, 16, 2),  # not as many as the second part says
+        (7, 20, 0),  # no lines
+        (7, 20, 126 * 9),  # more parts than there are
+        (9, 20, 250),
+        (11, 8, 1),
+    ],
 )
-def test_a_head_that_cannot_lie_where_it_lies_is_damage(path, record, chunk, chunk_count):
-    page = BLOCKS_PAGES[record]
-    reseal(path, page, 8, chunk.to_bytes(8, "little"))
-    reseal(path, page, 36, chunk_count.to_bytes(4, "little"))
-    file = ColumnFile(path)
-    with pytest.raises(ColumnDamaged, match=f"page {page} is damaged"):
-        file.blocks_maybe(record, 4, np.array([], np.uint64))
+def test_a_panel_that_cannot_lie_where_it_lies_is_damage(path, page, at, value):
+    reseal(path, page, at, value.to_bytes(4, "little"))
+    with pytest.raises(ColumnDamaged, match=r"page \d+ is damaged|no panel begins at 0x1"):
+        ColumnFile(path).blocks_maybe(0, 3, np.array([TOP], np.uint64))
+
+
+def test_a_block_that_is_in_no_panel_is_damage(path):
+    reseal(path, BLOCKS_PAGE, 32, (9).to_bytes(8, "little"))
+    with pytest.raises(ColumnDamaged, match="no panel begins at 0x9"):
+        ColumnFile(path).blocks_maybe(0, 3, np.array([TOP], np.uint64))
+    reseal(path, BLOCKS_PAGE, 32, struct.pack("<QI", 1, 1))
+    with pytest.raises(ColumnDamaged, match="page 7 is damaged"):
+        ColumnFile(path).blocks_maybe(0, 3, np.array([TOP], np.uint64))
 
 
 def test_a_merge_names_the_file_that_is_damaged(path, tmp_path):
