@@ -18,7 +18,7 @@ import ledger
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import EVENTS, Rows
-from ledger import _columns, _core, config, history, schema
+from ledger import _columns, config, history, schema
 from ledger._columns import ColumnWriter
 from ledger.history import History, Wanted
 from ledger.journal import Journal
@@ -110,7 +110,7 @@ def test_snapshot_is_copied(measure: Measure, tiny: bool, accounts: int) -> None
 
     measure(copy, count=100 if tiny else accounts, unit="accounts", rounds=20)
     assert copied[0] == core.counts_by_kind["accounts"]
-    assert _core.RECORD_BYTES[_columns.ACCOUNTS] == schema.ACCOUNT.itemsize
+    assert _columns.RECORD_BYTES[_columns.ACCOUNTS] == schema.ACCOUNT.itemsize
 
 
 # ---- from files ---------------------------------------------------------------------------------

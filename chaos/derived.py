@@ -116,12 +116,12 @@ def _checkpoint_fault(core: _core.Core, checkpoint: _columns.ColumnFile) -> str 
         column, count = core.copy_snapshot(buffer)
         if column == 0:
             break
-        expected[column] += buffer[: count * _core.RECORD_BYTES[column]].tobytes()
+        expected[column] += buffer[: count * _columns.RECORD_BYTES[column]].tobytes()
     name = Path(checkpoint.path).name
     for column, records in expected.items():
         found = checkpoint.records(column, 0, checkpoint.count(column)).tobytes()
         # Open holds and sessions come in any order.
-        size = _core.RECORD_BYTES[column]
+        size = _columns.RECORD_BYTES[column]
         if _in_order(column, found, size) != _in_order(column, records, size):
             return f"{name}: column {column} is not the state after its group"
     if decode_numbers(checkpoint.facts) != numbers:

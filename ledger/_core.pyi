@@ -13,9 +13,6 @@ ANSWERS_FULL: int
 NO_MEMORY: int
 COLD: int
 
-RECORD_BYTES: dict[int, int]
-"""Bytes of a record of each column of a checkpoint."""
-
 class Core:
     """One book's state machine. Not safe from several threads at once: its engine serialises.
 
@@ -134,9 +131,9 @@ class Core:
         """What a segment holds of the closed window that begins with this group: a dict of column
         to array. ValueError when there is none.
 
-        IDS, RESOLUTIONS, ROWS: uint64, (n, 2); BALANCES: (n, 12); BLOCKS: (n, 6); PANELS: uint8,
-        (n, 4064); ids and rows are in the order of the journal. For a thread of its own: it reads
-        only what changes no more, and the window must not be dropped meanwhile.
+        Rows of uint64; ids and rows are in the order of the journal. They are valid until the next
+        call. For a thread of its own: it reads only what changes no more, and the window must not
+        be dropped meanwhile.
         """
     def use_hash_key(self, key: bytes) -> None:
         """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""

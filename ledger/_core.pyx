@@ -49,15 +49,15 @@ ANSWERS_FULL = REQUEST_ANSWERS_FULL
 NO_MEMORY = REQUEST_NO_MEMORY
 COLD = REQUEST_COLD
 
-# Bytes of a record of each column of a checkpoint.
-RECORD_BYTES = {
-    COLUMN_ACCOUNTS: sizeof(account_t),
-    COLUMN_HOLDS: sizeof(hold_record_t),
-    COLUMN_SESSIONS: sizeof(session_t),
-}
-
 cdef enum:
     KINDS = 16  # room for counts by kind
+
+
+cdef int key_of(bytes hash_key, u64 *key) except -1:
+    if len(hash_key) != 16:
+        raise ValueError("hash_key must be 16 bytes")
+    memcpy(key, <const char *>hash_key, 16)
+    return 0
 
 
 cdef class Core:
@@ -72,6 +72,8 @@ cdef class Core:
     """
 
     cdef state_t s
+    cdef seal_room_t seal_room
+    cdef dict columns  # arrays of rows by column
     cdef bint ready
     cdef object groups
     cdef Py_buffer answers, payload, counts
@@ -80,23 +82,25 @@ cdef class Core:
     def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
                   answers not None, payload not None, counts not None, u64 window_events=0):
         cdef u64 key[2]
-        if len(hash_key) != 16:
-            raise ValueError("hash_key must be 16 bytes")
+        key_of(hash_key, key)
         PyObject_GetBuffer(answers, &self.answers, PyBUF_SIMPLE | PyBUF_WRITABLE)
         PyObject_GetBuffer(payload, &self.payload, PyBUF_SIMPLE | PyBUF_WRITABLE)
         PyObject_GetBuffer(counts, &self.counts, PyBUF_SIMPLE | PyBUF_WRITABLE)
         if <uintptr_t>self.payload.buf % 16 or <uintptr_t>self.answers.buf % 16:
             raise ValueError("answers and payload must be aligned to 16 bytes")
-        memcpy(key, <const char *>hash_key, 16)
+        invariant(sizeof(session_t) == COLUMN_SESSIONS_BYTES
+                  and sizeof(hold_record_t) == COLUMN_HOLDS_BYTES)
         self.ready = True  # from here on there may be memory to give back
         if state_init(&self.s, group_bytes_max, sessions_max, key, window_events) != 0:
             raise MemoryError("the ledger's tables")
+        self.columns = {}
         self.groups = [numpy.zeros(group_bytes_max, "u1") for _ in range(GROUPS_IN_FLIGHT_MAX)]
         effect_begin_group(&self.s, self._group_buffer(self.s.group_number))
 
     def __dealloc__(self):
         if self.ready:
             state_free(&self.s)
+        seal_room_free(&self.seal_room)
         PyBuffer_Release(&self.answers)
         PyBuffer_Release(&self.payload)
         PyBuffer_Release(&self.counts)
@@ -300,8 +304,7 @@ cdef class Core:
     def accounts(self):
         """All accounts as stored, in order of creation: bytes of ACCOUNT records."""
         cdef slab_t *slab = &self.s.accounts
-        cdef u64 left = slab.count, here, i
-        cdef u64 chunk_records = <u64>1 << slab.shift
+        cdef u64 left = slab.count, chunk_records = <u64>1 << slab.shift, here, i
         pieces = []
         for i in range(slab.chunk_count):
             here = min(left, chunk_records)
@@ -361,12 +364,8 @@ cdef class Core:
     @property
     def windows(self):
         """Closed windows still in memory, oldest first: (first group, last group) of each."""
-        cdef window_t *w
-        closed = []
-        for number in range(self.s.window_first, self.s.window_end - 1):
-            w = state_window(&self.s, number)
-            closed.append((w.group_first, w.group_last))
-        return closed
+        return [(state_window(&self.s, n).group_first, state_window(&self.s, n).group_last)
+                for n in range(self.s.window_first, self.s.window_end - 1)]
 
     @property
     def group_first(self):
@@ -387,49 +386,50 @@ cdef class Core:
         if window_drop(&self.s) != 0:
             raise MemoryError("no memory is left to keep open holds")
 
+    cdef u64 *rows(self, u32 column, Py_ssize_t record_bytes, Py_ssize_t count) except NULL:
+        """Memory for so many rows of a column of a window, kept for those that follow."""
+        held = self.columns.get(column)
+        if held is None or len(held) < count:
+            shape = count + count // 8 + 1, record_bytes // <Py_ssize_t>sizeof(u64)
+            held = self.columns[column] = numpy.empty(shape, numpy.uint64)
+        return <u64 *><uintptr_t>held.ctypes.data
+
     def window_columns(self, bytes hash_key not None, u64 group_first):
         """What a segment holds of the closed window that begins with this group; see the .pyi."""
         cdef seal_t seal
-        cdef u64 number = window_closed_at(&self.s, group_first)
+        cdef u64 number = window_closed_at(&self.s, group_first), parts
         cdef u64 key[2]
-        cdef u64[:, ::1] ids, ends, rows, balances, blocks
         cdef int why
-        if len(hash_key) != 16:
-            raise ValueError("hash_key must be 16 bytes")
-        memcpy(key, <const char *>hash_key, 16)
+        key_of(hash_key, key)
         if number + 1 >= self.s.window_end:
             raise ValueError(f"no closed window begins with group {group_first}")
         with nogil:
             why = seal_measure(&self.s, number, &seal)
         try:
-            arrays = [numpy.empty((count, width), numpy.uint64) for count, width in (
-                (seal.ids, 2), (seal.ends, 2), (seal.rows, 2), (seal.balances, 12),
-                (seal.blocks, sizeof(block_t) // sizeof(u64)))]
-            ids, ends, rows, balances, blocks = arrays
-            seal.out_ids = &ids[0, 0] if seal.ids else NULL
-            seal.out_ends = &ends[0, 0] if seal.ends else NULL
-            seal.out_rows = <column_pair_t *>&rows[0, 0] if seal.rows else NULL
-            seal.out_balances = &balances[0, 0] if seal.balances else NULL
-            seal.out_blocks = <block_t *>&blocks[0, 0] if seal.blocks else NULL
+            counts = {COLUMN_IDS: seal.ids, COLUMN_RESOLUTIONS: seal.ends, COLUMN_ROWS: seal.rows,
+                      COLUMN_BALANCES: seal.balances, COLUMN_BLOCKS: seal.blocks}
+            seal.out_ids = self.rows(COLUMN_IDS, COLUMN_IDS_BYTES, seal.ids)
+            seal.out_ends = self.rows(COLUMN_RESOLUTIONS, COLUMN_RESOLUTIONS_BYTES, seal.ends)
+            seal.out_rows = <column_pair_t *>self.rows(COLUMN_ROWS, COLUMN_ROWS_BYTES, seal.rows)
+            seal.out_balances = self.rows(COLUMN_BALANCES, COLUMN_BALANCES_BYTES, seal.balances)
+            seal.out_blocks = <block_t *>self.rows(COLUMN_BLOCKS, COLUMN_BLOCKS_BYTES, seal.blocks)
             if why == 0:
                 with nogil:
-                    why = seal_fill(&self.s, key, &seal)
+                    why = seal_fill(&self.s, key, &seal, &self.seal_room)
             if why != 0:
                 raise MemoryError("the columns of a window")
-            panels = numpy.empty((seal.part_count, sizeof(panel_part_t)), numpy.uint8)
-            memcpy(<void *><uintptr_t>panels.ctypes.data, seal.parts, panels.nbytes)
         finally:
             seal_free(&seal)
-        return {COLUMN_IDS: arrays[0], COLUMN_RESOLUTIONS: arrays[1], COLUMN_ROWS: arrays[2],
-                COLUMN_BALANCES: arrays[3], COLUMN_BLOCKS: arrays[4], COLUMN_PANELS: panels}
+        parts = counts[COLUMN_PANELS] = self.seal_room.part_count
+        memcpy(self.rows(COLUMN_PANELS, COLUMN_PANELS_BYTES, parts), self.seal_room.parts,
+               parts * sizeof(panel_part_t))
+        return {column: self.columns[column][:count] for column, count in counts.items()}
 
     # ---- the sealed past ------------------------------------------------------------------------
 
     def use_hash_key(self, bytes key not None):
         """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""
-        if len(key) != 16:
-            raise ValueError("key must be 16 bytes")
-        memcpy(self.s.hash_key, <const char *>key, 16)
+        key_of(key, self.s.hash_key)
 
     def filter_expect(self, u64 count):
         """So many hashes are coming, sorted by stretches; before the first filter_insert."""

@@ -93,6 +93,7 @@ enum {
     PANEL_BLOCKS_MAX = 63,
     PANEL_LINES = 126, /* of a part */
     PANEL_LINE_KEYS = 12,
+    PANEL_LINES_MAX = 5 * BLOCK_TRANSFERS_MAX / PANEL_LINE_KEYS + 1, /* of a block */
 };
 
 typedef struct {
@@ -546,12 +547,18 @@ static inline u32 panel_at(u64 hash, u32 block_count, u32 line_count, u32 *offse
     return line / each;
 }
 
-/* Into the filter of a block of a panel whose parts lie one after another. */
-static inline void panel_insert(panel_part_t *parts, u32 block_count, u32 line_count, u32 index,
-                                u64 hash) {
-    u32 offset;
-    const u32 part = panel_at(hash, block_count, line_count, &offset);
-    filter_block_set(parts[part].lines + offset + index * FILTER_BLOCK_BYTES, hash);
+/* Put a block's lines, which lie one after another, among those of the others of its panel. */
+static inline void panel_place(panel_part_t *parts, u32 block_count, u32 line_count, u32 index,
+                               const u8 *lines) {
+    const u32 each = panel_lines_each(block_count);
+    for (u32 line = 0; line < line_count; parts++) {
+        u8 *to = parts->lines + index * FILTER_BLOCK_BYTES;
+        for (u32 i = 0; i < each && line < line_count; i++, line++) {
+            memcpy(to, lines, FILTER_BLOCK_BYTES);
+            to += block_count * FILTER_BLOCK_BYTES;
+            lines += FILTER_BLOCK_BYTES;
+        }
+    }
 }
 
 #endif

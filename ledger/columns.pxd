@@ -12,6 +12,8 @@ cdef extern from "filter.h" nogil:
     int filter_insert(filter_t *, const u64 *hashes, u64 stride, u64 count)
     bint filter_maybe(const filter_t *, u64 hash)
     void filter_prefetch(const filter_t *, u64 hash)
+    u64 filter_at(u64 hash, u64 block_count)
+    void filter_block_set(u8 *block, u64 hash)
 
 cdef extern from "columns.h" nogil:
     enum:
@@ -22,7 +24,8 @@ cdef extern from "columns.h" nogil:
         COLUMN_ACCOUNTS, COLUMN_HOLDS, COLUMN_SESSIONS
         COLUMN_IDS_BYTES, COLUMN_RESOLUTIONS_BYTES, COLUMN_ROWS_BYTES, COLUMN_BALANCES_BYTES
         COLUMN_BLOCKS_BYTES, COLUMN_PANELS_BYTES, COLUMN_ACCOUNTS_BYTES, COLUMN_HOLDS_BYTES
-        COLUMN_SESSIONS_BYTES, BLOCK_TRANSFERS_MAX, PANEL_BLOCKS_MAX
+        COLUMN_SESSIONS_BYTES, BLOCK_TRANSFERS_MAX, PANEL_BLOCKS_MAX, PANEL_LINES_MAX
+        FILTER_BLOCK_BYTES
         BLOCK_FIELD_USER_DATA_128, BLOCK_FIELD_USER_DATA_64, BLOCK_FIELD_USER_DATA_32
         BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER
     ctypedef struct column_t:
@@ -62,7 +65,8 @@ cdef extern from "columns.h" nogil:
     u64 block_hash(const u64 *key, u32 field, u128 value)
     u32 panel_lines(u64 keys)
     u32 panel_parts(u32 block_count, u32 line_count)
-    void panel_insert(panel_part_t *parts, u32 block_count, u32 line_count, u32 index, u64 hash)
+    void panel_place(panel_part_t *parts, u32 block_count, u32 line_count, u32 index,
+                     const u8 *lines)
 
 cdef extern from "column_file.h" nogil:
     enum:

@@ -16,27 +16,31 @@ cdef enum:
 
 cdef struct seal_set_t:  # distinct hashes of a block, in a list and in slots where 0 is empty
     u64 count
-    u64 *list  # of SEAL_DISTINCT_MAX
+    u64 *list
     u64 *places[SEAL_DISTINCT_MAX]  # the slot of each
     u64 slots[SEAL_SET_SLOTS]
 
-cdef struct seal_panel_t:  # the blocks of the open panel
+cdef struct seal_room_t:  # what is used again for every window; all zero at first
     seal_set_t distinct
-    u32 count
-    u64 most  # hashes of a block
-    u64 ends[PANEL_BLOCKS_MAX]  # of the hashes of each block
-    u64 hashes[PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX]
+    # The open panel: how many blocks, most hashes of one, the hashes of all and where each's end.
+    u32 blocks
+    u64 most
+    u64 *hashes  # of PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX
+    u64 ends[PANEL_BLOCKS_MAX]
+    u8 lines[PANEL_LINES_MAX * FILTER_BLOCK_BYTES]  # of a block's filter
+    # Of all panels.
+    panel_part_t *parts
+    u64 part_count, part_room
 
 cdef struct seal_t:
     u64 window
-    u64 ids, ends, rows, balances, blocks, part_count, part_room
+    u64 ids, ends, rows, balances, blocks
     # Where the next record of each goes; rows are put where they belong.
     u64 *out_ids
     u64 *out_ends
     u64 *out_balances
     column_pair_t *out_rows
     block_t *out_blocks
-    panel_part_t *parts
     u64 burned, ended  # the next of the window's
     # A share of the rows for every 2^share_bits accounts.
     u64 shares, share_bits
@@ -79,7 +83,6 @@ cdef int seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil
 
 cdef void seal_free(seal_t *seal) noexcept nogil:
     free(seal.share_ends)
-    free(seal.parts)
 
 cdef inline bint seal_has_head(u64 place) noexcept nogil:
     return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
@@ -88,24 +91,32 @@ cdef inline bint seal_has_head(u64 place) noexcept nogil:
 cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
     return <transfer_extra_t *>slab_at(&s.transfer_extras, ordinal)
 
-cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal) noexcept nogil:
+cdef void seal_room_free(seal_room_t *room) noexcept nogil:
+    free(room.hashes)
+    free(room.parts)
+
+cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal,
+                   seal_room_t *room) noexcept nogil:
     """All columns in one walk over the window, a block at a time: ids and balances in the order of
     their places, the others in their own. 0, or -1 when there is no memory."""
     cdef u64 first = state_window(s, seal.window).transfers
     cdef u64 last = state_window(s, seal.window + 1).transfers
     cdef column_pair_t *rows = seal.out_rows
-    cdef seal_panel_t *panel = <seal_panel_t *>calloc(1, sizeof(seal_panel_t))
     cdef u64 i, end
-    cdef int why = 0 if panel != NULL else -1
+    cdef int why = 0
+    if room.hashes == NULL:
+        room.hashes = <u64 *>malloc(PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX * sizeof(u64))
+        if room.hashes == NULL:
+            return -1
+    room.part_count = room.blocks = room.most = 0
     while first < last and why == 0:
         end = min(last, first + BLOCK_TRANSFERS_MAX)
         for i in range(first, end):
             seal_transfer(s, key, seal, i)
-        seal_block(s, key, seal, first, end, panel)
-        if panel.count == PANEL_BLOCKS_MAX or end == last:
-            why = seal_panel(seal, panel)
+        seal_block(s, key, seal, first, end, room)
+        if room.blocks == PANEL_BLOCKS_MAX or end == last:
+            why = seal_panel(seal.out_blocks - room.blocks, room)
         first = end
-    free(panel)
     seal_burned(s, key, seal, ~<u64>0)
     seal_ended(s, seal, ~<u64>0)
     return why if why != 0 else seal_sort_shares(seal, rows)
@@ -196,15 +207,15 @@ cdef int seal_sort_shares(seal_t *seal, column_pair_t *rows) noexcept nogil:
 
 # ---- blocks ---------------------------------------------------------------------------------
 
-cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end,
+cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end, u64 *hashes,
                         seal_set_t *distinct) noexcept nogil:
-    """Collect the hashes of what a block's transfers say."""
+    """Collect the hashes of what a block's transfers say, each once, in `hashes`."""
     cdef const transfer_t *t
     cdef const transfer_t *last = NULL
     cdef u64 i
     for i in range(distinct.count):
         distinct.places[i][0] = 0
-    distinct.count = 0
+    distinct.count, distinct.list = 0, hashes
     for i in range(first, end):
         t = <const transfer_t *>slab_at(&s.transfers, i)
         # Most repeat what the one before said.
@@ -242,46 +253,46 @@ cdef inline void seal_note(const u64 *key, u32 field, u128 value,
         distinct.count += 1
 
 cdef void seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, u64 end,
-                     seal_panel_t *panel) noexcept nogil:
+                     seal_room_t *room) noexcept nogil:
     """A block's record, and its hashes, which wait for those of the rest of its panel."""
-    cdef u64 before = panel.ends[panel.count - 1] if panel.count else 0
+    cdef u64 before = room.ends[room.blocks - 1] if room.blocks else 0
     cdef block_t *block = seal.out_blocks
     block.place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
     block.timestamp_first = (<transfer_t *>slab_at(&s.transfers, first)).timestamp
     block.timestamp_last = (<transfer_t *>slab_at(&s.transfers, end - 1)).timestamp
     block.group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
-    block.panel = (block - panel.count).place_first
-    block.index, block.transfers = panel.count, <u32>(end - first)
+    block.panel = (block - room.blocks).place_first
+    block.index, block.transfers = room.blocks, <u32>(end - first)
     seal.out_blocks += 1
-    panel.distinct.list = panel.hashes + before
-    seal_distinct(s, key, first, end, &panel.distinct)
-    panel.ends[panel.count] = before + panel.distinct.count
-    panel.most = max(panel.most, panel.distinct.count)
-    panel.count += 1
+    seal_distinct(s, key, first, end, room.hashes + before, &room.distinct)
+    room.ends[room.blocks] = before + room.distinct.count
+    room.most = max(room.most, room.distinct.count)
+    room.blocks += 1
 
-cdef int seal_panel(seal_t *seal, seal_panel_t *panel) noexcept nogil:
-    """The filters of the panel's blocks. 0, or -1 when there is no memory."""
-    cdef u32 lines = panel_lines(panel.most), parts = panel_parts(panel.count, lines), i
-    cdef u64 room, at = 0
-    cdef panel_part_t *grown
-    if seal.part_count + parts > seal.part_room:
-        room = 2 * seal.part_count + parts
-        grown = <panel_part_t *>realloc(seal.parts, room * sizeof(panel_part_t))
-        if grown == NULL:
+cdef int seal_panel(const block_t *first, seal_room_t *room) noexcept nogil:
+    """The filters of a panel's blocks. 0, or -1 when there is no memory."""
+    cdef u32 lines = panel_lines(room.most), parts = panel_parts(room.blocks, lines), i
+    cdef u64 more, at = 0
+    cdef panel_part_t *made
+    if room.part_count + parts > room.part_room:
+        more = 2 * room.part_count + parts
+        made = <panel_part_t *>realloc(room.parts, more * sizeof(panel_part_t))
+        if made == NULL:
             return -1
-        seal.parts, seal.part_room = grown, room
-    grown = seal.parts + seal.part_count
-    memset(grown, 0, parts * sizeof(panel_part_t))
+        room.parts, room.part_room = made, more
+    made = room.parts + room.part_count
+    memset(made, 0, parts * sizeof(panel_part_t))
     for i in range(parts):
-        grown[i].place_first = (seal.out_blocks - panel.count).place_first
-        grown[i].part = i
-        grown[i].block_count, grown[i].line_count = panel.count, lines
-    for i in range(panel.count):
-        while at < panel.ends[i]:
-            panel_insert(grown, panel.count, lines, i, panel.hashes[at])
+        made[i].place_first, made[i].part = first.place_first, i
+        made[i].block_count, made[i].line_count = room.blocks, lines
+    for i in range(room.blocks):
+        memset(room.lines, 0, lines * FILTER_BLOCK_BYTES)
+        while at < room.ends[i]:
+            filter_block_set(room.lines + filter_at(room.hashes[at], lines), room.hashes[at])
             at += 1
-    seal.part_count += parts
-    panel.count, panel.most = 0, 0
+        panel_place(made, room.blocks, lines, i, room.lines)
+    room.part_count += parts
+    room.blocks = room.most = 0
     return 0
 
 

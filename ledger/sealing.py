@@ -96,14 +96,14 @@ class _Snapshot:
         """Write what was copied; all is written when nothing was."""
         writer = self.begin(past, ends)
         if column == 0:
-            writer.column(_columns.SESSIONS, _core.RECORD_BYTES[_columns.SESSIONS])
+            writer.column(_columns.SESSIONS, _columns.RECORD_BYTES[_columns.SESSIONS])
             writer.append(self.sessions)
             writer.commit(encode_numbers(self.numbers))
             return
         if column != self.column:
-            writer.column(column, _core.RECORD_BYTES[column])
+            writer.column(column, _columns.RECORD_BYTES[column])
             self.column = column
-        writer.append(self.buffer[: count * _core.RECORD_BYTES[column]])
+        writer.append(self.buffer[: count * _columns.RECORD_BYTES[column]])
 
 
 class Sealer:

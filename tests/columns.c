@@ -205,10 +205,13 @@ static void stress_panels(void) {
             const u32 part_count = panel_parts(block_count, line_count);
             panel_part_t *parts = calloc(part_count, sizeof *parts);
             u64 wrong = 0, touched = 0;
-            for (u64 i = 0; i < keys; i++) { /* into the last block only */
+            u8 *lines = calloc(line_count, FILTER_BLOCK_BYTES);
+            for (u64 i = 0; i < keys; i++) {
                 hashes[i] = draw();
-                panel_insert(parts, block_count, line_count, block_count - 1, hashes[i]);
+                filter_block_set(lines + filter_at(hashes[i], line_count), hashes[i]);
             }
+            panel_place(parts, block_count, line_count, block_count - 1, lines); /* the last one */
+            free(lines);
             for (u64 i = 0; i < keys + PROBES; i++) {
                 u32 offset;
                 const u64 hash = i < keys ? hashes[i] : draw();

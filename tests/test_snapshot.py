@@ -28,14 +28,14 @@ class Copy:
         column, count = self.core.copy_snapshot(out)
         self.done = column == 0
         if column:
-            size = _core.RECORD_BYTES[column]
+            size = _columns.RECORD_BYTES[column]
             self.columns[column] = self.columns.get(column, b"") + out[: size * count].tobytes()
 
     def restored(self, driver: Driver) -> _core.Core:
         columns = self.columns | {_columns.SESSIONS: self.sessions.tobytes()}
         for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
             raw = np.frombuffer(bytearray(columns.get(column, b"")), np.uint8)
-            driver.core.restore(column, raw.reshape(-1, _core.RECORD_BYTES[column]))
+            driver.core.restore(column, raw.reshape(-1, _columns.RECORD_BYTES[column]))
         driver.core.restore_numbers(self.numbers)
         return driver.core
 
