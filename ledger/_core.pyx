@@ -574,7 +574,7 @@ cdef class Core:
         with nogil:
             for i in range(count):
                 if column == COLUMN_ACCOUNTS:
-                    why = restore_account(&self.s, <const account_t *>&view[i, 0])
+                    why = restore_account(&self.s, <const account_t *>&view[i, 0], count - i)
                 elif column == COLUMN_HOLDS:
                     why = restore_hold(&self.s, <const hold_record_t *>&view[i, 0])
                 else:

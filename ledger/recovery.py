@@ -4,19 +4,25 @@ What comes out are the parts an engine is built from, in the state the journal e
 checkpoint put back and the groups after it replayed. Recovery judges nothing again: it checks
 (blocks, digest chain, the head stamp) and applies effects; derived data that is damaged or missing
 is made again from the journal, never used. Kill it at any point and it can be run again: it writes
-nothing but a new book's first group and what is derived. It knows no thread, loop or socket.
+nothing but a new book's first group and what is derived. It knows no loop or socket, and of threads
+only one that reads ahead.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ledger import _columns, _core, config
+from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.engine import Answers, Engine, Runner
@@ -131,17 +137,32 @@ def restore(history: History, core: _core.Core) -> int:
     """
     checkpoint = history.checkpoint
     core.filter_expect(history.id_count)
-    for hashes in history.hashes():
+    for hashes in _ahead(history.hashes()):
         core.filter_insert(hashes)
     if checkpoint is None:
         return 0
     step = config.CHECKPOINT_STEP_BYTES // 128
     for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
-        count = checkpoint.count(column)
-        for first in range(0, count, step):
-            core.restore(column, checkpoint.records(column, first, min(count, first + step)))
+        for records in _ahead(_records(checkpoint, column, step)):
+            core.restore(column, records)
     core.restore_numbers(decode_numbers(checkpoint.facts))
     return checkpoint.group_last
+
+
+def _records(file: ColumnFile, column: int, step: int) -> Iterator[NDArray[np.uint8]]:
+    """The records of a column, `step` at a time."""
+    count = file.count(column)
+    for first in range(0, count, step):
+        yield file.records(column, first, min(count, first + step))
+
+
+def _ahead(items: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The items; each is read in another thread while the one before is used."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def bring_back(

@@ -12,6 +12,7 @@ cdef enum:
     SEAL_HEADS_BITS = 8
     SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
     SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
+    RESTORE_AHEAD = 16  # accounts whose table slots are on their way
     SEAL_SHARES_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
 
 cdef struct seal_set_t:  # distinct hashes of a block, in a list and in slots where 0 is empty
@@ -298,8 +299,11 @@ cdef int seal_panel(const block_t *first, seal_room_t *room) noexcept nogil:
 
 # ---- a checkpoint comes back: 0, -1 for no memory, 1 for what does not fit ------------------
 
-cdef int restore_account(state_t *s, const account_t *account) noexcept nogil:
+cdef int restore_account(state_t *s, const account_t *account, u64 count) noexcept nogil:
+    """The first of `count` accounts that lie one after another."""
     cdef u32 tag = state_tag(s, account.id)
+    if count > RESTORE_AHEAD:
+        table_prefetch(&s.account_table, state_tag(s, account[RESTORE_AHEAD].id))
     if state_reserve(s, 1, 0):
         return -1
     if history_find_account(s, account.id, tag) != NONE:
