@@ -236,7 +236,7 @@ cdef class ColumnFile:
         self.file_bytes = os.fstat(self.file.descriptor).st_size
         if self.file_bytes < COLUMN_PAGE_BYTES:
             raise DataRefused(f"{self.path}: too short for a column file")
-        if column_read_bytes(self.file.descriptor, 0, 1, self.head, &fault):
+        if column_read_bytes(self.file.descriptor, 0, 1, self.head, 0, &fault):
             raise refusal(&fault, self.path)
         wrong = column_header_wrong(self.head, self.file_bytes)
         if wrong != NULL:

@@ -5,17 +5,22 @@
  * sector must be an error, not a signal. Each page is checked when it is read, every time. Whatever
  * goes wrong ends a call with -1 and a fault that says what and where; nothing is tried again. A
  * file that is read is never changed here, so that any number of threads may read one; a writer
- * belongs to one thread. This file opens, names and closes nothing, and does not know what a key
- * or a value stands for.
+ * belongs to one thread. What only a start reads, in a row, leaves the page cache to the others.
+ * This file opens, names and closes nothing, and does not know what a key or a value stands for.
  */
 #ifndef LEDGER_COLUMN_FILE_H
 #define LEDGER_COLUMN_FILE_H
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "columns.h"
+
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x80 /* since Linux 6.14, where the file system knows it */
+#endif
 
 enum {
     COLUMN_WRITE_PAGES = 256, /* a write: 1 MiB */
@@ -49,6 +54,11 @@ static inline column_page_t *column_pages_new(u64 count) {
     return aligned_alloc(64, count * sizeof(column_page_t));
 }
 
+/* How a column is written and read in a row: those of checkpoints are not keyed. */
+static inline int column_flags(const column_t *column) {
+    return column_keyed(column) ? 0 : RWF_DONTCACHE;
+}
+
 /* ---- writing -------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -57,6 +67,7 @@ typedef struct {
     column_page_t *head;
     column_page_t *pages; /* COLUMN_WRITE_PAGES: `filled` are sealed, the next one is open */
     column_t *column;     /* of the header, the one that is open; or NULL */
+    int flags;            /* of the writes */
     u64 page_next;        /* the number of pages[0] */
     u64 filled;
     u64 in_page;          /* records in the open page */
@@ -68,12 +79,18 @@ typedef struct {
 } column_writer_t;
 
 static inline int column_write(int descriptor, const column_page_t *pages, u64 first, u64 count,
-                               column_fault_t *fault) {
-    const u8 *left = (const u8 *)pages;
+                               int flags, column_fault_t *fault) {
+    u8 *left = (u8 *)pages;
     u64 at = first * COLUMN_PAGE_BYTES;
     const u64 end = at + count * COLUMN_PAGE_BYTES;
     while (at < end) {
-        const ssize_t written = pwrite(descriptor, left, end - at, (off_t)at);
+        const struct iovec part = {left, end - at};
+        const ssize_t written = flags ? pwritev2(descriptor, &part, 1, (off_t)at, flags)
+                                      : pwrite(descriptor, left, end - at, (off_t)at);
+        if (written < 0 && flags && errno == EOPNOTSUPP) {
+            flags = 0;
+            continue;
+        }
         if (written <= 0)
             return column_fail(fault, written < 0 ? errno : EIO, at / COLUMN_PAGE_BYTES);
         left += written;
@@ -88,7 +105,8 @@ static inline int column_sync(column_writer_t *writer, column_fault_t *fault) {
 }
 
 static inline int column_flush(column_writer_t *writer, column_fault_t *fault) {
-    if (column_write(writer->descriptor, writer->pages, writer->page_next, writer->filled, fault))
+    if (column_write(writer->descriptor, writer->pages, writer->page_next, writer->filled,
+                     writer->flags, fault))
         return -1;
     writer->page_next += writer->filled;
     writer->unsynced += writer->filled;
@@ -170,6 +188,7 @@ static inline int column_begin(column_writer_t *writer, u32 column, u32 record_b
     writer->column->column = column;
     writer->column->record_bytes = record_bytes;
     writer->column->page_first = writer->page_next + writer->filled;
+    writer->flags = column_flags(writer->column);
     return 0;
 }
 
@@ -179,7 +198,7 @@ static inline int column_finish(column_writer_t *writer, column_fault_t *fault) 
         column_sync(writer, fault))
         return -1;
     column_seal(writer->head, 0, writer->identity);
-    if (column_write(writer->descriptor, writer->head, 0, 1, fault)) return -1;
+    if (column_write(writer->descriptor, writer->head, 0, 1, 0, fault)) return -1;
     return column_sync(writer, fault);
 }
 
@@ -191,12 +210,18 @@ typedef struct {
 } column_file_t;
 
 static inline int column_read_bytes(int descriptor, u64 first, u64 count, column_page_t *pages,
-                                    column_fault_t *fault) {
+                                    int flags, column_fault_t *fault) {
     u8 *left = (u8 *)pages;
     u64 at = first * COLUMN_PAGE_BYTES;
     const u64 end = at + count * COLUMN_PAGE_BYTES;
     while (at < end) {
-        const ssize_t taken = pread(descriptor, left, end - at, (off_t)at);
+        const struct iovec part = {left, end - at};
+        const ssize_t taken = flags ? preadv2(descriptor, &part, 1, (off_t)at, flags)
+                                    : pread(descriptor, left, end - at, (off_t)at);
+        if (taken < 0 && flags && errno == EOPNOTSUPP) {
+            flags = 0;
+            continue;
+        }
         if (taken < 0) return column_fail(fault, errno, at / COLUMN_PAGE_BYTES);
         if (taken == 0) return column_fail(fault, COLUMN_FAULT_ENDED, at / COLUMN_PAGE_BYTES);
         left += taken;
@@ -206,13 +231,18 @@ static inline int column_read_bytes(int descriptor, u64 first, u64 count, column
 }
 
 /* Pages first to first+count-1 of the file, each checked. */
-static inline int column_read(const column_file_t *file, u64 first, u64 count,
-                              column_page_t *pages, column_fault_t *fault) {
-    if (column_read_bytes(file->descriptor, first, count, pages, fault)) return -1;
+static inline int column_read_as(const column_file_t *file, u64 first, u64 count,
+                                 column_page_t *pages, int flags, column_fault_t *fault) {
+    if (column_read_bytes(file->descriptor, first, count, pages, flags, fault)) return -1;
     for (u64 i = 0; i < count; i++)
         if (!column_intact(&pages[i], first + i, file->identity))
             return column_fail(fault, COLUMN_FAULT_DAMAGED, first + i);
     return 0;
+}
+
+static inline int column_read(const column_file_t *file, u64 first, u64 count,
+                              column_page_t *pages, column_fault_t *fault) {
+    return column_read_as(file, first, count, pages, 0, fault);
 }
 
 /* The records of the column's page `page`, counted from its first. */
@@ -249,7 +279,8 @@ static inline int column_copy(const column_file_t *file, const column_t *column,
     while (!failed && first < end) {
         const u64 page = first / each, left = (end - 1) / each + 1 - page;
         const u64 count = left < COLUMN_READ_PAGES ? left : COLUMN_READ_PAGES;
-        failed = column_read(file, column->page_first + page, count, pages, fault);
+        failed = column_read_as(file, column->page_first + page, count, pages,
+                                column_flags(column), fault);
         for (u64 i = 0; !failed && i < count; i++) {
             const u64 before = (page + i) * each, upto = end - before < each ? end - before : each;
             out = column_take(&pages[i], record_bytes, first - before, upto, taken_bytes, out);
@@ -263,7 +294,8 @@ static inline int column_copy(const column_file_t *file, const column_t *column,
 /* The fences of a column, in memory for page_count pairs. */
 static inline int column_load_fences(const column_file_t *file, const column_t *column, u8 *fences,
                                      column_fault_t *fault) {
-    const column_t stored = {.record_bytes = COLUMN_PAIR_BYTES,
+    const column_t stored = {.column = column->column,
+                             .record_bytes = COLUMN_PAIR_BYTES,
                              .count = column->page_count,
                              .page_first = column->page_first + column->page_count};
     return column_copy(file, &stored, 0, stored.count, COLUMN_PAIR_BYTES, fences, fault);

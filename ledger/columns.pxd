@@ -96,7 +96,8 @@ cdef extern from "column_file.h" nogil:
     int column_begin(column_writer_t *, u32 column, u32 record_bytes, column_fault_t *)
     int column_append(column_writer_t *, const u8 *records, u64 count, column_fault_t *)
     int column_finish(column_writer_t *, column_fault_t *)
-    int column_read_bytes(int descriptor, u64 first, u64 count, column_page_t *, column_fault_t *)
+    int column_read_bytes(int descriptor, u64 first, u64 count, column_page_t *, int flags,
+                          column_fault_t *)
     int column_copy(const column_file_t *, const column_t *, u64 first, u64 end, u64 taken_bytes,
                     u8 *out, column_fault_t *)
     int column_load_fences(const column_file_t *, const column_t *, u8 *fences, column_fault_t *)

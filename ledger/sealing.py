@@ -164,7 +164,7 @@ class Sealer:
         return segment
 
     def _checkpoint_due(self) -> bool:
-        """Whether a checkpoint costs no more than what was journaled since the last one."""
+        """Whether what was journaled since the last checkpoint is worth the cost of another."""
         if self._windows_since < config.CHECKPOINT_WINDOWS_MIN:
             return False
         counts = self._core.counts_by_kind

@@ -274,7 +274,7 @@ static void finish(book_t *book) {
     invariant(column_finish(&book->writer, &fault) == 0);
     book->file.descriptor = book->writer.descriptor;
     book->file.identity = book->writer.identity;
-    invariant(column_read_bytes(book->file.descriptor, 0, 1, book->writer.head, &fault) == 0);
+    invariant(column_read_bytes(book->file.descriptor, 0, 1, book->writer.head, 0, &fault) == 0);
     const u64 bytes = (u64)lseek(book->file.descriptor, 0, SEEK_END);
     invariant(column_header_wrong(book->writer.head, bytes) == NULL);
     book->column = &book->writer.head->header.columns[0];

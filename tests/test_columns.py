@@ -343,6 +343,14 @@ def test_what_is_not_there_is_empty(tmp_path):
     file.verify()
 
 
+def test_a_file_system_that_keeps_all_in_memory():
+    """It knows no write that leaves the page cache alone: one that does not is made instead."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        rows = records(many(5, 40_000), 160)
+        file = opened(Path(folder) / "file", {16: rows})
+        assert file.records(16, 0, len(rows)).tobytes() == rows.tobytes()
+
+
 @pytest.mark.parametrize(("first", "end"), [(0, 4), (2, 1), (4, 4)])
 def test_records_that_are_not_there_are_refused(tmp_path, first, end):
     file = opened(tmp_path / "file", {5: records([(1, 0), (2, 0), (3, 0)], 48)})
@@ -457,10 +465,8 @@ def test_records_of_blocks(tmp_path):
         for panel in panels for index, b in enumerate(panel.blocks)
     ]  # fmt: skip
     blocks = file.blocks(0, file.count(5))
-    assert blocks.dtype.names == (
-        "place_first", "timestamp_first", "timestamp_last", "group_last", "panel", "index",
-        "transfers",
-    )  # fmt: skip
+    names = "place_first timestamp_first timestamp_last group_last panel index transfers"
+    assert blocks.dtype.names == (*names.split(),)
     assert [block.item() for block in blocks] == wanted
     assert [block.item() for block in file.blocks(5, 9)] == wanted[5:9]
 

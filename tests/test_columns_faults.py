@@ -360,9 +360,9 @@ def sync_in_steps(desk: Path) -> None:
                           ("fdatasync", 0)]  # fmt: skip
     steps, unsynced = 0, 0
     for call, result in calls:
-        unsynced = unsynced + result if call == "pwrite" else 0
+        unsynced = 0 if call == "fdatasync" else unsynced + result
         steps += call == "fdatasync"
-        assert call in ("pwrite", "fdatasync")
+        assert call in ("pwrite", "pwritev", "fdatasync")
         assert unsynced <= _columns.STEP_BYTES
     assert steps == 3
 
