@@ -139,7 +139,9 @@ def verify(directory: Path, progress: Progress | None = None) -> Report:
         finally:
             if reader.poll() is None:
                 reader.kill()
-                reader.wait()
+            if reader.returncode is None:
+                # An interrupt may have left the lock that reader.wait() takes to whoever held it.
+                reader.returncode = os.waitstatus_to_exitcode(os.waitpid(reader.pid, 0)[1])
         at = _reading(shared.fileno())
         if code < 0:
             return Report(str(directory), position=at.position, fault=_death(-code, at))

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ledger import cli
+from ledger import cli, verify
 from ledger.config import Exit
 from ledger.journal import Journal
 from ledger.load_report import Options
@@ -240,13 +240,34 @@ def test_an_interrupt_ends_quietly_and_leaves_no_reader(book, tmp_path):
     """The reader stops itself at the second group, so there is something to interrupt."""
     environment = books.at_group(tmp_path, 2, "SIGSTOP")
     command = [sys.executable, "-m", "ledger", "verify", str(book)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         reader = stopped_child(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == cli.INTERRUPTED
         assert process.stderr is not None and process.stderr.read() == b""
     with pytest.raises(ProcessLookupError):
         os.kill(reader, 0)
+
+
+def test_an_interrupt_in_the_middle_of_a_wait_ends_the_reader(book, monkeypatch):
+    """Python raises it between the taking of a lock of the child's and what gives it back."""
+    readers = []
+
+    def interrupted(reader):
+        readers.append(reader)
+        assert reader._waitpid_lock.acquire(False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify.verify(book)
+    assert readers[0].returncode == -signal.SIGKILL
 
 
 def stopped_child(pid: int) -> int:
