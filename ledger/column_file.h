@@ -502,6 +502,7 @@ static inline int block_select(const column_file_t *file, const column_t *column
                                u32 *out, u64 *made, column_fault_t *fault) {
     panel_part_t like = {.block_count = 0};
     column_page_t page;
+    invariant(hash_count > 0);
     *made = 0;
     while (count > 0) {
         u64 maybe = ~(u64)0, some = 0;

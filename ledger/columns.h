@@ -93,7 +93,6 @@ enum {
     PANEL_BLOCKS_MAX = 63,
     PANEL_LINES = 126, /* of a part */
     PANEL_LINE_KEYS = 12,
-    PANEL_LINES_MAX = 5 * BLOCK_TRANSFERS_MAX / PANEL_LINE_KEYS + 1, /* of a block */
 };
 
 typedef struct {
@@ -519,6 +518,9 @@ enum {
     BLOCK_FIELD_USER_DATA_32 = 3,
     BLOCK_FIELD_CODE = 4,
     BLOCK_FIELD_LEDGER = 5,
+    BLOCK_FIELDS = BLOCK_FIELD_LEDGER,
+    BLOCK_KEYS_MAX = BLOCK_FIELDS * BLOCK_TRANSFERS_MAX,
+    BLOCK_LINES_MAX = (BLOCK_KEYS_MAX - 1) / PANEL_LINE_KEYS + 1,
 };
 
 /* The hash of (field, value), for both who builds a filter and who asks one. */

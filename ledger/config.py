@@ -54,7 +54,7 @@ COLD_REQUESTS_MAX = 16  # that are being answered from the sealed past at once
 COLD_LITTLE_MAX = 64  # ids of a request that is answered beside long ones
 CHECKPOINT_WINDOWS_MIN = 4  # from one checkpoint to the next
 CHECKPOINT_STEP_BYTES = 1 << 20  # copied at once
-CHECKPOINT_BYTES_A_WINDOW = WINDOW_EVENTS * 192  # a checkpoint costs half more than the journal did
+CHECKPOINT_BYTES_A_WINDOW = WINDOW_EVENTS * 192  # a checkpoint: half more than the journal
 
 WAKE_NS_MAX = 3600 * 1_000_000_000
 REFUSED_RETRY_NS = 100_000_000  # how often due expiries look for space again

@@ -141,8 +141,13 @@ def restore(history: History, core: _core.Core) -> int:
         core.filter_insert(hashes)
     if checkpoint is None:
         return 0
-    step = config.CHECKPOINT_STEP_BYTES // 128
-    for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
+    some, every = config.CHECKPOINT_STEP_BYTES // 128, config.SESSIONS_MAX
+    # Sessions are put in the order of their last requests, which takes all of them at once.
+    for column, step in (
+        (_columns.ACCOUNTS, some),
+        (_columns.HOLDS, some),
+        (_columns.SESSIONS, every),
+    ):
         for records in _ahead(_records(checkpoint, column, step)):
             core.restore(column, records)
     core.restore_numbers(decode_numbers(checkpoint.facts))

@@ -8,17 +8,15 @@
 # place: its balances after any row are these and the rows from there on.
 
 cdef enum:
-    SEAL_FIELDS = 5
     SEAL_HEADS_BITS = 8
-    SEAL_DISTINCT_MAX = SEAL_FIELDS * BLOCK_TRANSFERS_MAX
-    SEAL_SET_SLOTS = 1 << 15  # more than SEAL_DISTINCT_MAX
+    SEAL_SET_SLOTS = 1 << 15  # more than BLOCK_KEYS_MAX
     RESTORE_AHEAD = 16  # accounts whose table slots are on their way
     SEAL_SHARES_MAX = 1 << 14  # of the rows, so that the place of each stays in the caches
 
 cdef struct seal_set_t:  # distinct hashes of a block, in a list and in slots where 0 is empty
     u64 count
     u64 *list
-    u64 *places[SEAL_DISTINCT_MAX]  # the slot of each
+    u64 *places[BLOCK_KEYS_MAX]  # the slot of each
     u64 slots[SEAL_SET_SLOTS]
 
 cdef struct seal_room_t:  # what is used again for every window; all zero at first
@@ -26,9 +24,9 @@ cdef struct seal_room_t:  # what is used again for every window; all zero at fir
     # The open panel: how many blocks, most hashes of one, the hashes of all and where each's end.
     u32 blocks
     u64 most
-    u64 *hashes  # of PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX
+    u64 *hashes  # of PANEL_BLOCKS_MAX * BLOCK_KEYS_MAX
     u64 ends[PANEL_BLOCKS_MAX]
-    u8 lines[PANEL_LINES_MAX * FILTER_BLOCK_BYTES]  # of a block's filter
+    u8 lines[BLOCK_LINES_MAX * FILTER_BLOCK_BYTES]  # of a block's filter
     # Of all panels.
     panel_part_t *parts
     u64 part_count, part_room
@@ -106,7 +104,7 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal,
     cdef u64 i, end
     cdef int why = 0
     if room.hashes == NULL:
-        room.hashes = <u64 *>malloc(PANEL_BLOCKS_MAX * SEAL_DISTINCT_MAX * sizeof(u64))
+        room.hashes = <u64 *>malloc(PANEL_BLOCKS_MAX * BLOCK_KEYS_MAX * sizeof(u64))
         if room.hashes == NULL:
             return -1
     room.part_count = room.blocks = room.most = 0
@@ -187,7 +185,7 @@ cdef void seal_balances(const state_t *s, seal_t *seal, u64 ordinal, bint debit,
     seal.out_balances += 4 + sizeof(balances_t) // sizeof(u64)
 
 cdef int seal_sort_shares(seal_t *seal, column_pair_t *rows) noexcept nogil:
-    """Put the rows of accounts that share a share in order. 0, or -1 when there is no memory."""
+    """Put the rows of accounts of one share in order. 0, or -1 when there is no memory."""
     cdef column_pair_t *scratch
     cdef u64 i, first = 0, most = 0
     if seal.share_bits == 0:

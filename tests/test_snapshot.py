@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ledger import _columns, _core
+from chaos.model import encode
+from ledger import _columns, _core, config, recovery, schema
+from ledger.sealing import encode_numbers
 from tests.core_book import Book, account, hold, linked, pay, post, void
 from tests.core_driver import Driver
 
@@ -122,3 +127,45 @@ def test_a_snapshot_that_is_given_up_leaves_nothing() -> None:
     while not copy.done:
         copy.step(1)
     assert copy.restored(Driver()).state_hash() == book.core.state_hash()
+
+
+def test_sessions_come_back_in_the_order_of_their_last_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few records are read at once: the one that is evicted next is still the oldest."""
+
+    def ask(driver: Driver, operation: int, events: bytes, client: int, **fields: int) -> np.void:
+        fields |= {"release": config.RELEASE}
+        identity: dict[str, Any] = {"client": schema.u128(client), "checksum": (client, 1)}
+        answer = driver.answer(*driver.arrival(operation, [events], **identity, **fields), 10**18)
+        assert answer is not None and answer["verdict"] == schema.Verdict.REPLY
+        return answer
+
+    before, after = Driver(sessions_max=6), Driver(sessions_max=6)
+    numbers = {n: int(ask(before, 2, b"", n)["position"]) for n in range(1, 7)}
+    for client in (2, 1):
+        record = encode(account(client))
+        ask(before, 146, record, client, session=numbers[client], number=1)
+    before.close_group()
+    sessions, at_end = before.core.open_snapshot()
+    writer = _columns.ColumnWriter(
+        tmp_path / "checkpoint", kind=_columns.CHECKPOINT, cluster=0, group_first=1, group_last=1,
+        position_last=1, digest=bytes(32), windows=0,
+    )  # fmt: skip
+    writer.column(_columns.SESSIONS, _columns.RECORD_BYTES[_columns.SESSIONS])
+    writer.append(sessions)
+    writer.finish(encode_numbers(at_end))
+    monkeypatch.setattr(config, "CHECKPOINT_STEP_BYTES", 256)
+    file = _columns.ColumnFile(tmp_path / "checkpoint")
+    history: Any = SimpleNamespace(checkpoint=file, id_count=0, hashes=lambda: iter(()))
+    assert recovery.restore(history, after.core) == 1
+    for client in range(7, 13):
+        ask(after, 2, b"", client)
+    after.close_group()
+    evicted = [
+        schema.int_of(record["client"])
+        for kind, _, records in after.runs()
+        if kind == schema.JournalKind.SESSION_EVICTED
+        for record in records
+    ]
+    assert evicted == [3, 4, 5, 6, 2, 1]
