@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -118,6 +119,7 @@ class _Runner:
 
     def __init__(self, random: Random) -> None:
         self._random = random
+        self.place = threading.RLock()
         self._soon: list[Callable[[], None]] = []
         self._asides: list[tuple[Callable[[], None], Done]] = []
 

@@ -32,6 +32,7 @@ MAP_BYTES = 1 << 40  # address space, not disk
 DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
+DIGEST_ASIDE_BYTES = 32 * 1024  # a body whose digest takes longer than asking a worker for it
 READ_AHEAD_BYTES = 16 * 1024 * 1024  # while small groups are read in order
 READ_LARGE_BYTES = 256 * 1024  # a group that is read without keeping it in the system's memory
 READER_CHECK_SECONDS = 60.0

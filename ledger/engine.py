@@ -3,12 +3,13 @@
 Arrivals are executed at once into the open group while the group before is being made durable;
 answers wait beside the group they saw. It is built from parts handed to it (core, log, clock,
 runner), so that a simulator can drive it: it starts no thread, reads no clock and knows no socket,
-frame or event loop. One caller at a time: a runner decides in whose thread everything happens.
+frame or event loop. One caller at a time: whoever works on it holds its runner's place.
 
-Backpressure: one group is open, one is being made durable, and one that is full may wait for it, so
-that the log is never idle for the time it takes to tell the engine; when all are full, or too many
-answers are held, submit() takes no more and the asker is told later that there is room. The weak
-spot: a long read is executed in order with the payments and holds them up.
+The log is never idle for the time it takes to tell the engine what it did: the thread that appends
+hands the open group over itself, unless somebody is at work in the engine, and a full group may
+wait for the one that is being made durable. Backpressure: when there is no place for another group,
+or too many answers are held, submit() takes no more and the asker is told later that there is room.
+The weak spot: a long read is executed in order with the payments and holds them up.
 """
 
 from __future__ import annotations
@@ -60,12 +61,27 @@ class Time(Protocol):
     def now_ns(self) -> int: ...
 
 
+class Place(Protocol):
+    """Held by whoever works on an engine; the same thread may take it more than once."""
+
+    def acquire(self, blocking: bool = ...) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exception: Any) -> Any: ...
+
+
 class Runner(Protocol):
-    """Where and when things happen: thread and loop in production, a chosen moment in a test."""
+    """Where and when things happen: thread and loop in production, a chosen moment in a test.
+
+    Whatever it calls back, jobs aside, is called while `place` is held.
+    """
+
+    @property
+    def place(self) -> Place: ...
 
     def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Run a blocking job elsewhere, then `done` with its error in the engine's own place. One
-        job after the other, and a job may begin before the one before it has been told."""
+        """Run a blocking job elsewhere, then `done` with its error in the engine's place. One job
+        after the other, and a job may begin before the one before it has been told."""
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back once what is at hand has been submitted."""
@@ -144,6 +160,7 @@ class Engine:
         self._log = log
         self._clock = clock
         self._runner = runner
+        self._place = runner.place
         self._stamp = stamp
         self._sealer = sealer
         self._failpoint = failpoint
@@ -152,7 +169,8 @@ class Engine:
         self.refusal: str | None = None  # why nothing that writes is taken now
         self._now_ns = 0
         self._stamped_ns = 0
-        self._appending = 0  # groups handed over that are not durable yet
+        self._handed = log.group  # the last group that was handed over
+        self._appending = 0  # groups handed over that the engine was not told of yet
         self._flush_asked = False
         self._wake_ns = 0
         self._durable = log.group
@@ -188,14 +206,15 @@ class Engine:
         return done
 
     def _guarded(self, step: Callable[..., T], *arguments: Any) -> T:
-        self.check()
-        try:
-            return step(*arguments)
-        except BaseException as error:
-            self._fail(error)
-            if isinstance(error, Exception):
-                self.check()
-            raise
+        with self._place:
+            self.check()
+            try:
+                return step(*arguments)
+            except BaseException as error:
+                self._fail(error)
+                if isinstance(error, Exception):
+                    self.check()
+                raise
 
     def check(self) -> None:
         """LedgerStopped, a new one each time, when the engine has stopped."""
@@ -310,16 +329,35 @@ class Engine:
 
     # ---- groups ---------------------------------------------------------------------------------
 
+    @property
+    def _due(self) -> bool:
+        """Whether there is something to hand over and the log has nothing to do."""
+        return (
+            self.core.group_records != 0
+            and self._handed == self._log.group
+            and self._appending < config.GROUPS_IN_FLIGHT_MAX - 1
+        )
+
     def _ask_flush(self) -> None:
-        if self.core.group_records and not self._appending and not self._flush_asked:
+        if not self._flush_asked and self._due:
             self._flush_asked = True
             self._runner.soon(self.flush)
 
     def flush(self) -> None:
         """Hand the open group over if it holds anything and the log is free."""
-        self._flush_asked = False
-        if self.cause is None and not self._appending and self.core.group_records:
-            self._or_stop(self._append)
+        with self._place:
+            self._flush_asked = False
+            if self.cause is None and self._due:
+                self._or_stop(self._append)
+
+    def _follow(self) -> None:
+        """The same where the log appends, unless the engine is at work: then it sees to it."""
+        if self._place.acquire(blocking=False):
+            try:
+                if self.cause is None and self._due:
+                    self._append()
+            finally:
+                self._place.release()
 
     def _or_stop(self, step: Callable[[], None]) -> None:
         """A step that a runner calls: what it raises stops the engine and goes no further."""
@@ -347,6 +385,7 @@ class Engine:
         if self._failpoint is not None:
             self._failpoint("encoded")
         expected = group.position_first - 1
+        self._handed = number
         self._appending += 1
         stamps = self._now_ns - self._stamped_ns >= config.HEAD_NS
         if stamps:
@@ -357,6 +396,7 @@ class Engine:
                 raise DataRefused(f"the log gave group {number} another number")
             if stamps and self._stamp is not None:
                 self.write_stamp()
+            self._follow()
 
         def done(error: BaseException | None) -> None:
             if error is not None:
@@ -426,9 +466,10 @@ class Engine:
 
     def tick(self) -> None:
         """Run due expiries, in a group of their own when nothing else is open."""
-        self._wake_ns = 0
-        if self.cause is None:
-            self._or_stop(self._expire)
+        with self._place:
+            self._wake_ns = 0
+            if self.cause is None:
+                self._or_stop(self._expire)
 
     def _expire(self) -> None:
         if self.core.group_records == 0:
@@ -448,9 +489,10 @@ class Engine:
 
     def start(self, wall_ns: int, release: int) -> None:
         """Open this run of the server; the first group holds its start record."""
-        self._open_group()
-        self.core.start(self._now_ns, wall_ns, release)
-        self._ask_flush()
+        with self._place:
+            self._open_group()
+            self.core.start(self._now_ns, wall_ns, release)
+            self._ask_flush()
 
     # ---- the end --------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ import lmdb
 import numpy as np
 
 from ledger.config import (
+    DIGEST_ASIDE_BYTES,
     DISK_RESERVE_BYTES,
     DISK_WARN_PERCENT,
     GROUP_VALUE_BYTES_MAX,
@@ -124,7 +125,7 @@ class Journal(Reading):
         `cluster` refuses any other book. A writer is always `locked`. `readonly` with the lock is
         for a book nobody serves; without it a book can be looked at while it is served: what it
         ended with then may be a moment ahead of the disk. `digest_executor` computes digests while
-        groups are being synced; without one they are computed in `append`.
+        large groups are being synced; without one all are computed in `append`.
         DataRefused, DirectoryInUse, DirectoryNotWritable, or LedgerStopped for an I/O error.
         """
         if not (readonly or locked):
@@ -251,7 +252,7 @@ class Journal(Reading):
             # Both views stay as they are until the next header has taken the digest.
             digest = (
                 digest_group(header, body)
-                if self._executor is None
+                if self._executor is None or len(body) < DIGEST_ASIDE_BYTES
                 else self._executor.submit(digest_group, header, body)
             )
         self._end = End(

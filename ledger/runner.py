@@ -1,8 +1,9 @@
 """Edge: where an engine's work happens: one thread appends, everything else has one place.
 
 LoopRunner's place is an asyncio loop (the server, the async book); ThreadRunner's is whoever holds
-the book's lock (the sync book). Both keep histograms of how long a group takes from hand-over to
-synced, and from synced to its release. They know nothing of what they run.
+the book's lock (the sync book). Who works there holds `place`, so that the thread that appends can
+hand the next group over when nobody does. Both keep histograms of how long a group takes from
+hand-over to synced, and from synced to its release. They know nothing of what they run.
 """
 
 from __future__ import annotations
@@ -144,27 +145,32 @@ class LoopRunner(_Worker):
 
     def __init__(self, name: str = "ledger") -> None:
         self._loop = asyncio.get_running_loop()
+        self.place = threading.RLock()
         super().__init__(name)
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
-        self._loop.call_soon_threadsafe(callback, *arguments)
+        self._loop.call_soon_threadsafe(self._here, callback, *arguments)
+
+    def _here(self, callback: Callable[..., None], *arguments: Any) -> None:
+        with self.place:
+            callback(*arguments)
 
     def soon(self, callback: Callback) -> None:
-        self._loop.call_soon(callback)
+        self._loop.call_soon(self._here, callback)
 
     def later(self, delay_ns: int, callback: Callback) -> None:
-        self._loop.call_later(delay_ns / 1e9, callback)
+        self._loop.call_later(delay_ns / 1e9, self._here, callback)
 
 
 class ThreadRunner(_Worker):
-    """Everything but the appends happens under `lock`, in whichever thread holds it.
+    """Everything but the appends happens in whichever thread holds `place`.
 
     What is called back has a thread of its own: a request that waited for room is executed there,
     while the journal's thread is already appending the group before it.
     """
 
-    def __init__(self, lock: threading.Condition, name: str = "ledger") -> None:
-        self._lock = lock
+    def __init__(self, place: threading.Condition, name: str = "ledger") -> None:
+        self.place = place
         self._placed: queue.SimpleQueue[Callback | None] = queue.SimpleQueue()
         self._back = threading.Thread(target=self._call_back, name=f"{name}-back", daemon=True)
         self._back.start()
@@ -172,7 +178,7 @@ class ThreadRunner(_Worker):
 
     def _call_back(self) -> None:
         while (callback := self._placed.get()) is not None:
-            with self._lock:
+            with self.place:
                 callback()
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:

@@ -77,11 +77,34 @@ class Stamp:
         self.written.append((group, position))
 
 
+class Place:
+    """Of one thread: whether an append finds it free is said by the test."""
+
+    def __init__(self) -> None:
+        self.free, self.held = False, 0
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if not blocking and not self.free:
+            return False
+        self.held += 1
+        return True
+
+    def release(self) -> None:
+        self.held -= 1
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
 class Runner:
     """Nothing happens until it is told to: `turn` runs what should be soon, `sync` one append,
     `finish` what is first on a lane."""
 
     def __init__(self) -> None:
+        self.place = Place()
         self.jobs: list[Any] = []
         self.callbacks: list[Any] = []
         self.wakes: list[Any] = []
@@ -89,6 +112,7 @@ class Runner:
         self.lanes: dict[str, list[Any]] = defaultdict(list)
 
     def run(self, job: Any, done: Any) -> None:
+        assert self.place.held, "who hands a group over holds the place"
         self.jobs.append((job, done))
 
     def soon(self, callback: Any) -> None:
@@ -106,7 +130,7 @@ class Runner:
     def turn(self) -> None:
         callbacks, self.callbacks = self.callbacks, []
         for callback in callbacks:
-            callback()
+            self._here(callback)
 
     def write(self) -> Any:
         """Do the append without telling the engine yet; what to call to tell it."""
@@ -128,7 +152,11 @@ class Runner:
             job()
         except BaseException as raised:
             error = raised
-        return lambda: done(error)
+        return lambda: self._here(done, error)
+
+    def _here(self, callback: Any, *arguments: Any) -> None:
+        with self.place:
+            callback(*arguments)
 
 
 class Asker:
@@ -146,6 +174,7 @@ class Asker:
         return self
 
     def take(self, engine: Engine, made: int) -> tuple[Any, int]:
+        assert engine._place.held, "who executes holds the place"
         taken = []
         for answer in engine.answers[:made]:
             if answer["verdict"] == Verdict.RESEND:
@@ -248,3 +277,11 @@ class Bench:
                 group.clock_before, group.clock_after,
             )  # fmt: skip
         return core.state_hash()
+
+
+def with_accounts(*accounts: Any) -> Bench:
+    """A bench whose book has these accounts and nothing under way."""
+    bench = Bench()
+    bench.accounts(Asker(), *accounts)
+    bench.settle()
+    return bench

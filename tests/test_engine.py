@@ -11,7 +11,7 @@ from ledger.errors import LedgerStopped
 from ledger.failpoint import FailpointReached, failpoint
 from ledger.schema import CREATE_RESULT, Operation, TransferStatus
 from tests.core_book import NOW, account, hold, pay
-from tests.engine_parts import Asker, Bench, requests
+from tests.engine_parts import Asker, Bench, requests, with_accounts
 
 CREATED = 2**32 - 1
 REGISTER = 2
@@ -23,10 +23,7 @@ def statuses(answer):
 
 @pytest.fixture
 def bench():
-    bench = Bench()
-    bench.accounts(Asker(), account(1), account(2))
-    bench.settle()
-    return bench
+    return with_accounts(account(1), account(2))
 
 
 # ---- the durable line ----------------------------------------------------------------------------

@@ -17,7 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.config import DISK_RESERVE_BYTES, GROUP_VALUE_BYTES_MAX, READ_LARGE_BYTES
+from ledger.config import (
+    DIGEST_ASIDE_BYTES,
+    DISK_RESERVE_BYTES,
+    GROUP_VALUE_BYTES_MAX,
+    READ_LARGE_BYTES,
+)
 from ledger.errors import (
     DataRefused,
     DirectoryInUse,
@@ -262,15 +267,18 @@ def test_room(book: Path) -> None:
 
 # ---- the digest worker --------------------------------------------------------------------------
 
+LARGE = bytes(DIGEST_ASIDE_BYTES)
+
 
 def test_digests_are_awaited_when_the_next_header_needs_them(book: Path) -> None:
     go = threading.Event()
     with ThreadPoolExecutor(1) as executor, Journal.open(book, digest_executor=executor) as journal:
         executor.submit(go.wait)
-        assert add(journal) == 2  # durable with its digest still to come
+        assert add(journal, LARGE) == 2  # durable with its digest still to come
         assert isinstance(journal._end.digest, Future) and not journal._end.digest.done()
         go.set()
         assert add(journal) == 3
+        assert isinstance(journal._end.digest, bytes), "not worth asking the worker for"
     with Journal.open(book) as journal:
         assert len(list(journal.read(chain=True))) == 3
 
@@ -280,7 +288,7 @@ def test_a_digest_worker_that_is_gone_stops(book: Path) -> None:
     with Journal.open(book, digest_executor=executor) as journal:
         executor.shutdown()
         with pytest.raises(LedgerStopped):
-            add(journal)
+            add(journal, LARGE)
         assert_stopped(journal, RuntimeError, "shutdown")
 
 

@@ -108,20 +108,27 @@ class Sessions:
         self.begin(1)
 
     def begin(self, told: int) -> None:
-        self.told, self.open, self.holds_records, self.appending = told, told + 1, True, 0
+        self.told = self.written = self.handed = told
+        self.open, self.holds_records = told + 1, True
 
     @property
     def newest(self) -> int:
         return self.open if self.holds_records else self.open - 1
 
     def close_group(self) -> None:
-        """The open group is handed over, if it holds anything and none is on its way."""
-        if self.holds_records and not self.appending:
+        """The open group is handed over, if it holds anything, none is on its way to the disk and
+        no two are untold."""
+        if self.holds_records and self.handed == self.written < self.told + 2:
             self.ends[self.open] = deepcopy(self.state)
-            self.appending, self.open, self.holds_records = self.open, self.open + 1, False
+            self.handed, self.open, self.holds_records = self.open, self.open + 1, False
+
+    def write(self, free: bool) -> None:
+        self.written = self.handed
+        if free:
+            self.close_group()
 
     def durable(self) -> None:
-        self.told, self.appending = self.appending, 0
+        self.told += 1
         self.close_group()
 
     def crash(self, group: int) -> None:
@@ -216,7 +223,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.engine = self.parts.engine(self.runner)
         self.core = self.parts.core
         self.engine.start(self.clock.ns, RELEASE)
-        self.tell: Any = None
+        self.tells: list[Any] = []
         self.waiting: list[tuple[int, Peer, Expected]] = []
         self.peers = [Peer(route) for route in range(1, 4)]
 
@@ -225,7 +232,7 @@ class SessionMachine(RuleBasedStateMachine):
         """What the directory holds now is what a power cut leaves; no one closed it. An append on
         its way has reached the disk or it has not."""
         if written and self.runner.jobs:
-            self.reach_the_disk()
+            self.reach_the_disk(False)
         left, self.book = self.book, next(self.places)
         shutil.copytree(left, self.book)
         journaled = self.parts.journal.group
@@ -245,17 +252,19 @@ class SessionMachine(RuleBasedStateMachine):
         self.runner.turn()
         self.model.close_group()
 
-    @precondition(lambda self: self.runner.jobs and self.tell is None)
-    @rule()
-    def reach_the_disk(self) -> None:
-        """The append is durable; the engine has not heard."""
-        self.tell = self.runner.write()
+    @precondition(lambda self: self.runner.jobs)
+    @rule(free=st.booleans())
+    def reach_the_disk(self, free: bool) -> None:
+        """The append is durable; the engine has not heard. When nobody is at work in it, what is
+        open follows at once."""
+        self.runner.place.free = free
+        self.tells.append(self.runner.write())
+        self.model.write(free)
 
-    @precondition(lambda self: self.tell is not None)
+    @precondition(lambda self: self.tells)
     @rule()
     def hear_of_it(self) -> None:
-        self.tell()
-        self.tell = None
+        self.tells.pop(0)()
         self.model.durable()
         due = [one for one in self.waiting if one[0] <= self.model.told]
         self.waiting = [one for one in self.waiting if one[0] > self.model.told]
@@ -266,9 +275,9 @@ class SessionMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         for _ in range(4):
             self.hand_over()
-            if self.runner.jobs and self.tell is None:
-                self.reach_the_disk()
-            if self.tell is not None:
+            if self.runner.jobs:
+                self.reach_the_disk(False)
+            if self.tells:
                 self.hear_of_it()
         assert self.engine.idle
 

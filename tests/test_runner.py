@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,7 +23,7 @@ def runner():
 
 
 def test_jobs_run_in_order_in_one_thread_and_are_done_under_the_lock(runner):
-    lock, order, threads = runner._lock, [], set()
+    lock, order, threads = runner.place, [], set()
     finished = threading.Event()
 
     def job(n):
@@ -62,7 +63,7 @@ def test_whatever_a_job_raises_is_handed_to_done(runner):
 
 def test_done_waits_for_the_lock(runner):
     finished, ran = threading.Event(), threading.Event()
-    with runner._lock:
+    with runner.place:
         runner.run(ran.set, lambda error: finished.set())
         assert ran.wait(30), "the job itself does not"
         assert not finished.is_set()
@@ -89,7 +90,7 @@ def test_a_wake_comes_and_a_new_one_takes_the_place_of_the_last(runner):
     woken, told = [], threading.Event()
 
     def wake(name):
-        woken.append((name, runner._lock._is_owned()))
+        woken.append((name, runner.place._is_owned()))
         told.set()
 
     runner.wake(3600 * 1000 * MS, lambda: wake("late"))
@@ -126,6 +127,27 @@ def test_stop_ends_the_threads_after_what_was_asked():
         runner.digests.submit(int)
 
 
+ASKS = {
+    "run": lambda runner, callback: runner.run(lambda: None, callback),
+    "soon": lambda runner, callback: runner.soon(callback),
+    "later": lambda runner, callback: runner.later(1, callback),
+    "wake": lambda runner, callback: runner.wake(1, callback),
+    "aside": lambda runner, callback: runner.aside("lane", lambda: None, callback),
+}
+
+
+async def holds(runner, ask):
+    """Whether the journal's thread finds the place taken while this calls back."""
+    found = asyncio.get_running_loop().create_future()
+
+    def callback(error=None):
+        with ThreadPoolExecutor(1) as other:
+            found.set_result(not other.submit(runner.place.acquire, False).result(30))
+
+    ASKS[ask](runner, callback)
+    return await asyncio.wait_for(found, 30)
+
+
 def test_in_a_loop_everything_but_the_jobs_happens_in_the_loop():
     async def run():
         loop_thread = threading.current_thread()
@@ -150,6 +172,7 @@ def test_in_a_loop_everything_but_the_jobs_happens_in_the_loop():
             assert isinstance(error, OSError) and thread is loop_thread
             runner.wake(MS, lambda: woken.set())
             await asyncio.wait_for(woken.wait(), 30)
+            assert all(await asyncio.gather(*[holds(runner, ask) for ask in ASKS]))
         finally:
             runner.stop()
 

@@ -8,6 +8,7 @@ it. Nothing of a dead incarnation happens any more.
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,34 @@ Job = Callable[[], None]
 Done = Callable[[BaseException | None], None]
 
 
+class _Place:
+    """Nothing happens at the same time here; but an append may find the engine at work."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._lock = server, threading.RLock()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        server = self._server
+        if not blocking and server.world.draw.chance(0.5, "disk/busy", server.appends):
+            return False
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
 class Runner:
     """What runs the jobs of one incarnation of the server."""
 
     def __init__(self, server: Server) -> None:
         self._server, self._world = server, server.world
+        self.place = _Place(server)
         self._wakes = self._asides = 0
         self._lanes: dict[str, int] = {}  # when the last job of each is done
         # When the last append was handed over, is on disk, and is told.

@@ -1,0 +1,65 @@
+"""The thread that appends hands the open group over itself, unless somebody is at work."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core_book import account, pay
+from tests.engine_parts import Asker, with_accounts
+
+
+@pytest.fixture
+def bench():
+    return with_accounts(account(1), account(2))
+
+
+def test_what_is_open_follows_an_append_where_it_was_made(bench):
+    bench.runner.place.free = True
+    askers = [Asker() for _ in range(3)]
+    bench.transfers(askers[0], pay(1))
+    bench.runner.turn()
+    tells = []
+    for n, jobs in ((2, 1), (3, 0)):
+        bench.transfers(askers[n - 1], pay(n))
+        tells.append(bench.runner.write())
+        assert len(bench.runner.jobs) == jobs, "two that are untold, no more"
+    assert bench.core.group_records and not any(asker.got for asker in askers)
+    for told in tells:
+        told()
+    bench.settle()
+    assert [len(asker.got) for asker in askers] == [1] * 3
+    assert bench.runner.place.held == 0
+    assert bench.replayed() == bench.core.state_hash()
+
+
+def test_whoever_is_at_work_hands_over_what_an_append_could_not(bench):
+    first, second = Asker(), Asker()
+    bench.transfers(first, pay(1))
+    bench.runner.turn()
+    bench.transfers(second, pay(2))
+    told = bench.runner.write()
+    assert bench.runner.jobs == [], "somebody was at work"
+    bench.engine.flush()
+    assert len(bench.runner.jobs) == 1, "the log is free, though the engine was not told"
+    told()
+    assert [len(first.got), len(second.got)] == [1, 0]
+    bench.settle()
+    assert len(second.got) == 1
+
+
+def test_what_fails_behind_an_append_stops_the_engine_in_its_own_place(bench):
+    def fail(stage):
+        if bench.runner.place.free and stage == "encoded":
+            raise MemoryError
+
+    bench.engine._failpoint = fail
+    askers = Asker(), Asker()
+    bench.transfers(askers[0], pay(1))
+    bench.runner.turn()
+    bench.transfers(askers[1], pay(2))
+    bench.runner.place.free = True
+    told = bench.runner.write()
+    assert bench.engine.cause is None and bench.runner.place.held == 0
+    told()
+    assert isinstance(bench.engine.cause.cause, MemoryError)
+    assert [len(asker.causes) for asker in askers] == [1, 1]
