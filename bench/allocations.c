@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 1 << 20, SMALL_BYTES = 4096, WARM_MAX = 1024 };
+enum { CHUNK_BYTES = 1 << 21, SMALL_BYTES = 4096, WARM_MAX = 1024 };
 
 void *__libc_malloc(size_t);
 void *__libc_calloc(size_t, size_t);
@@ -45,10 +45,10 @@ __attribute__((constructor)) static void begin(void) {
     const char *chunks = getenv("LEDGER_WARM_CHUNKS");
     uint64_t wanted = chunks ? strtoull(chunks, NULL, 10) : 0;
     if (!wanted || wanted > WARM_MAX) return;
-    void *memory = map(NULL, wanted * CHUNK_BYTES, PROT_READ | PROT_WRITE,
+    void *memory = map(NULL, (wanted + 1) * CHUNK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED) return;
-    pool = memory;
+    pool = (char *)memory + -(uintptr_t)memory % CHUNK_BYTES;
     pool_end = pool + wanted * CHUNK_BYTES;
     for (char *chunk = pool; chunk < pool_end; chunk += CHUNK_BYTES) warm[warm_count++] = chunk;
 }

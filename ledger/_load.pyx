@@ -531,7 +531,9 @@ cdef class Swarm:
         if phase <= <int> self.phase or not self.done:
             raise ValueError(f"phase {phase} does not follow phase {self.phase}")
         self.phase = phase
-        self.begun_ns = now_ns
+        # Connections take turns: what all of them send is due evenly, not in bursts.
+        self.begun_ns = now_ns + <u64> (self.interval_ns * self.population.connection
+                                        / self.population.connections)
         self.account_next = self.account_first
         self.look_next = self.account_first if self.phase == LOOK_ACCOUNTS else 0
         self.stopped = False

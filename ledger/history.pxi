@@ -14,7 +14,7 @@ cdef struct postings_cursor_t:
 cdef inline u32 history_find_account(const state_t *s, u128 id, u32 tag) noexcept nogil:
     """Index of the account, or NONE."""
     cdef table_part_t *part = table_part(&s.account_table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 index
     while True:
         index = table_next(part, tag, &at)
@@ -30,7 +30,7 @@ cdef inline u32 history_known_account(const state_t *s, u128 id, u32 tag, u32 at
 cdef inline u32 history_find_in(const state_t *s, const table_t *table, u128 id,
                                 u32 tag) noexcept nogil:
     cdef table_part_t *part = table_part(table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 reference
     while True:
         reference = table_next(part, tag, &at)
@@ -68,12 +68,12 @@ cdef inline u32 history_prefetch_account(const state_t *s, u32 tag) noexcept nog
     """Touch the record an account's tag probably leads to; its table slot should be near. Its
     index, or NONE."""
     cdef table_part_t *part = table_part(&s.account_table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 index = table_next(part, tag, &at)
     if index != NONE:
         __builtin_prefetch(state_account(s, index))
         __builtin_prefetch(<u8 *>state_account(s, index) + 64)
-        __builtin_prefetch(slab_at(&s.account_extras, index))
+        __builtin_prefetch(state_account_extra(s, index))
     return index
 
 cdef inline void history_prefetch_posting(const state_t *s, u32 account) noexcept nogil:
@@ -83,7 +83,7 @@ cdef inline void history_prefetch_posting(const state_t *s, u32 account) noexcep
         return
     last = state_account_extra(s, account).last
     if last != NONE:
-        __builtin_prefetch(slab_at(&s.links, last & REFERENCE_MASK))
+        __builtin_prefetch(slab_of(&s.links, last & REFERENCE_MASK, sizeof(link_t)))
 
 
 cdef u32 history_add_account(state_t *s, const account_t *account, u32 tag) noexcept nogil:
@@ -105,7 +105,7 @@ cdef void history_forget_account(state_t *s) noexcept nogil:
 
 cdef inline half_link_t *history_half(const state_t *s, u32 posting) noexcept nogil:
     """The account's half of a transfer's links."""
-    cdef link_t *link = <link_t *>slab_at(&s.links, posting & REFERENCE_MASK)
+    cdef link_t *link = <link_t *>slab_of(&s.links, posting & REFERENCE_MASK, sizeof(link_t))
     return &link.credit if posting & POSTING_CREDIT else &link.debit
 
 cdef inline void history_add_posting(state_t *s, u32 account, u32 posting) noexcept nogil:
@@ -147,8 +147,8 @@ cdef inline u32 history_add_transfer(state_t *s, const transfer_t *transfer, u32
     """Store a transfer whose record just took the current position."""
     cdef u32 reference = <u32>s.transfers.count & REFERENCE_MASK
     cdef transfer_extra_t *extra
-    slab_stream(slab_append(&s.transfers), transfer, sizeof(transfer_t))
-    extra = <transfer_extra_t *>slab_append(&s.transfer_extras)
+    slab_stream(slab_append_of(&s.transfers, sizeof(transfer_t)), transfer, sizeof(transfer_t))
+    extra = <transfer_extra_t *>slab_append_of(&s.transfer_extras, sizeof(transfer_extra_t))
     # In the bits of its kind, 0 for a transfer: which account has a history.
     extra.place = (state_place(s, PLACE_TRANSFER)
                    | (1 if state_account(s, debit).flags & ACCOUNT_HISTORY else 0)
@@ -182,7 +182,8 @@ cdef inline void history_add_balances(state_t *s, u32 transfer, const account_t 
     cdef transfer_balances_t *balances
     if not (debit.flags | credit.flags) & ACCOUNT_HISTORY:
         return
-    balances = <transfer_balances_t *>slab_at(&s.transfer_balances, transfer)
+    balances = <transfer_balances_t *>slab_of(&s.transfer_balances, transfer,
+                                              sizeof(transfer_balances_t))
     slab_stream(&balances.debit, &debit.debits_pending, sizeof(balances_t))
     slab_stream(&balances.credit, &credit.debits_pending, sizeof(balances_t))
 

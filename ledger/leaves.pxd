@@ -26,20 +26,23 @@ cdef extern from "slab.h" nogil:
         u8 **chunks
         u64 count, capacity, chunk_count
         u32 record_bytes, shift
+        bint scattered
     void slab_init(slab_t *, u32)
     int slab_init_ring(slab_t *, u32)
     void slab_forget(slab_t *, u64)
     void slab_free(slab_t *)
     void *slab_at(const slab_t *, u64)
+    void *slab_of(const slab_t *, u64, u32)
     int slab_reserve(slab_t *, u64)
     void *slab_append(slab_t *)
+    void *slab_append_of(slab_t *, u32)
     void slab_copy(void *, const void *, size_t)
     void slab_stream(void *, const void *, size_t)
     void slab_publish()
 
 cdef extern from "table.h" nogil:
     enum:
-        TABLE_SLOT_MASK, TABLE_NONE
+        TABLE_NONE
     ctypedef struct table_part_t:
         u32 count
     ctypedef struct table_t:
@@ -51,5 +54,6 @@ cdef extern from "table.h" nogil:
     void table_insert(table_t *, u32, u32)
     void table_remove(table_t *, u32, u32)
     table_part_t *table_part(const table_t *, u32)
+    u32 table_home(u32)
     u32 table_next(const table_part_t *, u32, u32 *)
     void table_prefetch(const table_t *, u32)

@@ -20,7 +20,7 @@ cdef inline u128 old_key(u64 number) noexcept nogil:
 cdef u32 old_find(const state_t *s, u128 id, u32 tag) noexcept nogil:
     """Reference of what is known of the id, whatever it is, or NONE."""
     cdef table_part_t *part = table_part(&s.old_table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 reference
     while True:
         reference = table_next(part, tag, &at)
@@ -38,7 +38,7 @@ cdef u32 old_known(const state_t *s, u128 id, u32 tag) noexcept nogil:
 cdef u32 old_find_timestamp(const state_t *s, u64 timestamp) noexcept nogil:
     cdef u32 tag = state_tag(s, old_key(timestamp))
     cdef table_part_t *part = table_part(&s.old_table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 reference
     while True:
         reference = table_next(part, tag, &at)
@@ -55,7 +55,7 @@ cdef u32 old_at_position(const state_t *s, u64 position) noexcept nogil:
     """Reference of the kept hold whose transfer took the position, or NONE."""
     cdef u32 tag = state_tag(s, old_key(position))
     cdef table_part_t *part = table_part(&s.old_positions, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 reference
     while True:
         reference = table_next(part, tag, &at)

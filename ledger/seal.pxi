@@ -87,8 +87,11 @@ cdef inline bint seal_has_head(u64 place) noexcept nogil:
     return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
             >> (64 - SEAL_HEADS_BITS)) == 0
 
+cdef inline const transfer_t *seal_record(const state_t *s, u64 ordinal) noexcept nogil:
+    return <transfer_t *>slab_of(&s.transfers, ordinal, sizeof(transfer_t))
+
 cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
-    return <transfer_extra_t *>slab_at(&s.transfer_extras, ordinal)
+    return <transfer_extra_t *>slab_of(&s.transfer_extras, ordinal, sizeof(transfer_extra_t))
 
 cdef void seal_room_free(seal_room_t *room) noexcept nogil:
     free(room.hashes)
@@ -123,7 +126,7 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal,
 cdef inline void seal_transfer(const state_t *s, const u64 *key, seal_t *seal,
                                u64 ordinal) noexcept nogil:
     """A transfer's records, after those of all that lies before it."""
-    cdef const transfer_t *t = <transfer_t *>slab_at(&s.transfers, ordinal)
+    cdef const transfer_t *t = seal_record(s, ordinal)
     cdef const transfer_extra_t *extra = seal_extra(s, ordinal)
     cdef u64 place = extra.place & ~<u64>PLACE_KIND_MASK
     seal_burned(s, key, seal, place)
@@ -216,7 +219,7 @@ cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end, u6
         distinct.places[i][0] = 0
     distinct.count, distinct.list = 0, hashes
     for i in range(first, end):
-        t = <const transfer_t *>slab_at(&s.transfers, i)
+        t = seal_record(s, i)
         # Most repeat what the one before said.
         if last == NULL or t.user_data_128 != last.user_data_128:
             seal_note(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128, distinct)
@@ -257,8 +260,8 @@ cdef void seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, 
     cdef u64 before = room.ends[room.blocks - 1] if room.blocks else 0
     cdef block_t *block = seal.out_blocks
     block.place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
-    block.timestamp_first = (<transfer_t *>slab_at(&s.transfers, first)).timestamp
-    block.timestamp_last = (<transfer_t *>slab_at(&s.transfers, end - 1)).timestamp
+    block.timestamp_first = seal_record(s, first).timestamp
+    block.timestamp_last = seal_record(s, end - 1).timestamp
     block.group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
     block.panel = (block - room.blocks).place_first
     block.index, block.transfers = room.blocks, <u32>(end - first)

@@ -12,7 +12,7 @@ cdef inline session_t *session_at(const state_t *s, u32 index) noexcept nogil:
 cdef u32 session_find(const state_t *s, u128 client) noexcept nogil:
     cdef u32 tag = state_tag(s, client)
     cdef table_part_t *part = table_part(&s.session_table, tag)
-    cdef u32 at = tag & TABLE_SLOT_MASK
+    cdef u32 at = table_home(tag)
     cdef u32 index
     while True:
         index = table_next(part, tag, &at)

@@ -1,9 +1,11 @@
 /* Leaf: an array that grows by chunks, so that no record ever moves and no growth copies.
  *
- * Chunks are mapped, zeroed by the kernel and cost nothing until touched. Room for what a request
- * may append is reserved before the request is judged; appending cannot fail. A ring also forgets
- * from its beginning: the chunks of what is forgotten become room at the end, with what they held
- * still in them, and an index counts on modulo 2^SLAB_RING_BITS. Knows nothing of what it stores.
+ * Chunks are mapped, zeroed by the kernel and cost nothing until touched; those of a scattered
+ * slab, whose records are looked up at random, are huge pages, but for the first: a small slab
+ * stays small. Room for what a request may append is reserved before the request is judged;
+ * appending cannot fail. A ring also forgets from its beginning: the chunks of what is forgotten
+ * become room at the end, with what they held still in them, and an index counts on modulo
+ * 2^SLAB_RING_BITS. Knows nothing of what it stores.
  */
 #ifndef LEDGER_SLAB_H
 #define LEDGER_SLAB_H
@@ -14,7 +16,7 @@
 #include "record.h"
 
 enum {
-    SLAB_CHUNK_BYTES = 1 << 20,
+    SLAB_CHUNK_BYTES = 1 << 21, /* a huge page */
     SLAB_RING_BITS = 30,
 };
 
@@ -28,6 +30,7 @@ typedef struct {
     u64 chunk_mask;    /* a ring's chunk lies at its number modulo this + 1 */
     u32 record_bytes;  /* a power of two */
     u32 shift;         /* log2 of the records in a chunk */
+    int scattered;     /* whether records are looked up at random */
 } slab_t;
 
 static inline void slab_init(slab_t *slab, u32 record_bytes) {
@@ -59,6 +62,35 @@ static inline void *slab_at(const slab_t *slab, u64 index) {
            (index & (((u64)1 << slab->shift) - 1)) * slab->record_bytes;
 }
 
+/* The same where the compiler knows the size of a record: half as many instructions. */
+static inline void *slab_of(const slab_t *slab, u64 index, u32 record_bytes) {
+    const u32 shift = (u32)__builtin_ctz(SLAB_CHUNK_BYTES / record_bytes);
+    return slab->chunks[(index >> shift) & slab->chunk_mask] +
+           (index & (((u64)1 << shift) - 1)) * record_bytes;
+}
+
+static inline u8 *slab_map(size_t bytes) {
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* A chunk in a huge page, or NULL: in small ones nearly every look at random would also have to
+ * find out where its page is, which in a virtual machine takes longer than the look. Where the
+ * system has none to give the same memory comes in small ones. */
+static inline void *slab_map_huge(void) {
+    u8 *at = slab_map(SLAB_CHUNK_BYTES);
+    if (at && (uintptr_t)at % SLAB_CHUNK_BYTES) { /* older kernels do not align it by themselves */
+        munmap(at, SLAB_CHUNK_BYTES);
+        if (!(at = slab_map(2 * SLAB_CHUNK_BYTES))) return NULL;
+        const size_t before = -(uintptr_t)at % SLAB_CHUNK_BYTES;
+        if (before) munmap(at, before);
+        at += before;
+        munmap(at + SLAB_CHUNK_BYTES, SLAB_CHUNK_BYTES - before);
+    }
+    if (at) madvise(at, SLAB_CHUNK_BYTES, MADV_HUGEPAGE);
+    return at;
+}
+
 static __attribute__((noinline, cold)) int slab_grow(slab_t *slab, u64 capacity) {
     while (slab->capacity < capacity) {
         if (slab->chunk_count - slab->chunk_first == slab->chunk_room) {
@@ -69,9 +101,9 @@ static __attribute__((noinline, cold)) int slab_grow(slab_t *slab, u64 capacity)
             slab->chunks = chunks;
             slab->chunk_room = room;
         }
-        void *chunk = mmap(NULL, SLAB_CHUNK_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (chunk == MAP_FAILED) return -1;
+        u8 *chunk = slab->scattered && slab->chunk_count ? slab_map_huge()
+                                                         : slab_map(SLAB_CHUNK_BYTES);
+        if (!chunk) return -1;
         slab->chunks[slab->chunk_count++ & slab->chunk_mask] = chunk;
         slab->capacity += (u64)1 << slab->shift;
     }
@@ -127,6 +159,11 @@ static inline void slab_publish(void) {
 static inline void *slab_append(slab_t *slab) {
     invariant(slab->count < slab->capacity);
     return slab_at(slab, slab->count++);
+}
+
+static inline void *slab_append_of(slab_t *slab, u32 record_bytes) {
+    invariant(slab->count < slab->capacity && slab->record_bytes == record_bytes);
+    return slab_of(slab, slab->count++, record_bytes);
 }
 
 #endif

@@ -158,20 +158,21 @@ cdef struct state_t:
 
 
 cdef inline account_t *state_account(const state_t *s, u32 index) noexcept nogil:
-    return <account_t *>slab_at(&s.accounts, index)
+    return <account_t *>slab_of(&s.accounts, index, sizeof(account_t))
 
 cdef inline transfer_t *state_transfer(const state_t *s, u32 reference) noexcept nogil:
     if reference & OLD:
         return <transfer_t *>slab_at(&s.old_transfers, reference & REFERENCE_MASK)
-    return <transfer_t *>slab_at(&s.transfers, reference)
+    return <transfer_t *>slab_of(&s.transfers, reference, sizeof(transfer_t))
 
 cdef inline transfer_extra_t *state_extra(const state_t *s, u32 reference) noexcept nogil:
     if reference & OLD:
         return <transfer_extra_t *>slab_at(&s.old_extras, reference & REFERENCE_MASK)
-    return <transfer_extra_t *>slab_at(&s.transfer_extras, reference)
+    return <transfer_extra_t *>slab_of(&s.transfer_extras, reference,
+                                       sizeof(transfer_extra_t))
 
 cdef inline account_extra_t *state_account_extra(const state_t *s, u32 index) noexcept nogil:
-    return <account_extra_t *>slab_at(&s.account_extras, index)
+    return <account_extra_t *>slab_of(&s.account_extras, index, sizeof(account_extra_t))
 
 cdef inline window_t *state_window(const state_t *s, u64 number) noexcept nogil:
     return <window_t *>&s.windows[number % WINDOWS_MAX]
@@ -230,6 +231,7 @@ cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
            | table_init(&s.old_table) | table_init(&s.old_positions))
     for i in range(WINDOWS_MAX):
         why |= table_init(&s.windows[i].table)
+    s.accounts.scattered = s.account_extras.scattered = s.links.scattered = True
     return why
 
 cdef void state_free(state_t *s) noexcept nogil:

@@ -2,32 +2,41 @@
  *
  * Extendible hashing: a directory of parts of 4,096 slots; a part that fills up is split in two,
  * so growing never stops the world: a split moves 4,096 neighbouring entries and reads no record,
- * because the tag holds both the part (its high 20 bits) and the home slot (its low 12). The caller
- * compares what a reference points to; the tag only says "perhaps". The weak spot: beyond 2^32
- * slots the tag says too little, and references end at 2^32 - 2.
+ * because the tag holds both the part (its high 20 bits) and the home (its low 12): a line of the
+ * cache, whose eight slots are searched before those of the next, so that one line fetched ahead is
+ * nearly always enough. Large tables lie in huge pages: looked up at random, each small one would
+ * cost a walk. The caller compares what a reference points to; the tag only says "perhaps". The
+ * weak spot: beyond 2^32 slots the tag says too little, and references end at 2^32 - 2.
  */
 #ifndef LEDGER_TABLE_H
 #define LEDGER_TABLE_H
 
 #include <string.h>
+#include <sys/mman.h>
 
-#include "record.h"
+#include "slab.h"
 
 enum {
     TABLE_SLOT_BITS = 12,
     TABLE_SLOTS = 1 << TABLE_SLOT_BITS,
     TABLE_SLOT_MASK = TABLE_SLOTS - 1,
+    TABLE_LINE_BYTES = 64,
+    TABLE_HOME_MASK = TABLE_SLOT_MASK & ~(TABLE_LINE_BYTES / 8 - 1),
     TABLE_DEPTH_MAX = 32 - TABLE_SLOT_BITS,
     TABLE_SPLIT_AT = TABLE_SLOTS * 3 / 4,
     TABLE_SPARE = 64, /* parts kept ready, so that splits during a request do not allocate */
+    TABLE_SMALL_PARTS = 8,      /* parts of a small table: they are no part of a huge page */
 };
 #define TABLE_NONE 0xFFFFFFFFu
 
 typedef struct {
+    u64 slots[TABLE_SLOTS]; /* tag in the low half, reference + 1 in the high half; 0 is empty */
     u32 count;
     u32 depth;
-    u64 slots[TABLE_SLOTS]; /* tag in the low half, reference + 1 in the high half; 0 is empty */
+    u8 rest[TABLE_LINE_BYTES - 8];
 } table_part_t;
+_Static_assert(sizeof(table_part_t) % TABLE_LINE_BYTES == 0, "parts begin with a line");
+enum { TABLE_ROOM_PARTS = SLAB_CHUNK_BYTES / sizeof(table_part_t) };
 
 typedef struct {
     table_part_t **directory;
@@ -35,47 +44,77 @@ typedef struct {
     u32 depth;
     u32 spare_count;
     table_part_t *spare[TABLE_SPARE];
+    /* Where the parts lie: at first one in a room, then as many as a huge page has room for. */
+    void **rooms;
+    u32 room_count;
+    u32 taken; /* parts of the last room */
 } table_t;
 
 static inline table_part_t *table_part(const table_t *table, u32 tag) {
     return table->directory[(u64)tag >> (32 - table->depth)];
 }
 
-static inline int table_init(table_t *table) {
-    memset(table, 0, sizeof *table);
-    table->directory = calloc(1, sizeof *table->directory);
-    if (!table->directory) return -1;
-    table->directory[0] = calloc(1, sizeof(table_part_t));
-    return table->directory[0] ? 0 : -1;
+/* The slot at which a search for a tag begins. */
+static inline u32 table_home(u32 tag) { return tag & TABLE_HOME_MASK; }
+
+/* Memory for another part, or NULL. */
+static inline table_part_t *table_new_part(table_t *table) {
+    if (table->spare_count) return table->spare[--table->spare_count];
+    const int small = table->room_count < TABLE_SMALL_PARTS;
+    if (small || table->room_count == TABLE_SMALL_PARTS || table->taken == TABLE_ROOM_PARTS) {
+        void **rooms = realloc(table->rooms, (table->room_count + 1) * sizeof *rooms);
+        if (!rooms) return NULL;
+        table->rooms = rooms;
+        void *room =
+            small ? aligned_alloc(TABLE_LINE_BYTES, sizeof(table_part_t)) : slab_map_huge();
+        if (!room) return NULL;
+        rooms[table->room_count++] = room;
+        table->taken = 0;
+    }
+    return (table_part_t *)table->rooms[table->room_count - 1] + table->taken++;
 }
 
 static inline void table_free(table_t *table) {
-    if (!table->directory) return;
-    u64 parts = (u64)1 << table->depth;
-    for (u64 i = 0; i < parts;) {
-        table_part_t *part = table->directory[i];
-        if (!part) break;
-        i += (u64)1 << (table->depth - part->depth);
-        free(part);
+    while (table->room_count) {
+        void *room = table->rooms[--table->room_count];
+        if (table->room_count < TABLE_SMALL_PARTS) free(room);
+        else munmap(room, SLAB_CHUNK_BYTES);
     }
-    while (table->spare_count) free(table->spare[--table->spare_count]);
+    free(table->rooms);
     free(table->directory);
+    table->rooms = NULL;
     table->directory = NULL;
+    table->spare_count = 0;
+}
+
+static inline int table_init(table_t *table) {
+    memset(table, 0, sizeof *table);
+    table->directory = calloc(1, sizeof *table->directory);
+    table_part_t *part = table->directory ? table_new_part(table) : NULL;
+    if (!part) {
+        table_free(table);
+        return -1;
+    }
+    memset(part, 0, sizeof *part);
+    table->directory[0] = part;
+    return 0;
 }
 
 /* 0, or -1 when memory for the splits of `more` insertions is not to be had. */
 static inline int table_reserve(table_t *table, u64 more) {
     u32 wanted = more < TABLE_SPARE ? (u32)more : TABLE_SPARE;
-    while (table->spare_count < wanted) {
-        table_part_t *part = malloc(sizeof *part);
-        if (!part) return -1;
-        table->spare[table->spare_count++] = part;
-    }
-    return 0;
+    if (__builtin_expect(table->spare_count >= wanted, 1)) return 0;
+    table_part_t *parts[TABLE_SPARE];
+    u32 count = 0;
+    while (table->spare_count) parts[count++] = table->spare[--table->spare_count];
+    while (count < wanted && (parts[count] = table_new_part(table))) count++;
+    table->spare_count = count;
+    for (u32 i = 0; i < count; i++) table->spare[count - 1 - i] = parts[i]; /* the oldest first */
+    return count < wanted ? -1 : 0;
 }
 
 static inline void table_place(table_part_t *part, u64 slot) {
-    u32 at = (u32)slot & TABLE_SLOT_MASK;
+    u32 at = table_home((u32)slot);
     while (part->slots[at]) at = (at + 1) & TABLE_SLOT_MASK;
     part->slots[at] = slot;
     part->count++;
@@ -97,13 +136,9 @@ static __attribute__((noinline, cold)) void table_split(table_t *table, u32 tag)
     table_part_t *part = table_part(table, tag);
     if (part->depth == TABLE_DEPTH_MAX) return;
     if (part->depth == table->depth && table_double(table)) return;
-    table_part_t *low = table->spare_count ? table->spare[--table->spare_count]
-                                           : malloc(sizeof *low);
-    table_part_t *high = table->spare_count ? table->spare[--table->spare_count]
-                                            : malloc(sizeof *high);
-    if (!low || !high) {
-        free(low);
-        free(high);
+    table_part_t *low = table_new_part(table), *high = low ? table_new_part(table) : NULL;
+    if (!high) {
+        if (low) table->spare[table->spare_count++] = low;
         return;
     }
     memset(low, 0, sizeof *low);
@@ -117,7 +152,7 @@ static __attribute__((noinline, cold)) void table_split(table_t *table, u32 tag)
     u64 reach = (u64)1 << (table->depth - part->depth);
     u64 first = ((u64)tag >> (32 - table->depth)) & ~(reach - 1);
     for (u64 i = 0; i < reach; i++) table->directory[first + i] = i < reach / 2 ? low : high;
-    free(part);
+    table->spare[table->spare_count++] = part; /* of the two that were taken one is put back */
 }
 
 static inline void table_insert(table_t *table, u32 tag, u32 reference) {
@@ -137,13 +172,13 @@ static inline void table_insert(table_t *table, u32 tag, u32 reference) {
 static inline void table_remove(table_t *table, u32 tag, u32 reference) {
     table_part_t *part = table_part(table, tag);
     u64 wanted = (u64)tag | ((u64)reference + 1) << 32;
-    u32 hole = tag & TABLE_SLOT_MASK;
+    u32 hole = table_home(tag);
     while (part->slots[hole] != wanted) {
         invariant(part->slots[hole]);
         hole = (hole + 1) & TABLE_SLOT_MASK;
     }
     for (u32 at = (hole + 1) & TABLE_SLOT_MASK; part->slots[at]; at = (at + 1) & TABLE_SLOT_MASK) {
-        u32 home = (u32)part->slots[at] & TABLE_SLOT_MASK;
+        u32 home = table_home((u32)part->slots[at]);
         if (((at - home) & TABLE_SLOT_MASK) >= ((at - hole) & TABLE_SLOT_MASK)) {
             part->slots[hole] = part->slots[at];
             hole = at;
@@ -166,7 +201,7 @@ static inline void table_clear(table_t *table) {
     table->count = 0;
 }
 
-/* Walk the candidates for a tag: `at` starts at the tag's home slot. TABLE_NONE ends the walk. */
+/* Walk the candidates for a tag: `at` starts at the tag's home. TABLE_NONE ends the walk. */
 static inline u32 table_next(const table_part_t *part, u32 tag, u32 *at) {
     for (;;) {
         u64 slot = part->slots[*at & TABLE_SLOT_MASK];
@@ -177,7 +212,7 @@ static inline u32 table_next(const table_part_t *part, u32 tag, u32 *at) {
 }
 
 static inline void table_prefetch(const table_t *table, u32 tag) {
-    __builtin_prefetch(&table_part(table, tag)->slots[tag & TABLE_SLOT_MASK]);
+    __builtin_prefetch(&table_part(table, tag)->slots[table_home(tag)]);
 }
 
 #endif

@@ -94,7 +94,7 @@ cdef read_t *reads_find(const reads_t *r, u32 operation, const u8 *filter,
     if r.first == r.end:
         return NULL
     tag = reads_tag(operation, filter, filter_bytes)
-    part, at = table_part(&r.table, tag), tag & TABLE_SLOT_MASK
+    part, at = table_part(&r.table, tag), table_home(tag)
     while True:
         index = table_next(part, tag, &at)
         if index == TABLE_NONE:

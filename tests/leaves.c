@@ -18,6 +18,9 @@ static int memory_out(void) {
     return 0;
 }
 static void *test_malloc(size_t bytes) { return memory_out() ? NULL : malloc(bytes); }
+static void *test_aligned_alloc(size_t alignment, size_t bytes) {
+    return memory_out() ? NULL : aligned_alloc(alignment, bytes);
+}
 static void *test_realloc(void *old, size_t bytes) {
     return memory_out() ? NULL : realloc(old, bytes);
 }
@@ -25,6 +28,7 @@ static void *test_mmap(void *at, size_t bytes, int how, int flags, int fd, off_t
     return memory_out() ? MAP_FAILED : mmap(at, bytes, how, flags, fd, offset);
 }
 #define malloc test_malloc
+#define aligned_alloc test_aligned_alloc
 #define realloc test_realloc
 #define mmap test_mmap
 #include "slab.h"
@@ -48,7 +52,7 @@ static u8 present[REFERENCES];
 
 static u32 times_found(const table_t *table, u32 tag, u32 reference) {
     table_part_t *part = table_part(table, tag);
-    u32 at = tag & TABLE_SLOT_MASK, found = 0, one;
+    u32 at = table_home(tag), found = 0, one;
     while ((one = table_next(part, tag, &at)) != TABLE_NONE) {
         invariant(one < REFERENCES && present[one] && tags[one] == tag);
         found += one == reference;
@@ -64,6 +68,7 @@ static void check_table(const table_t *table, u32 used) {
     }
     for (u64 i = 0; i < parts;) {
         const table_part_t *part = table->directory[i];
+        invariant((uintptr_t)part->slots % TABLE_LINE_BYTES == 0);
         u64 reach = (u64)1 << (table->depth - part->depth);
         invariant(i % reach == 0);
         for (u64 j = 0; j < reach; j++) invariant(table->directory[i + j] == part);
@@ -128,11 +133,21 @@ static void grow_table(void) {
         i += (u64)1 << (table.depth - table.directory[i]->depth);
     /* Split in halves at three quarters: between three eighths and three quarters full. */
     invariant(parts * TABLE_SLOTS * 3 / 8 < REFERENCES && REFERENCES <= parts * TABLE_SPLIT_AT);
+    /* Half full, one search for what is not there in ten leaves its line, not half of them. */
+    u64 leave = 0;
+    for (u32 n = 0; n < 100000; n++) {
+        const u32 tag = (u32)draw();
+        const table_part_t *part = table_part(&table, tag);
+        u32 at = table_home(tag);
+        while (part->slots[at & TABLE_SLOT_MASK]) at++;
+        leave += at - table_home(tag) >= TABLE_LINE_BYTES / 8;
+    }
+    invariant(leave < 15000);
     table_free(&table);
 }
 
 static void starve_table(void) {
-    for (long left = 0; left < 8; left++) {
+    for (long left = 0; left < 12; left++) {
         table_t table;
         memset(present, 0, sizeof present);
         invariant(table_init(&table) == 0);
@@ -164,12 +179,14 @@ static void stress_slab(void) {
     for (u32 bytes = 16; bytes <= 256; bytes *= 2) {
         slab_t slab;
         slab_init(&slab, bytes);
+        slab.scattered = bytes < 64;
         u64 in_chunk = SLAB_CHUNK_BYTES / bytes;
         u8 *first = NULL;
-        for (u64 i = 0; i < 20 * in_chunk + 3; i++) {
+        for (u64 i = 0; i < 10 * in_chunk + 3; i++) {
             invariant(slab_reserve(&slab, 1 + i % 7) == 0);
             u8 *record = slab_append(&slab);
             invariant(record == slab_at(&slab, i) && (uintptr_t)record % 16 == 0);
+            invariant(record == slab_of(&slab, i, slab.record_bytes));
             if (i == 0) first = record;
             memcpy(record, &i, sizeof i);
         }

@@ -230,6 +230,18 @@ def test_duplicates_are_of_what_was_acknowledged() -> None:
     assert counters["duplicate_faults"] == counters["refused"] == 0
 
 
+def test_connections_take_turns_so_that_all_they_send_is_due_evenly() -> None:
+    ledger, due_ns = Ledger(), []
+    for index in range(4):
+        one = swarm(sessions=1, batch=10, requests_per_second=100, transfers=1_000,
+                    connection=index, connections=4)  # fmt: skip
+        run_all(one, ledger, ACCOUNTS)
+        frames = one.begin(TRANSFERS, 10 * SECOND)
+        assert bool(frames) == (index == 0), "the first is due at once"
+        due_ns.append(0 if frames else one.due_in_ns(10 * SECOND))
+    assert due_ns == [SECOND // 100 * index // 4 for index in range(4)]
+
+
 def test_requests_are_sent_when_due_and_latency_counts_from_then() -> None:
     ledger, one = Ledger(), swarm(sessions=1, batch=10, requests_per_second=100, transfers=1_000)
     run_all(one, ledger, ACCOUNTS)

@@ -55,6 +55,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "columns.h": ("aegis.h", "filter.h", "u128.h"),
     "column_file.h": ("columns.h",),
     "leaves.pxd": ("u128.h", "slab.h", "table.h"),
+    "table.h": ("slab.h",),
     "columns.pxd": ("filter.h", "columns.h", "column_file.h"),
     "tables.h": ("frame.h",),
     "_core.pyx": (
