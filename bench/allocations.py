@@ -3,7 +3,7 @@
 Each part runs in a process of its own under allocations.c, in which every Python object is a block
 of the C library as well. What a call costs once (a tuple, a few numbers) is the same for a small
 and a large round, so the difference between the two is what payments cost: none, on the hot path.
-Growth is another thing: arrays grow by chunks of two mebibytes and tables by parts of a page and more,
+Growth is another thing: arrays grow by chunks of 2 MiB and tables by parts of a page and more,
 which are counted apart and spread over thousands of payments.
 """
 
