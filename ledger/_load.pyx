@@ -367,7 +367,8 @@ cdef class Swarm:
                 self.send_lookup(index, now_ns)
 
     cdef u64 due_ns(self) noexcept nogil:
-        return self.begun_ns + <u64> (self.due_count * self.interval_ns)
+        cdef double turn = self.population.connection / <double> self.population.connections
+        return self.begun_ns + <u64> ((self.due_count + turn) * self.interval_ns)
 
     # ---- replies --------------------------------------------------------------------------------
 
@@ -531,9 +532,7 @@ cdef class Swarm:
         if phase <= <int> self.phase or not self.done:
             raise ValueError(f"phase {phase} does not follow phase {self.phase}")
         self.phase = phase
-        # Connections take turns: what all of them send is due evenly, not in bursts.
-        self.begun_ns = now_ns + <u64> (self.interval_ns * self.population.connection
-                                        / self.population.connections)
+        self.begun_ns = now_ns
         self.account_next = self.account_first
         self.look_next = self.account_first if self.phase == LOOK_ACCOUNTS else 0
         self.stopped = False
@@ -565,8 +564,7 @@ cdef class Swarm:
         return self.tally.counts.replies
 
     def due_in_ns(self, now_ns: int) -> int:
-        cdef u64 now = now_ns
-        cdef u64 due
+        cdef u64 now = now_ns, due
         if self.phase != TRANSFERS or self.interval_ns == 0 or not self.more():
             return -1
         due = self.due_ns()
