@@ -49,7 +49,7 @@ def runs() -> Iterator[Runs]:
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds"), [("swarm", 120), ("power-cuts", 120), ("retry-storm", 120), ("seals", 60)]
+    ("name", "seeds"), [("swarm", 60), ("power-cuts", 60), ("retry-storm", 60), ("seals", 30)]
 )
 def test_every_check_holds(runs: Runs, name: str, seeds: int) -> None:
     found = scenario.find(name)

@@ -11,7 +11,7 @@ from raw import serves
 from chaos.process import Server
 
 Start = Callable[..., Server]
-ROUNDS = 50
+ROUNDS = 30
 
 
 @pytest.mark.parametrize("refused_only", [False, True], ids=["all kinds", "only refusals"])
