@@ -49,7 +49,7 @@ WARM_UP_ROUNDS = 2
 KEEP_MEMORY = {
     f"MALLOC_{name}_": str(1 << 28) for name in ("MMAP_THRESHOLD", "TOP_PAD", "TRIM_THRESHOLD")
 }
-WARM_CHUNKS = 128  # of 2 MiB: more than the core keeps of such a book
+WARM_CHUNKS = 64  # of 2 MiB: more than the core keeps of such a book
 
 
 class Ratio(NamedTuple):

@@ -170,7 +170,6 @@ class Engine:
         self._now_ns = 0
         self._stamped_ns = 0
         self._handed = log.group  # the last group that was handed over
-        self._appending = 0  # groups handed over that the engine was not told of yet
         self._flush_asked = False
         self._wake_ns = 0
         self._durable = log.group
@@ -330,6 +329,11 @@ class Engine:
     # ---- groups ---------------------------------------------------------------------------------
 
     @property
+    def _appending(self) -> int:
+        """How many groups were handed over that the engine was not told of yet."""
+        return self._handed - self._durable
+
+    @property
     def _due(self) -> bool:
         """Whether there is something to hand over and the log has nothing to do."""
         return (
@@ -386,7 +390,6 @@ class Engine:
             self._failpoint("encoded")
         expected = group.position_first - 1
         self._handed = number
-        self._appending += 1
         stamps = self._now_ns - self._stamped_ns >= config.HEAD_NS
         if stamps:
             self._stamped_ns = self._now_ns
@@ -416,7 +419,6 @@ class Engine:
         """The durable line: what waited for this group may leave."""
         if self._failpoint is not None:
             self._failpoint("appended")
-        self._appending -= 1
         self._durable = number
         self.durable_position = self._log.position
         self.core.made_durable(number)

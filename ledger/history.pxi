@@ -228,7 +228,7 @@ cdef u64 history_scan_transfers(const state_t *s, u64 timestamp) noexcept nogil:
     cdef u64 low = history_transfers_first(s), high = s.transfers.count, middle
     while low < high:
         middle = (low + high) // 2
-        if (<transfer_t *>slab_at(&s.transfers, middle)).timestamp < timestamp:
+        if state_transfer_of(s, middle).timestamp < timestamp:
             low = middle + 1
         else:
             high = middle
@@ -239,12 +239,11 @@ cdef u32 history_at_position(const state_t *s, u64 position) noexcept nogil:
     cdef u64 low = history_transfers_first(s), high = s.transfers.count, middle
     while low < high:
         middle = (low + high) // 2
-        if (<transfer_extra_t *>slab_at(&s.transfer_extras, middle)).position < position:
+        if state_extra_of(s, middle).position < position:
             low = middle + 1
         else:
             high = middle
-    if (low < s.transfers.count
-            and (<transfer_extra_t *>slab_at(&s.transfer_extras, low)).position == position):
+    if low < s.transfers.count and state_extra_of(s, low).position == position:
         return <u32>low & REFERENCE_MASK
     return old_at_position(s, position)
 
@@ -263,8 +262,7 @@ cdef bint history_transfer_at(const state_t *s, u64 timestamp) noexcept nogil:
     if timestamp <= s.sealed_timestamp_max:
         return old_timestamp_taken(s, timestamp)
     ordinal = history_scan_transfers(s, timestamp)
-    return (ordinal < s.transfers.count
-            and (<transfer_t *>slab_at(&s.transfers, ordinal)).timestamp == timestamp)
+    return ordinal < s.transfers.count and state_transfer_of(s, ordinal).timestamp == timestamp
 
 
 # ---- by account -----------------------------------------------------------------------------

@@ -65,7 +65,7 @@ cdef int seal_measure(const state_t *s, u64 number, seal_t *seal) noexcept nogil
     if seal.share_ends == NULL:
         return -1
     for i in range(w.transfers, next.transfers):
-        extra = seal_extra(s, i)
+        extra = state_extra_of(s, i)
         seal.share_ends[extra.debit >> seal.share_bits] += 1
         seal.share_ends[extra.credit >> seal.share_bits] += 1
         if seal_has_head(extra.place):
@@ -86,12 +86,6 @@ cdef void seal_free(seal_t *seal) noexcept nogil:
 cdef inline bint seal_has_head(u64 place) noexcept nogil:
     return ((place & ~<u64>PLACE_KIND_MASK) * <u64>0x9E3779B97F4A7C15
             >> (64 - SEAL_HEADS_BITS)) == 0
-
-cdef inline const transfer_t *seal_record(const state_t *s, u64 ordinal) noexcept nogil:
-    return <transfer_t *>slab_of(&s.transfers, ordinal, sizeof(transfer_t))
-
-cdef inline transfer_extra_t *seal_extra(const state_t *s, u64 ordinal) noexcept nogil:
-    return <transfer_extra_t *>slab_of(&s.transfer_extras, ordinal, sizeof(transfer_extra_t))
 
 cdef void seal_room_free(seal_room_t *room) noexcept nogil:
     free(room.hashes)
@@ -126,8 +120,8 @@ cdef int seal_fill(const state_t *s, const u64 *key, seal_t *seal,
 cdef inline void seal_transfer(const state_t *s, const u64 *key, seal_t *seal,
                                u64 ordinal) noexcept nogil:
     """A transfer's records, after those of all that lies before it."""
-    cdef const transfer_t *t = seal_record(s, ordinal)
-    cdef const transfer_extra_t *extra = seal_extra(s, ordinal)
+    cdef const transfer_t *t = state_transfer_of(s, ordinal)
+    cdef const transfer_extra_t *extra = state_extra_of(s, ordinal)
     cdef u64 place = extra.place & ~<u64>PLACE_KIND_MASK
     seal_burned(s, key, seal, place)
     seal_ended(s, seal, place)
@@ -182,7 +176,7 @@ cdef void seal_balances(const state_t *s, seal_t *seal, u64 ordinal, bint debit,
                         u64 timestamp) noexcept nogil:
     cdef transfer_balances_t *both = <transfer_balances_t *>slab_at(&s.transfer_balances, ordinal)
     cdef u64 *out = seal.out_balances
-    out[0], out[1] = account, seal_extra(s, ordinal).place & ~<u64>PLACE_KIND_MASK
+    out[0], out[1] = account, state_extra_of(s, ordinal).place & ~<u64>PLACE_KIND_MASK
     out[2], out[3] = timestamp, 0
     memcpy(out + 4, &both.debit if debit else &both.credit, sizeof(balances_t))
     seal.out_balances += 4 + sizeof(balances_t) // sizeof(u64)
@@ -219,7 +213,7 @@ cdef void seal_distinct(const state_t *s, const u64 *key, u64 first, u64 end, u6
         distinct.places[i][0] = 0
     distinct.count, distinct.list = 0, hashes
     for i in range(first, end):
-        t = seal_record(s, i)
+        t = state_transfer_of(s, i)
         # Most repeat what the one before said.
         if last == NULL or t.user_data_128 != last.user_data_128:
             seal_note(key, BLOCK_FIELD_USER_DATA_128, t.user_data_128, distinct)
@@ -259,10 +253,10 @@ cdef void seal_block(const state_t *s, const u64 *key, seal_t *seal, u64 first, 
     """A block's record, and its hashes, which wait for those of the rest of its panel."""
     cdef u64 before = room.ends[room.blocks - 1] if room.blocks else 0
     cdef block_t *block = seal.out_blocks
-    block.place_first = seal_extra(s, first).place & ~<u64>PLACE_KIND_MASK
-    block.timestamp_first = seal_record(s, first).timestamp
-    block.timestamp_last = seal_record(s, end - 1).timestamp
-    block.group_last = seal_extra(s, end - 1).place >> PLACE_GROUP_SHIFT
+    block.place_first = state_extra_of(s, first).place & ~<u64>PLACE_KIND_MASK
+    block.timestamp_first = state_transfer_of(s, first).timestamp
+    block.timestamp_last = state_transfer_of(s, end - 1).timestamp
+    block.group_last = state_extra_of(s, end - 1).place >> PLACE_GROUP_SHIFT
     block.panel = (block - room.blocks).place_first
     block.index, block.transfers = room.blocks, <u32>(end - first)
     seal.out_blocks += 1

@@ -160,16 +160,22 @@ cdef struct state_t:
 cdef inline account_t *state_account(const state_t *s, u32 index) noexcept nogil:
     return <account_t *>slab_of(&s.accounts, index, sizeof(account_t))
 
+cdef inline transfer_t *state_transfer_of(const state_t *s, u64 ordinal) noexcept nogil:
+    """Of a window, by its ordinal or what a reference keeps of that."""
+    return <transfer_t *>slab_of(&s.transfers, ordinal, sizeof(transfer_t))
+
+cdef inline transfer_extra_t *state_extra_of(const state_t *s, u64 ordinal) noexcept nogil:
+    return <transfer_extra_t *>slab_of(&s.transfer_extras, ordinal, sizeof(transfer_extra_t))
+
 cdef inline transfer_t *state_transfer(const state_t *s, u32 reference) noexcept nogil:
     if reference & OLD:
         return <transfer_t *>slab_at(&s.old_transfers, reference & REFERENCE_MASK)
-    return <transfer_t *>slab_of(&s.transfers, reference, sizeof(transfer_t))
+    return state_transfer_of(s, reference)
 
 cdef inline transfer_extra_t *state_extra(const state_t *s, u32 reference) noexcept nogil:
     if reference & OLD:
         return <transfer_extra_t *>slab_at(&s.old_extras, reference & REFERENCE_MASK)
-    return <transfer_extra_t *>slab_of(&s.transfer_extras, reference,
-                                       sizeof(transfer_extra_t))
+    return state_extra_of(s, reference)
 
 cdef inline account_extra_t *state_account_extra(const state_t *s, u32 index) noexcept nogil:
     return <account_extra_t *>slab_of(&s.account_extras, index, sizeof(account_extra_t))

@@ -12,7 +12,6 @@
 #define LEDGER_TABLE_H
 
 #include <string.h>
-#include <sys/mman.h>
 
 #include "slab.h"
 
@@ -25,7 +24,7 @@ enum {
     TABLE_DEPTH_MAX = 32 - TABLE_SLOT_BITS,
     TABLE_SPLIT_AT = TABLE_SLOTS * 3 / 4,
     TABLE_SPARE = 64, /* parts kept ready, so that splits during a request do not allocate */
-    TABLE_SMALL_PARTS = 8,      /* parts of a small table: they are no part of a huge page */
+    TABLE_SMALL_PARTS = 8, /* that a table has before it takes a huge page */
 };
 #define TABLE_NONE 0xFFFFFFFFu
 

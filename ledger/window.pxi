@@ -59,8 +59,7 @@ cdef int window_drop(state_t *s) noexcept nogil:
         if kept != NONE:
             old_remove(s, kept)
     if next.transfers > w.transfers:
-        s.sealed_timestamp_max = (<transfer_t *>slab_at(&s.transfers,
-                                                        next.transfers - 1)).timestamp
+        s.sealed_timestamp_max = state_transfer_of(s, next.transfers - 1).timestamp
     slab_forget(&s.transfers, next.transfers)
     slab_forget(&s.transfer_extras, next.transfers)
     slab_forget(&s.links, next.transfers)
