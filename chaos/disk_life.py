@@ -275,7 +275,7 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
     engine = Engine(
         parts.core, parts.buffers, log, clock, runner, stamp=stamp, sealer=parts.sealer
     )
-    engine.start(START_NS, config.RELEASE)
+    engine.start(START_NS, config.RELEASE, random.getrandbits(64))
     runner.turn()
     base_ns = clock.ns
     requests = itertools.islice(Generator(script.seed), script.first, None)

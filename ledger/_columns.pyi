@@ -28,6 +28,7 @@ PANELS: Final[int]
 ACCOUNTS: Final[int]
 HOLDS: Final[int]
 SESSIONS: Final[int]
+STARTS: Final[int]
 RECORD_BYTES: Final[dict[int, int]]
 """Bytes of a record of each of these columns."""
 

@@ -36,6 +36,7 @@ class Core:
         payload: NDArray[np.uint8],
         counts: NDArray[np.uint16],
         window_events: int = 0,
+        starts_max: int = ...,
     ) -> None: ...
     @property
     def position(self) -> int:
@@ -55,8 +56,12 @@ class Core:
     @property
     def counts_by_kind(self) -> dict[str, int]:
         """How much the book holds, by name."""
-    def start(self, now_ns: int, wall_ns: int, release: int) -> None:
-        """Open a run of the server: a start record at ledger time max(clock + 1, now_ns)."""
+    def start(self, now_ns: int, wall_ns: int, release: int, id: int = 0) -> None:
+        """Open a run of the server: a start record at ledger time max(clock + 1, now_ns).
+
+        id: 64 bits that no other start of any copy of this book has, at random. The replies of
+        this run say it; of 0 they say the start's ledger time instead.
+        """
     def execute(
         self,
         buffer: Bytes,
@@ -165,10 +170,10 @@ class Core:
         room or a window is dropped. DataRefused for a hold without an end: an open one is never
         asked for.
         """
-    def open_snapshot(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def open_snapshot(self) -> tuple[dict[int, NDArray[np.uint8]], dict[str, Any]]:
         """Begin to copy the state as it is now, at the end of a group.
 
-        Returns the sessions, uint8, and a dict of the numbers.
+        Returns its sessions and starts, uint8 by column, and a dict of the numbers.
         """
     def copy_snapshot(self, out: NDArray[np.uint8]) -> tuple[int, int]:
         """Copy the next accounts, then the next open holds, into `out`, uint8, (n,).
@@ -178,8 +183,8 @@ class Core:
     def close_snapshot(self) -> None:
         """Give up what is not copied yet."""
     def restore(self, column: int, records: NDArray[np.uint8]) -> None:
-        """Put back what a checkpoint holds: accounts, holds, then all sessions at once; into an
-        empty core. records: uint8, (n, record bytes). DataRefused when they do not fit.
+        """Put back what a checkpoint holds: starts, accounts, holds, then all sessions at once;
+        into an empty core. records: uint8, (n, record bytes). DataRefused when they do not fit.
         """
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         """The numbers that open_snapshot gave, when all columns are back."""

@@ -24,7 +24,7 @@ import hashlib
 
 import numpy
 
-from ledger.config import GROUPS_IN_FLIGHT_MAX
+from ledger.config import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
 from ledger.errors import DataRefused
 
 include "status.pxi"
@@ -38,6 +38,7 @@ include "undo.pxi"
 include "create.pxi"
 include "select.pxi"
 include "query.pxi"
+include "starts.pxi"
 include "session.pxi"
 include "seal.pxi"
 include "request.pxi"
@@ -66,7 +67,7 @@ cdef class Core:
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
     window_events: how much a window holds (transfers, burned ids and ends of holds together); 0:
-    one window for ever, all history in memory.
+    one window for ever, all history in memory. starts_max: how many starts are kept.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. They are filled by execute() and original_answer().
     """
@@ -80,7 +81,8 @@ cdef class Core:
     cdef readonly u32 resends  # answers of the last execute() that the journal must rebuild
 
     def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
-                  answers not None, payload not None, counts not None, u64 window_events=0):
+                  answers not None, payload not None, counts not None, u64 window_events=0,
+                  u32 starts_max=STARTS_MAX):
         cdef u64 key[2]
         key_of(hash_key, key)
         PyObject_GetBuffer(answers, &self.answers, PyBUF_SIMPLE | PyBUF_WRITABLE)
@@ -89,9 +91,10 @@ cdef class Core:
         if <uintptr_t>self.payload.buf % 16 or <uintptr_t>self.answers.buf % 16:
             raise ValueError("answers and payload must be aligned to 16 bytes")
         invariant(sizeof(session_t) == COLUMN_SESSIONS_BYTES
-                  and sizeof(hold_record_t) == COLUMN_HOLDS_BYTES)
+                  and sizeof(hold_record_t) == COLUMN_HOLDS_BYTES
+                  and sizeof(start_mark_t) == COLUMN_STARTS_BYTES and starts_max > 0)
         self.ready = True  # from here on there may be memory to give back
-        if state_init(&self.s, group_bytes_max, sessions_max, key, window_events) != 0:
+        if state_init(&self.s, group_bytes_max, sessions_max, starts_max, key, window_events):
             raise MemoryError("the ledger's tables")
         self.columns = {}
         self.groups = [numpy.zeros(group_bytes_max, "u1") for _ in range(GROUPS_IN_FLIGHT_MAX)]
@@ -147,12 +150,14 @@ cdef class Core:
             "sessions": self.s.session_table.count,
         }
 
-    def start(self, u64 now_ns, u64 wall_ns, u32 release):
+    def start(self, u64 now_ns, u64 wall_ns, u32 release, u64 id=0):
         """Open a run of the server: a start record at ledger time max(clock + 1, now_ns)."""
         cdef start_t *record
         self.s.clock = max(self.s.clock + 1, now_ns)
         record = <start_t *>effect_append(&self.s, KIND_START, sizeof(start_t))
         record.timestamp, record.wall, record.release = self.s.clock, wall_ns, release
+        record.id = id
+        starts_record(&self.s, record, self.s.position)
 
     def execute(self, buffer not None, arrivals not None, u32 first, u32 count, u64 now_ns,
                 bint takes_creates=True):
@@ -212,12 +217,7 @@ cdef class Core:
         return session_newest_group(&self.s)
 
     def take_group(self):
-        """Close the open group and begin the next.
-
-        Returns a dict of the group's header fields (group, position_first, position_count,
-        run_count, clock_before, clock_after, transfer_timestamp_min, transfer_timestamp_max) and
-        its body as a memoryview, valid until GROUPS_IN_FLIGHT_MAX others were begun.
-        """
+        """Close the open group and begin the next; see the .pyi."""
         cdef state_t *s = &self.s
         effect_end_run(s)
         fields = {
@@ -289,17 +289,19 @@ cdef class Core:
         """
         cdef Py_buffer data
         cdef replay_t r
+        cdef answer_t *answer = <answer_t *>self.answers.buf
         cdef int why
         memset(&r, 0, sizeof(r))
         PyObject_GetBuffer(body, &data, PyBUF_SIMPLE)
         r.body, r.body_bytes, r.group_position = <const u8 *>data.buf, data.len, position_first
         with nogil:
-            why = replay_answer(&r, record_offset, <answer_t *>self.answers.buf,
+            why = replay_answer(&r, record_offset, answer,
                                 <u8 *>self.payload.buf, self.payload.len,
                                 <u16 *>self.counts.buf, <u32>(self.counts.len // 2))
         PyBuffer_Release(&data)
         if why != 0:
             raise DataRefused(f"no request is recorded at offset {record_offset} of its group")
+        answer.start_id = starts_id(&self.s, answer.position)
 
     def accounts(self):
         """All accounts as stored, in order of creation: bytes of ACCOUNT records."""
@@ -323,6 +325,12 @@ cdef class Core:
                 holds.append((hold.position, hold.expires_at))
         return numpy.array(sorted(holds), numpy.uint64).reshape(-1, 2)
 
+    def starts(self):
+        """The starts that are kept, oldest first: array of (id, position), shape (n, 2)."""
+        found = numpy.empty((starts_kept(&self.s), 2), numpy.uint64)
+        starts_copy(&self.s, <start_mark_t *><uintptr_t>found.ctypes.data)
+        return found
+
     def _sessions(self):
         """What a session's past is, volatile parts left out, in order of session number."""
         cdef u64 i
@@ -338,7 +346,7 @@ cdef class Core:
         return sorted(sessions)
 
     def state_hash(self):
-        """SHA-256 over accounts in creation order, open holds, burned ids, sessions, and clocks.
+        """SHA-256 over accounts as created, open holds, burned ids, sessions, starts and clocks.
 
         Two cores that went through the same groups, live or by replay, have the same.
         """
@@ -346,6 +354,7 @@ cdef class Core:
         digest.update(self.accounts())
         digest.update(self.open_holds().tobytes())
         digest.update((<const char *>&self.s.burned_hash)[:16])
+        digest.update(self.starts().tobytes())
         for session in self._sessions():
             digest.update(b"".join(part if isinstance(part, bytes) else part.to_bytes(8, "little")
                                    for part in session))
@@ -501,25 +510,14 @@ cdef class Core:
     def open_snapshot(self):
         """Begin to copy the state as it is now, at the end of a group.
 
-        Returns the sessions, uint8, and a dict of the numbers.
+        Returns its sessions and starts, uint8 by column, and a dict of the numbers.
         """
         cdef state_t *s = &self.s
-        cdef session_t *session
-        cdef u64 i, count = 0
-        cdef u8[::1] out
         sessions = numpy.empty(s.session_table.count * sizeof(session_t), numpy.uint8)
-        if s.session_table.count:
-            out = sessions
-            for i in range(s.sessions.count):
-                if session_at(s, <u32>i).session == 0:
-                    continue
-                session = <session_t *>&out[count * sizeof(session_t)]
-                session[0] = session_at(s, <u32>i)[0]
-                session.route = session.route_group = 0
-                session.route_number = session.newer = session.older = 0
-                count += 1
+        session_copy(s, <session_t *><uintptr_t>sessions.ctypes.data)
+        starts = self.starts().view(numpy.uint8).ravel()
         snapshot_open(s)
-        return sessions, {
+        return {COLUMN_SESSIONS: sessions, COLUMN_STARTS: starts}, {
             "group": s.group_number - 1,
             "position": s.position,
             "clock": s.clock,
@@ -556,8 +554,8 @@ cdef class Core:
             snapshot_close(&self.s)
 
     def restore(self, u32 column, records not None):
-        """Put back what a checkpoint holds: accounts, holds, then all sessions at once; into an
-        empty core. records: uint8, (n, record bytes)."""
+        """Put back what a checkpoint holds: starts, accounts, holds, then all sessions at once;
+        into an empty core. records: uint8, (n, record bytes)."""
         cdef const u8[:, ::1] view = records
         cdef u64 count = <u64>view.shape[0], i
         cdef int why = 0
@@ -577,6 +575,8 @@ cdef class Core:
                     why = restore_account(&self.s, <const account_t *>&view[i, 0], count - i)
                 elif column == COLUMN_HOLDS:
                     why = restore_hold(&self.s, <const hold_record_t *>&view[i, 0])
+                elif column == COLUMN_STARTS:
+                    why = starts_restore(&self.s, <const start_mark_t *>&view[i, 0])
                 else:
                     why = restore_session(&self.s, <const session_t *>&view[i, 0])
                 if why != 0:

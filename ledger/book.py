@@ -26,7 +26,7 @@ from ledger import config, schema
 from ledger.calls import Answered, Calls, Rows, kind, pieces
 from ledger.engine import Engine
 from ledger.errors import Busy, DataRefused, DiskFull, LedgerError, LedgerStopped, WrongProcess
-from ledger.recovery import Parts, recover
+from ledger.recovery import Parts, recover, start_id
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
 
@@ -181,7 +181,7 @@ class Book(_Door[Rows]):
         engine = parts.engine(runner)
         super().__init__(parts, engine)
         with lock:
-            engine.start(time.time_ns(), config.RELEASE)
+            engine.start(time.time_ns(), config.RELEASE, start_id())
         self._wait_idle()
 
     def create_many(self, records: Any) -> Rows:
@@ -276,7 +276,7 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         self._rooms: set[asyncio.Future[None]] = set()  # callers that wait for acceptance
         engine = parts.engine(runner)
         super().__init__(parts, engine)
-        engine.start(time.time_ns(), config.RELEASE)
+        engine.start(time.time_ns(), config.RELEASE, start_id())
 
     async def create_many(self, records: Any) -> Rows:
         """As Book.create_many."""

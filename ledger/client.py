@@ -46,6 +46,8 @@ class AsyncClient(Calls[Awaitable[Rows]]):
     OutcomeUnknown -- sent, but not answered in time; retry with the same ids.
     SessionEvicted -- the server ended the client's session: from then on every call raises it and a
         new client is needed. The reason no_session may mean that the server has lost its history.
+    HistoryLost -- the server answered at an earlier position than it had before: its journal was
+        put back from a copy. From then on every call raises it and a new client is needed.
     """
 
     def __init__(

@@ -47,7 +47,8 @@ enum {
     C(PANELS, 6, 4064, "place of a panel's first block, part, filters of its blocks")         \
     C(ACCOUNTS, 16, 128, "the accounts at a checkpoint")                                       \
     C(HOLDS, 17, 160, "the open holds at a checkpoint")                                        \
-    C(SESSIONS, 18, 128, "the sessions at a checkpoint")
+    C(SESSIONS, 18, 128, "the sessions at a checkpoint")                                       \
+    C(STARTS, 19, 16, "id and position of the starts before a checkpoint")
 
 #define AS_COLUMN(name, number, bytes, doc) \
     COLUMN_##name = (number), COLUMN_##name##_BYTES = (bytes),

@@ -43,6 +43,7 @@ HEAD_NS = 5_000_000_000  # how often the head stamp is renewed
 
 # The engine.
 SESSIONS_MAX = 100_000
+STARTS_MAX = 65_536  # of a server that are kept: what a client saw before those is believed
 REPLY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024  # answers that wait for their group
 HELD_BYTES_EACH = 512  # what holding an answer costs besides its bytes
 ANSWERS_MAX = 1024  # answered in one call of the core

@@ -489,11 +489,14 @@ class Engine:
         else:
             self._schedule_expiry()
 
-    def start(self, wall_ns: int, release: int) -> None:
-        """Open this run of the server; the first group holds its start record."""
+    def start(self, wall_ns: int, release: int, start_id: int) -> None:
+        """Open this run of the server; the first group holds its start record.
+
+        start_id: 64 bits at random, so that no run of a copy of the book has the same.
+        """
         with self._place:
             self._open_group()
-            self.core.start(self._now_ns, wall_ns, release)
+            self.core.start(self._now_ns, wall_ns, release, start_id)
             self._ask_flush()
 
     # ---- the end --------------------------------------------------------------------------------

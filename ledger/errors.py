@@ -91,3 +91,23 @@ class SessionEvicted(LedgerError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the server ended the session: {reason}")
         self.reason = reason
+
+
+class HistoryLost(LedgerError):
+    """The server answered at `position`, before `seen`, which it had answered from earlier.
+
+    Its journal was put back from a copy: payments that were acknowledged may be gone, and the
+    request that was answered so is done on what is left. The client is finished.
+    """
+
+    exit_code = Exit.DATA_REFUSED
+
+    def __init__(self, seen: int, position: int) -> None:
+        super().__init__(
+            f"the server has lost history: it answered at position {position}, this client has"
+            f" seen {seen}; the request is done on what is left, find out what is gone"
+        )
+        self.seen, self.position = seen, position
+
+    def __reduce__(self) -> tuple[type[HistoryLost], tuple[int, int]]:
+        return type(self), (self.seen, self.position)

@@ -56,7 +56,7 @@
 #define FRAME_REPLY_FIELDS(F, A)                                                               \
     F(u128, request_checksum, "checksum of the request")                                       \
     F(u128, request_checksum_padding, "0")                                                     \
-    F(u128, context, "check of the 240 bytes after checksum while the context is 0")           \
+    F(u128, context, "this server's: id of the start that op is of << 64 | op")                 \
     F(u128, context_padding, "0")                                                              \
     F(u128, client, "echoed")                                                                  \
     F(u64, op, "position; not 0; of a register reply the session number")                      \
@@ -276,12 +276,9 @@ static inline void frame_begin(frame_header_t *header, u128 cluster, u32 size, u
     header->common.command = command;
 }
 
-/* Checks of a frame whose body is in place, then its header before it. The context of a reply is
- * taken while it is still 0, after the body's check and before the header's. */
+/* Checks of a frame whose body is in place, then its header before it. */
 static inline void frame_seal(u8 *frame, frame_header_t *header) {
     header->common.checksum_body = frame_body_check(frame, header->common.size);
-    if (header->common.command == COMMAND_REPLY)
-        header->reply.context = frame_header_check(header);
     header->common.checksum = frame_header_check(header);
     memcpy(frame, header, sizeof *header);
 }
@@ -357,6 +354,7 @@ static inline void frame_read_request(const frame_server_t *server, const u8 *bu
     if (!frame_request_valid(request)) return;
     arrival->client = request->client;
     arrival->checksum = header->common.checksum;
+    arrival->parent = request->parent;
     arrival->session = request->session;
     arrival->number = request->number;
     arrival->operation = request->operation;
@@ -452,6 +450,7 @@ static inline void frame_write_reply(const frame_server_t *server, const answer_
     u8 *body = frame + MESSAGE_HEADER_BYTES;
     header->common.release = answer->release;
     header->reply.request_checksum = answer->checksum;
+    header->reply.context = (u128)answer->start_id << 64 | answer->position;
     header->reply.client = answer->client;
     header->reply.op = answer->position;
     header->reply.commit = answer->position;

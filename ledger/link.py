@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ledger import config, schema
 from ledger._wire import ClientCodec
-from ledger.errors import Busy, LedgerError, OutcomeUnknown, SessionEvicted
+from ledger.errors import Busy, HistoryLost, LedgerError, OutcomeUnknown, SessionEvicted
 from ledger.schema import EvictionReason, Operation, Verdict, WireError
 
 Rows = NDArray[np.void]
@@ -51,6 +51,7 @@ class _Flight(NamedTuple):
     result: np.dtype[np.void]
     expected: int  # results of a request that creates; else -1
     done: asyncio.Future[Rows]
+    seen: int  # the highest position that a reply had seen when it was sent first
 
 
 class _Session:
@@ -230,7 +231,7 @@ class Link:
             raise self._ended
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Rows] = loop.create_future()
-        session.flight = _Flight(frame, operation, result, expected, done)
+        session.flight = _Flight(frame, operation, result, expected, done, self.position)
         session.interval = config.RESEND_SECONDS
         self._send(session, loop.time())
         if self._ticker is None:
@@ -326,6 +327,10 @@ class Link:
         flight = session.flight
         if reply.verdict != Verdict.REPLY or reply.checksum != flight.frame[:CHECKSUM_BYTES]:
             return
+        if reply.position < flight.seen:
+            lost = HistoryLost(flight.seen, reply.position)
+            self._end(lost, str(lost))
+            return
         session.flight = None
         session.parent = int.from_bytes(reply.context, "little")
         self.position = max(self.position, reply.position)
@@ -361,7 +366,7 @@ class Link:
                 )
 
     def _end(self, error: LedgerError, why: str) -> None:
-        """Every later call raises `error`; calls under way do too if that is an eviction."""
+        """Every later call raises `error`; calls under way do too if the server gave cause."""
         if self._ended is not None:
             return
         self._ended = error
@@ -369,7 +374,7 @@ class Link:
             flight, session.flight = session.flight, None
             if flight is None or flight.done.done():
                 continue
-            if isinstance(error, SessionEvicted):
+            if isinstance(error, SessionEvicted | HistoryLost):
                 flight.done.set_exception(error)
             elif flight.operation == Operation.REGISTER:
                 flight.done.set_exception(ConnectionError(f"{why}; nothing was executed"))

@@ -140,7 +140,8 @@ enum { GROUP_FORMAT = 1 };
     F(u64, timestamp, "ledger clock when this run of the server began; ns")                    \
     F(u64, wall, "wall clock at that moment; ns")                                              \
     F(u32, release, "release of the software, patch in bits 0-7, minor 8-15, major 16-31")     \
-    A(u8, reserved, 12, "0")
+    A(u8, reserved, 4, "0")                                                                    \
+    F(u64, id, "random; clients say it again; 0 in older journals: the timestamp is")
 
 #define SESSION_FIELDS(F, A)                                                                   \
     F(u128, client, "client id; not 0")                                                        \
@@ -195,6 +196,7 @@ enum { GROUP_FORMAT = 1 };
 #define ARRIVAL_FIELDS(F, A)                                                                   \
     F(u128, client, "client id; 0 for an in-process request")                                  \
     F(u128, checksum, "of the request; a resend has the same")                                 \
+    F(u128, parent, "context of the last reply the client saw; 0 for none")                    \
     F(u64, session, "session number; 0 in a register request")                                 \
     F(u32, number, "request number in its session")                                            \
     F(u32, release, "the client's release")                                                    \
@@ -228,7 +230,9 @@ enum { GROUP_FORMAT = 1 };
     F(u8, operation, "Operation")                                                              \
     F(u8, verdict, "Verdict of the core")                                                      \
     F(u8, reason, "EvictionReason when the verdict is evict")                                  \
-    A(u8, reserved, 15, "0")                                                                   \
+    F(u8, lost, "evict: 1 when the client saw what this book does not hold")                   \
+    A(u8, reserved, 6, "0")                                                                    \
+    F(u64, start_id, "id of the start that the position is of; 0 when it is not kept")         \
     F(u64, ping_timestamp, "echoed in a pong")
 
 #define REPLY_FIELDS(F, A)                                                                     \
@@ -270,7 +274,7 @@ enum { GROUP_FORMAT = 1 };
     R(outcome, outcome_t, OUTCOME_FIELDS, 16, "the result of an event not plainly created")    \
     R(resolution, resolution_t, RESOLUTION_FIELDS, 48, "a hold was posted, voided or expired") \
     R(burned_id, burned_id_t, BURNED_ID_FIELDS, 32, "a transfer id was used up by a failure")  \
-    R(arrival, arrival_t, ARRIVAL_FIELDS, 96, "a frame that was read, for the core")           \
+    R(arrival, arrival_t, ARRIVAL_FIELDS, 112, "a frame that was read, for the core")           \
     R(answer, answer_t, ANSWER_FIELDS, 112, "what the core answers, for the codec")            \
     R(reply, reply_t, REPLY_FIELDS, 112, "a frame that a client read")
 

@@ -59,7 +59,7 @@ cdef extern from "record.h" nogil:
         u32 count, bytes, reserved
 
     ctypedef struct start_t:
-        u64 timestamp, wall
+        u64 timestamp, wall, id
         u32 release
 
     ctypedef struct session_record_t:
@@ -96,7 +96,7 @@ cdef extern from "record.h" nogil:
         u32 status, reserved
 
     ctypedef struct arrival_t:
-        u128 client, checksum
+        u128 client, checksum, parent
         u64 session
         u32 number, release, events_offset, event_count, batches_offset
         u16 batch_count
@@ -105,11 +105,11 @@ cdef extern from "record.h" nogil:
 
     ctypedef struct answer_t:
         u128 client, checksum
-        u64 position, timestamp, group
+        u64 position, timestamp, group, start_id
         u32 record_offset, arrival, number, release
         u32 payload_offset, payload_bytes, counts_offset
         u16 batch_count
-        u8 operation, verdict, reason
+        u8 operation, verdict, reason, lost
         u64 ping_timestamp
 
     ctypedef struct reply_t:

@@ -87,11 +87,16 @@ def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
     return core, buffers
 
 
+def start_id() -> int:
+    """An id for one start of a book, which no start of any copy of it has."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
 def create(directory: Path, cluster: int) -> None:
     """Make a new book: its first group holds one start record. Errors as Journal.create."""
     core, _ = new_core()
     now_ns = time.time_ns()
-    core.start(now_ns, now_ns, config.RELEASE)
+    core.start(now_ns, now_ns, config.RELEASE, start_id())
     fields, body = core.take_group()
     del fields["group"]
     Journal.create(directory, cluster, Group(body, **fields))
@@ -141,9 +146,12 @@ def restore(history: History, core: _core.Core) -> int:
         core.filter_insert(hashes)
     if checkpoint is None:
         return 0
+    if checkpoint.count(_columns.STARTS) == 0:
+        raise ColumnDamaged(checkpoint.path, "it is of software that kept no starts")
     some, every = config.CHECKPOINT_STEP_BYTES // 128, config.SESSIONS_MAX
     # Sessions are put in the order of their last requests, which takes all of them at once.
     for column, step in (
+        (_columns.STARTS, every),
         (_columns.ACCOUNTS, some),
         (_columns.HOLDS, some),
         (_columns.SESSIONS, every),

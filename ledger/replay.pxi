@@ -1,10 +1,10 @@
 # Replay: the journal's groups applied again, without judging; and an original reply rebuilt from
 # one.
 #
-# Needs: state.pxi, history.pxi, session.pxi, create.pxi. Gives: replay_*. Effects are applied in
-# the order they were written, by the very functions that made them. What does not fit the state it
-# meets (an account that is not there, a hold that is not open) is refused with the position of the
-# record: such a journal was not written by this ledger.
+# Needs: state.pxi, history.pxi, starts.pxi, session.pxi, create.pxi. Gives: replay_*. Effects are
+# applied in the order they were written, by the very functions that made them. What does not fit
+# the state it meets (an account that is not there, a hold that is not open) is refused with the
+# position of the record: such a journal was not written by this ledger.
 
 cdef struct replay_t:
     const u8 *body
@@ -139,6 +139,8 @@ cdef int replay_record(state_t *s, replay_t *r, u16 kind, const u8 *record) noex
         return replay_session(s, r, <const session_record_t *>record)
     if kind == KIND_SESSION_EVICTED:
         return replay_evicted(s, r, <const session_evicted_t *>record)
+    if kind == KIND_START:
+        starts_record(s, <const start_t *>record, r.at)
     return 0
 
 cdef int replay_next_run(replay_t *r, u64 *offset, run_t *run) noexcept nogil:

@@ -1,8 +1,9 @@
 # Request: one arrival through the core: its session, due expiries, room, the operation, its record.
 #
-# Needs: state.pxi, wanted.pxi, window.pxi, session.pxi, create.pxi, query.pxi. Gives: request_*. A
-# request that cannot be taken leaves nothing behind. A request's records are contiguous in the
-# group: request, batch counts when there are several, effects in order of execution, outcomes.
+# Needs: state.pxi, wanted.pxi, window.pxi, starts.pxi, session.pxi, create.pxi, query.pxi. Gives:
+# request_*. A request that cannot be taken leaves nothing behind. A request's records are
+# contiguous in the group: request, batch counts when there are several, effects in order of
+# execution, outcomes.
 
 cdef enum:
     REQUEST_DONE = 0
@@ -257,6 +258,7 @@ cdef int request_execute(state_t *s, const u8 *buffer, const arrival_t *arrival,
     answer.operation, answer.verdict = arrival.operation, arrival.verdict
     answer.reason, answer.ping_timestamp = arrival.reason, arrival.ping_timestamp
     answer.position, answer.timestamp = s.position, s.clock
+    answer.start_id = starts_id(s, s.position)
     if arrival.verdict != VERDICT_REPLY:
         return REQUEST_DONE
     return request_dispatch(s, buffer, arrival, place, answer)

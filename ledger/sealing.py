@@ -78,10 +78,13 @@ class Host(Protocol):
 
 
 class _Snapshot:
-    """A checkpoint under way: the numbers and the sessions of one moment, the rest copied later."""
+    """A checkpoint under way: the numbers, sessions and starts of one moment, the rest copied
+    later."""
 
-    def __init__(self, sessions: npt.NDArray[np.uint8], numbers: dict[str, Any]) -> None:
-        self.sessions, self.numbers = sessions, numbers
+    def __init__(
+        self, few: dict[int, npt.NDArray[np.uint8]], numbers: dict[str, Any]
+    ) -> None:
+        self.few, self.numbers = few, numbers
         self.group = int(numbers["group"])
         self.column = 0
         self.writer: Writer | None = None
@@ -96,8 +99,9 @@ class _Snapshot:
         """Write what was copied; all is written when nothing was."""
         writer = self.begin(past, ends)
         if column == 0:
-            writer.column(_columns.SESSIONS, _columns.RECORD_BYTES[_columns.SESSIONS])
-            writer.append(self.sessions)
+            for one, records in self.few.items():
+                writer.column(one, _columns.RECORD_BYTES[one])
+                writer.append(records)
             writer.commit(encode_numbers(self.numbers))
             return
         if column != self.column:

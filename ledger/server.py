@@ -27,7 +27,7 @@ from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
 from ledger.errors import DiskFull, LedgerError, LedgerStopped
-from ledger.recovery import Parts, Progress, recover
+from ledger.recovery import Parts, Progress, recover, start_id
 from ledger.runner import LoopRunner
 from ledger.scrub import Scrub
 
@@ -179,7 +179,7 @@ class _Server:
     ) -> Exit:
         loop = asyncio.get_running_loop()
         engine = parts.engine(runner, self._stopped)
-        engine.start(time.time_ns(), config.RELEASE)
+        engine.start(time.time_ns(), config.RELEASE, start_id())
         await self._until(lambda: engine.idle, config.START_SECONDS_MAX)
         door = Door(engine, parts.journal.cluster, self.connections_max)
         if self._cause is None:

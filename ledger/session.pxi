@@ -1,10 +1,10 @@
 # Session: who may ask, and whether a request was asked before.
 #
-# Needs: state.pxi, history.pxi. Gives: session_*. A session remembers its last request that
-# creates: its number, its checksum and where the journal holds it, so that a resend gets its
-# original reply. An unknown session is never adopted: its eviction is a client's one signal that
-# its server lost history. Order by last activity, and who asked last, are volatile: they are not
-# part of the state.
+# Needs: state.pxi, history.pxi, starts.pxi. Gives: session_*. A session remembers its last request
+# that creates: its number, its checksum and where the journal holds it, so that a resend gets its
+# original reply. An unknown session is never adopted, and who saw what this book does not hold is
+# not served: an eviction is a client's one signal that its server lost history. Order by last
+# activity, and who asked last, are volatile: they are not part of the state.
 
 cdef inline session_t *session_at(const state_t *s, u32 index) noexcept nogil:
     return <session_t *>slab_at(&s.sessions, index)
@@ -117,13 +117,27 @@ cdef u8 session_judge(state_t *s, const arrival_t *arrival, u32 *found,
             and session.route == arrival.route):
         return VERDICT_DROP
     if arrival.number > session.number:
-        return VERDICT_REPLY
+        if arrival.parent == 0 or starts_hold(s, arrival.parent):
+            return VERDICT_REPLY
+        answer.reason, answer.lost = EVICT_NO_SESSION, True
+        return VERDICT_EVICT
     if arrival.checksum != session.checksum:
         return VERDICT_DROP
     session.route, session.route_number = arrival.route, arrival.number
     session.route_group = max(session.group, s.durable_group)
     answer.group, answer.record_offset = session.group, session.record_offset
     return VERDICT_RESEND
+
+cdef void session_copy(const state_t *s, session_t *out) noexcept nogil:
+    """All sessions, without what is volatile."""
+    cdef u64 i
+    for i in range(s.sessions.count):
+        if session_at(s, <u32>i).session == 0:
+            continue
+        out[0] = session_at(s, <u32>i)[0]
+        out.route = out.route_group = 0
+        out.route_number = out.newer = out.older = 0
+        out += 1
 
 cdef void session_asked(state_t *s, u32 index, u64 route, u32 number) noexcept nogil:
     cdef session_t *session = session_at(s, index)

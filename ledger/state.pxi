@@ -90,6 +90,9 @@ cdef struct session_t:
     u32 newer, older  # volatile: by last activity
     u64 reserved[4]
 
+cdef struct start_mark_t:
+    u64 id, position  # of its record: the first that it owns
+
 cdef struct undo_t:
     u32 kind, index
     u64 reserved
@@ -144,6 +147,9 @@ cdef struct state_t:
     u32 *expiries  # 4-ary heap of hold slots by (expires_at, transfer)
     # sessions
     u32 session_newest, session_oldest, session_max
+    # starts of the server: a ring, by ordinal
+    start_mark_t *starts
+    u64 starts_end, starts_max
     # the open group
     u8 *group
     u64 group_number, group_clock_before, group_position_first
@@ -201,7 +207,7 @@ cdef inline u32 state_tag(const state_t *s, u128 id) noexcept nogil:
 cdef inline u16 state_event_flags(const u8 *event) noexcept nogil:
     return (<const u16 *>(event + EVENT_FLAGS_AT))[0]
 
-cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
+cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max, u32 starts_max,
                     const u64 *key, u64 window_max) noexcept nogil:
     cdef int i, why
     memset(s, 0, sizeof(state_t))
@@ -225,7 +231,9 @@ cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max,
     # A chain of one request: each event changes two accounts and opens or closes one hold.
     s.undo_room = 3 * EVENTS_MAX
     s.undo = <undo_t *>aligned_alloc(16, s.undo_room * sizeof(undo_t))
-    if s.undo == NULL:
+    s.starts_max = starts_max
+    s.starts = <start_mark_t *>calloc(starts_max, sizeof(start_mark_t))
+    if s.undo == NULL or s.starts == NULL:
         return -1
     why = (slab_init_ring(&s.transfers, sizeof(transfer_t))
            | slab_init_ring(&s.transfer_extras, sizeof(transfer_extra_t))
@@ -270,6 +278,7 @@ cdef void state_free(state_t *s) noexcept nogil:
     free(s.attached)
     free(s.expiries)
     free(s.undo)
+    free(s.starts)
 
 cdef int state_reserve(state_t *s, u64 accounts, u64 transfers) noexcept nogil:
     """0, or -1 when memory for so many further records is not to be had: before anything changed.

@@ -239,7 +239,7 @@ class Bench:
             self.core, self.buffers, self.log, self.clock, self.runner,
             stamp=self.stamp, on_stopped=self.told.append, **options,
         )  # fmt: skip
-        self.engine.start(NOW, config.RELEASE)
+        self.engine.start(NOW, config.RELEASE, 1)
         if started:
             self.settle()
 

@@ -99,7 +99,7 @@ class Sealing(Bench):
             self.core, self.buffers, self.journal, self.clock, self.runner,
             sealer=self.sealer, on_stopped=self.told.append,
         )  # fmt: skip
-        self.engine.start(NOW, config.RELEASE)
+        self.engine.start(NOW, config.RELEASE, recovery.start_id())
         self.settle()
 
     def rest(self) -> None:

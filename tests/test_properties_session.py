@@ -222,7 +222,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.runner = Runner()
         self.engine = self.parts.engine(self.runner)
         self.core = self.parts.core
-        self.engine.start(self.clock.ns, RELEASE)
+        self.engine.start(self.clock.ns, RELEASE, recovery.start_id())
         self.tells: list[Any] = []
         self.waiting: list[tuple[int, Peer, Expected]] = []
         self.peers = [Peer(route) for route in range(1, 4)]

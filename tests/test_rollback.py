@@ -7,26 +7,38 @@ servers are real processes, the clients the official one, ours, and a peer by ha
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tigerbeetle as tb
-from raw import Peer, accounts, ids, opened, posted, transfers, with_accounts
+from raw import Peer, ids, opened, posted, transfers, with_accounts
 
 import ledger
 from chaos.process import Server
 from ledger.cli import main
-from ledger.schema import EvictionReason, Operation, int_of
+from ledger.schema import EvictionReason, Operation
 
 Start = Callable[..., Server]
+Test = Callable[..., None]
 CREATED = tb.CreateTransferStatus.CREATED
 NO_SESSION = EvictionReason.NO_SESSION
 RESTARTS = int(os.environ.get("ROLLBACK_RESTARTS", "4"))
 SEED = int(os.environ.get("ROLLBACK_SEED", "13"))
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Test:
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(test(**fixtures))
+
+    return run
 
 
 def official_account(id: int) -> tb.Account:
@@ -59,7 +71,8 @@ def put_back(running: Server, copy: Path, *, whole: bool = True) -> None:
     shutil.rmtree(target)
     shutil.copytree(copy, target)
     if not whole:
-        assert main(["rebuild", str(running.directory), "--trust-journal"]) == 0
+        with pytest.raises(SystemExit, match="0"):
+            main(["rebuild", str(running.directory), "--trust-journal"])
 
 
 def ended(running: Server, how: str) -> None:
@@ -220,7 +233,7 @@ def test_original_replies_are_the_same_bytes_in_every_start(server: Start, how: 
 
 
 def test_a_client_that_names_no_parent_is_served(server: Start) -> None:
-    """As the load generator does, which keeps nothing of a reply."""
+    """Of one that keeps nothing of a reply nothing can be told."""
     running = server()
     peer, session = with_accounts(running.address)
     ended(running, "kill")
@@ -234,30 +247,65 @@ def test_a_client_that_names_no_parent_is_served(server: Start) -> None:
 # ---- our own client -----------------------------------------------------------------------------
 
 
-def test_our_client_notices_a_position_that_was_passed_before(
-    server: Start, tmp_path: Path
-) -> None:
-    """The server evicts who saw the future; what other sessions of the client saw it notices."""
+@in_a_loop
+async def test_our_client_is_evicted_too(server: Start, tmp_path: Path) -> None:
     running = server()
-    peer, session = with_accounts(running.address)
-    peer.close()
-    client = ledger.Client(running.address, sessions=1)
-    with client:
-        client.lookup_accounts([1])
+    with_accounts(running.address)[0].close()
+    async with ledger.AsyncClient(running.address, sessions=1) as client:
+        await client.lookup_accounts([1])
         ended(running, "kill")
         copy = copied(running, tmp_path)
         running.restart()
-        assert client.create_transfers(transfers(1, 1))["status"].tolist() == [CREATED]
+        await client.create_transfers(transfers(1, 1))
+        ended(running, "kill")
+        put_back(running, copy)
+        running.restart()
+        for _ in range(2):
+            with pytest.raises(ledger.SessionEvicted, match="no_session"):
+                await client.create_transfers(transfers(2, 1))
+
+
+@pytest.mark.parametrize("registers", [True, False])
+@in_a_loop
+async def test_our_client_notices_what_another_of_its_sessions_saw(
+    server: Start, tmp_path: Path, registers: bool
+) -> None:
+    """The server has no reason to evict a session that saw nothing: the client knows better."""
+    running = server()
+    with_accounts(running.address)[0].close()
+    async with ledger.AsyncClient(running.address, sessions=2) as client:
+        together = 1 if registers else 2
+        await asyncio.gather(*[client.lookup_accounts([1]) for _ in range(together)])
+        ended(running, "kill")
+        copy = copied(running, tmp_path)
+        running.restart()
+        for number in range(1, 9):
+            await client.create_transfers(transfers(number, 1))
         seen = client.position
         ended(running, "kill")
         put_back(running, copy)
         running.restart()
-        with pytest.raises(ledger.SessionEvicted, match="no_session"):
-            client.create_transfers(transfers(2, 1))
-    assert seen > 0
-    with Peer(running.address) as again:
-        frame = session.request_frame(Operation.LOOKUP_ACCOUNTS, ids(1))
-        again.send(frame)
-        assert int_of(session.results(again.frame())["debits_posted"][0]) == 0
+        if registers:
+            client._link._free.clear()  # as if it were at work: another session is opened
+        else:
+            client._link._free.reverse()
+        for _ in range(2):
+            with pytest.raises(ledger.HistoryLost, match="lost history") as caught:
+                await client.create_transfers(transfers(20, 1))
+            assert caught.value.seen == seen > caught.value.position > 0
 
 
+@in_a_loop
+async def test_replies_that_cross_are_no_lost_history(server: Start) -> None:
+    """What is asked at the same time is answered at any positions."""
+    running = server()
+    with_accounts(running.address)[0].close()
+    async with ledger.AsyncClient(running.address, sessions=8) as client:
+        for _ in range(20):
+            await asyncio.gather(*[
+                client.create_transfers([ledger.Transfer(
+                    id=ledger.id(), debit_account_id=1, credit_account_id=2, amount=1, ledger=1,
+                    code=1,
+                )]) if number % 2 else client.lookup_accounts([1])
+                for number in range(16)
+            ])  # fmt: skip

@@ -26,8 +26,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "kernels": (
         "_core.pyx",
         "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
-        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "session.pxi",
-        "seal.pxi", "request.pxi", "replay.pxi",
+        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "starts.pxi",
+        "session.pxi", "seal.pxi", "request.pxi", "replay.pxi",
         "_wire.pyx", "_check.pyx", "_load.pyx", "_columns.pyx", "_past.pyx",
         "_audit.pyx", "_audit_requests.pyx",
     ),
@@ -60,8 +60,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "tables.h": ("frame.h",),
     "_core.pyx": (
         "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
-        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "session.pxi",
-        "seal.pxi", "request.pxi", "replay.pxi",
+        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "starts.pxi",
+        "session.pxi", "seal.pxi", "request.pxi", "replay.pxi",
     ),
     "_past.pyx": ("select.pxi",),
     "group.py": ("schema.py",),
@@ -102,7 +102,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 88
+LEDGER_FILES_MAX = 89
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.

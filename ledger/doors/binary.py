@@ -313,7 +313,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def tell_evicted(self, answer: np.void) -> None:
         reason = EvictionReason(int(answer["reason"])).name.lower()
-        self._door.tell(self._peer, f"evicted: client {int_of(answer['client'])}: {reason}")
+        lost = ": it has seen what this journal does not hold" if answer["lost"] else ""
+        self._door.tell(self._peer, f"evicted: client {int_of(answer['client'])}: {reason}{lost}")
 
     def hold(self, frames: bytes) -> None:
         """These will be delivered once they are durable."""
