@@ -186,8 +186,6 @@ def seal(values: Header, body: bytes = b"") -> bytes:
     """A frame with every check in place, whatever `values` say: also one that breaks a rule."""
     header = write_header({"size": 256 + len(body)} | values)
     header[32:48] = aegis(body)
-    if values["command"] == REPLY:
-        header[160:176] = aegis(bytes(header[16:]))
     header[0:16] = aegis(bytes(header[16:]))
     return bytes(header) + body
 

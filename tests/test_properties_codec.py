@@ -420,6 +420,7 @@ def answers(draw: st.DrawFn) -> tuple[list[dict[str, int]], bytes, list[int]]:
         row = {
             "verdict": verdict, "client": draw(numbers(16, 1)), "checksum": draw(numbers(16)),
             "position": draw(numbers(8, 1)), "timestamp": draw(numbers(8, 1)),
+            "start_id": draw(numbers(8)),
             "number": draw(numbers(4, 1)), "release": draw(numbers(4, 1)), "operation": operation,
             "payload_offset": len(payload), "payload_bytes": len(results),
             "counts_offset": len(counts), "batch_count": len(of_batches),
@@ -452,6 +453,7 @@ def sealed_answer(row: dict[str, int], payload: bytes, counts: list[int]) -> byt
     header = common | {name: row[name] for name in ("client", "timestamp", "operation", "release")}
     header |= {"command": reference.REPLY, "request_checksum": row["checksum"]}
     header |= {"request": row["number"], "op": row["position"], "commit": row["position"]}
+    header["context"] = row["start_id"] << 64 | row["position"]
     if row["operation"] == 2:
         return fast.seal(header, BODY_MAX.to_bytes(64, "little"))
     element = reference.OPERATIONS.get(row["operation"], (0, 16))[1]

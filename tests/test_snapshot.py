@@ -24,7 +24,8 @@ class Copy:
         self.core = core
         self.hash, self.counts = core.state_hash(), dict(core.counts_by_kind)
         self.holds = core.open_holds()
-        self.sessions, self.numbers = core.open_snapshot()
+        few, self.numbers = core.open_snapshot()
+        self.few = {column: records.tobytes() for column, records in few.items()}
         self.columns: dict[int, bytes] = {}
         self.done = False
 
@@ -37,8 +38,8 @@ class Copy:
             self.columns[column] = self.columns.get(column, b"") + out[: size * count].tobytes()
 
     def restored(self, driver: Driver) -> _core.Core:
-        columns = self.columns | {_columns.SESSIONS: self.sessions.tobytes()}
-        for column in (_columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
+        columns = self.columns | self.few
+        for column in (_columns.STARTS, _columns.ACCOUNTS, _columns.HOLDS, _columns.SESSIONS):
             raw = np.frombuffer(bytearray(columns.get(column, b"")), np.uint8)
             driver.core.restore(column, raw.reshape(-1, _columns.RECORD_BYTES[column]))
         driver.core.restore_numbers(self.numbers)
@@ -146,14 +147,16 @@ def test_sessions_come_back_in_the_order_of_their_last_requests(
     for client in (2, 1):
         record = encode(account(client))
         ask(before, 146, record, client, session=numbers[client], number=1)
+    before.core.start(10**18, 10**18, config.RELEASE, 7)
     before.close_group()
-    sessions, at_end = before.core.open_snapshot()
+    few, at_end = before.core.open_snapshot()
     writer = _columns.ColumnWriter(
         tmp_path / "checkpoint", kind=_columns.CHECKPOINT, cluster=0, group_first=1, group_last=1,
         position_last=1, digest=bytes(32), windows=0,
     )  # fmt: skip
-    writer.column(_columns.SESSIONS, _columns.RECORD_BYTES[_columns.SESSIONS])
-    writer.append(sessions)
+    for column, records in few.items():
+        writer.column(column, _columns.RECORD_BYTES[column])
+        writer.append(records)
     writer.finish(encode_numbers(at_end))
     monkeypatch.setattr(config, "CHECKPOINT_STEP_BYTES", 256)
     file = _columns.ColumnFile(tmp_path / "checkpoint")

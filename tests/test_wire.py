@@ -33,6 +33,7 @@ def assert_same(arrival, expected, buffer, start):
     if expected["command"] == reference.PING:
         return
     assert schema.int_of(arrival["checksum"]) == expected["checksum"]
+    assert schema.int_of(arrival["parent"]) == expected["parent"]
     assert arrival["number"] == expected["request"]
     assert arrival["operation"] == expected["operation"]
     if expected["verdict"] == "REPLY":
@@ -492,13 +493,13 @@ def test_a_stretch_outside_the_buffer_is_refused(start, end):
 
 
 def test_arrivals_must_be_writable_aligned_records():
-    for wrong in (np.zeros(1, schema.ANSWER), np.zeros(96, np.uint16)):
-        with pytest.raises(ValueError, match=r"arrivals: items of \d+ bytes, not 96"):
+    for wrong in (np.zeros(1, schema.ACCOUNT), np.zeros(96, np.uint16)):
+        with pytest.raises(ValueError, match=r"arrivals: items of \d+ bytes, not 112"):
             CODEC.parse(b"", 0, 0, wrong)
     room = np.zeros(256, np.uint8)
     shift = 8 - room.ctypes.data % 16
     with pytest.raises(ValueError, match="multiple of 16"):
-        CODEC.parse(b"", 0, 0, room[shift : shift + 96].view(schema.ARRIVAL))
+        CODEC.parse(b"", 0, 0, room[shift : shift + 112].view(schema.ARRIVAL))
     fixed = np.zeros(1, schema.ARRIVAL)
     fixed.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):
