@@ -401,10 +401,13 @@ class Sealer:
         self._resume_queue()
 
     def _resume_queue(self) -> None:
-        """Let those ask again who found too many before them, as far as there is room now."""
-        room = config.COLD_REQUESTS_MAX - len(self._asking)
-        for asker in list(self._queue)[:room]:
-            if self._stopped or self._written:
+        """Let those ask again who found too many before them, until as many are asking as may.
+
+        Whoever finds what it wants attached goes on without asking, and leaves its place to the
+        next. Each comes once: who queues itself again meanwhile is behind all of them.
+        """
+        for asker in list(self._queue):
+            if self._stopped or self._written or len(self._asking) >= config.COLD_REQUESTS_MAX:
                 return
             if self._queue.pop(asker, asker) is None:
                 asker.resume()
