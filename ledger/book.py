@@ -110,6 +110,9 @@ class _Call:
         self.error = why
         self._room()
 
+    def unanswered(self, why: DataRefused) -> None:
+        """Only what a session asks again is answered from the journal."""
+
     def stopped(self, cause: LedgerStopped) -> None:
         self.error = LedgerStopped(cause.cause)  # its own: each is raised in another thread
         self._wake()
@@ -361,6 +364,9 @@ class _Idle:
         self._notify()
 
     def refused(self, why: DataRefused) -> None:
+        pass
+
+    def unanswered(self, why: DataRefused) -> None:
         pass
 
     def stopped(self, cause: LedgerStopped) -> None:

@@ -119,6 +119,9 @@ class Asker(Protocol):
     def refused(self, why: DataRefused) -> None:
         """The first request not taken cannot be answered: the journal is damaged there."""
 
+    def unanswered(self, why: DataRefused) -> None:
+        """The same of one that was taken: its original reply cannot be rebuilt."""
+
     def stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped; nothing more will be delivered."""
 
@@ -296,9 +299,16 @@ class Engine:
         self._held_bytes += size + config.HELD_BYTES_EACH
 
     def _resend(self, asker: Asker, group: int, offset: int) -> None:
-        """The original reply of a durable request, rebuilt from the journal."""
-        header, body = self._log.one(group)
-        self.core.original_answer(body, header.position_first, offset)
+        """The original reply of a durable request, rebuilt from the journal.
+
+        Of a journal that is damaged there who asked is told, and others are served.
+        """
+        try:
+            header, body = self._log.one(group)
+            self.core.original_answer(body, header.position_first, offset)
+        except DataRefused as why:
+            asker.unanswered(why)
+            return
         taken, size = asker.take(self, 1)
         if size:
             asker.deliver(taken)

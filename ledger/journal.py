@@ -194,19 +194,19 @@ class Journal(Reading):
             )
 
     def _find_ends(self, cluster: int | None) -> None:
-        """Check the first and the last group, and take cluster, position, clock and digest."""
+        """Check the last group, and take cluster, position, clock and digest from it."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not cursor.first():
                 raise DataRefused(f"{self.directory}: the journal holds no group")
-            first, _ = _read_at(cursor, 1)
-            self.cluster = first.cluster
+            _check_key(cursor, 1)
+            cursor.last()
+            number = int.from_bytes(cursor.key(), "big")
+            header, body = _read_at(cursor, number)
+            self.cluster = header.cluster
             if cluster is not None and cluster != self.cluster:
                 raise DataRefused(
                     f"{self.directory} is the book of cluster {self.cluster}, not of {cluster}"
                 )
-            cursor.last()
-            number = int.from_bytes(cursor.key(), "big")
-            header, body = _read_at(cursor, number, self.cluster)
             entries = transaction.stat()["entries"]
             if entries != number:
                 raise DataRefused(
@@ -284,7 +284,12 @@ class Journal(Reading):
         end = self._end  # taken once: another thread may be appending
         if number == end.group:
             return end.position, end.known_digest()
-        following = self.one(number + 1)[0]
+        try:
+            following = self.header(number + 1)
+        except DataRefused:
+            # Each of the two groups says it, so that one damaged group hides no end.
+            header, digest = self._ended(number)
+            return header.position_last, digest
         return following.position_first - 1, following.digest_previous
 
     # ---- housekeeping ---------------------------------------------------------------------------
@@ -347,14 +352,16 @@ class Journal(Reading):
 # ---- files --------------------------------------------------------------------------------------
 
 
-def _read_at(
-    cursor: lmdb.Cursor[memoryview], number: int, cluster: int | None = None
-) -> tuple[Header, memoryview]:
+def _read_at(cursor: lmdb.Cursor[memoryview], number: int) -> tuple[Header, memoryview]:
     """The group under the cursor, checked. LMDB reads the value's pages without the GIL."""
+    _check_key(cursor, number)
+    return read_group(cursor.value(), number)
+
+
+def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
     key = bytes(cursor.key())
     if key != key_of(number):
         raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
-    return read_group(cursor.value(), number, cluster)
 
 
 def _data_path(directory: Path) -> Path:

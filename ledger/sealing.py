@@ -284,7 +284,8 @@ class Sealer:
 
         def written(error: BaseException | None) -> None:
             self._copying = False
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            if no_space or _of_the_journal(error):
                 self._abandon()
             elif not self._failed(error):
                 if column == 0:
@@ -296,7 +297,7 @@ class Sealer:
         )
 
     def _abandon(self) -> None:
-        """No space for this checkpoint: the one before is as good, only older."""
+        """This checkpoint finds no space, or its group is damaged: the one before is as good."""
         snapshot, self._snapshot = self._snapshot, None
         assert snapshot is not None
         if snapshot.writer is not None:
@@ -378,8 +379,7 @@ class Sealer:
         if self._stopped:
             return
         # Of a journal that is damaged there who asked is told, and others are served.
-        damaged = isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
-        if error is not None and not damaged:
+        if error is not None and not _of_the_journal(error):
             self._failed(error)
             return
         wanted = self._asking.pop(asker)
@@ -418,6 +418,11 @@ class Sealer:
             self._asking[asker] = False
         self._queue.pop(asker, None)
         self._disappointed.pop(asker, None)
+
+
+def _of_the_journal(error: BaseException | None) -> bool:
+    """Whether it says that an old group is damaged, which ends nothing but what needs that group."""
+    return isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
 
 
 def encode_numbers(numbers: dict[str, Any]) -> bytes:

@@ -206,6 +206,9 @@ class Asker:
     def refused(self, why: Any) -> None:
         self.refusals.append(why)
 
+    def unanswered(self, why: Any) -> None:
+        self.refusals.append(why)
+
     def stopped(self, cause: Any) -> None:
         self.causes.append(cause)
 

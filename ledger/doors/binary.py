@@ -352,6 +352,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._drop_kept()
         self._go_on()
 
+    def unanswered(self, why: DataRefused) -> None:
+        self._door.tell(self._peer, f"not answered: {why}")
+
     def stopped(self, cause: LedgerStopped) -> None:
         self.close(at_once=True)
 

@@ -143,6 +143,9 @@ class Turn:
     def refused(self, why: DataRefused) -> None:
         """What cannot be answered is asked by its connection."""
 
+    def unanswered(self, why: DataRefused) -> None:
+        """Whose request it was is told."""
+
     def stopped(self, cause: LedgerStopped) -> None:
         for connection in list(self._connections.values()):
             connection.stopped(cause)
