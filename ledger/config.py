@@ -29,7 +29,8 @@ CHECK_BLOCK_BYTES = 4096
 
 # The journal.
 MAP_BYTES = 1 << 40  # address space, not disk
-DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
+DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX  # less: nothing is created
+DISK_RESERVE_READS_BYTES = DISK_RESERVE_BYTES // 2  # less: no start, no new session
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
 DIGEST_ASIDE_BYTES = 16 * 1024  # a body whose digest takes longer than asking a worker for it
@@ -114,5 +115,7 @@ assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one
 assert UNREAD_BYTES_MAX >= 16 * (SEND_BYTES_MAX + PAYLOAD_BYTES_MAX), "one peer is not too many"
 assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
 assert COUNTS_MAX >= 65_534, "the batches of one request fit"
+assert DISK_RESERVE_READS_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX, "all can land"
+assert DISK_RESERVE_BYTES >= 2 * DISK_RESERVE_READS_BYTES, "readers may come when creates may not"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE
