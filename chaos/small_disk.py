@@ -13,6 +13,8 @@ from chaos.altered import before
 from ledger import config
 
 MIB = 1 << 20
+CREATES_WAIT = (config.DISK_RESERVE_BYTES + config.DISK_RESERVE_READS_BYTES) // 2  # bytes left
+NOTHING_STARTS = config.DISK_RESERVE_READS_BYTES // 2
 
 
 class SmallDisk:
@@ -30,10 +32,13 @@ class SmallDisk:
             self._ballast = place / "ballast"
             self.env = before(place, TOLD_WRONGLY.format(path=str(self._ballast)))
 
-    def fill(self, left: int = config.DISK_RESERVE_BYTES // 2) -> None:
+    def fill(self, left: int = CREATES_WAIT) -> None:
         """Leave so many bytes."""
+        if not self.is_real:
+            self._ballast.write_text(str(left))
+            return
         free = os.statvfs(self.directory)
-        wanted = free.f_bavail * free.f_frsize - left if self.is_real else 0
+        wanted = free.f_bavail * free.f_frsize - left
         with self._ballast.open("ab", buffering=0) as file:
             os.posix_fallocate(file.fileno(), 0, max(1, wanted - MIB))
             with contextlib.suppress(OSError):  # others may be writing
@@ -58,7 +63,9 @@ import os
 true = os.statvfs
 def statvfs(path):
     found = true(path)
-    full = os.path.exists({path!r})
-    return os.statvfs_result((*found[:4], 1, *found[5:]) if full else tuple(found))
+    if not os.path.exists({path!r}):
+        return found
+    left = int(open({path!r}).read()) // found.f_frsize
+    return os.statvfs_result((*found[:4], left, *found[5:]))
 os.statvfs = statvfs
 """

@@ -70,11 +70,12 @@ class Core:
         count: int,
         now_ns: int,
         takes_creates: bool = True,
+        takes_registers: bool = True,
     ) -> tuple[int, int, int]:
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL, (n,). With takes_creates False what would write is dropped
-        unanswered. Returns (arrivals done, answers written from 0 on,
+        arrivals: array of ARRIVAL, (n,). What creates, or registers, and is not taken now is
+        dropped unanswered; without creates no expiry runs. Returns (arrivals done, answers written from 0 on,
         why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
     def expire(self, now_ns: int) -> bool:

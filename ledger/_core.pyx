@@ -160,11 +160,11 @@ cdef class Core:
         starts_record(&self.s, record, self.s.position)
 
     def execute(self, buffer not None, arrivals not None, u32 first, u32 count, u64 now_ns,
-                bint takes_creates=True):
+                bint takes_creates=True, bint takes_registers=True):
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL. With takes_creates False what would write is dropped. Returns
-        (arrivals done, answers written, why: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
+        arrivals: array of ARRIVAL. What creates, or registers, and is not taken now is dropped
+        unanswered; without creates no expiry runs. Returns (arrivals done, answers written, why: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
         """
         cdef Py_buffer data, asked
         cdef request_place_t place
@@ -184,7 +184,8 @@ cdef class Core:
         memset(&place, 0, sizeof(place))
         place.payload, place.payload_room = <u8 *>self.payload.buf, self.payload.len
         place.counts, place.counts_room = <u16 *>self.counts.buf, <u32>(self.counts.len // 2)
-        place.takes_creates, place.now = takes_creates, now_ns
+        place.takes_creates, place.takes_registers = takes_creates, takes_registers
+        place.now = now_ns
         self.resends = 0
         with nogil:
             arrival = <const arrival_t *>asked.buf + first

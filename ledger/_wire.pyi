@@ -31,6 +31,8 @@ class Codec:
         view: int = 0,
         body_bytes_max: int = ...,
     ) -> None: ...
+    reads: int
+
     def parse(
         self,
         buffer: Buffer,
@@ -39,14 +41,17 @@ class Codec:
         arrivals: NDArray[Any],
         first: int = 0,
         route: int = 0,
+        reads_max: int = ...,
     ) -> tuple[int, int, int, int]:
-        """Read the whole frames in buffer[start:end], as many as arrivals[first:] holds.
+        """Read the whole frames in buffer[start:end], as many as arrivals[first:] holds, and none
+        behind the one with which they have `reads_max` records to read, or more.
 
-        `route` is set in each. Returns (count, consumed, needed, error). `count` arrivals were
+        `route` is set in each. `reads` says afterwards how many records the arrivals have to read
+        at the most: each id looked up is one, each filter EVENTS_MAX. Returns (count, consumed, needed, error). `count` arrivals were
         filled; `consumed` is the
         offset after the last of them. `needed` is the length of the frame that begins there, 256
         while its header is not known, 0 when nothing is left: call again at once when that much is
-        there already (`arrivals` was full), else when it has arrived. `error` is 0 or a
+        there already (it stopped before), else when it has arrived. `error` is 0 or a
         `schema.WireError`: answer the arrivals, then close the connection.
 
         The verdict of an arrival is REPLY (a request for the core), EVICT with its reason, PONG,

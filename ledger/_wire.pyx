@@ -13,7 +13,9 @@ from libc.string cimport memcpy, memset
 
 from ledger.record cimport (
     BATCHES_MAX, EVENTS_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES,
-    OPERATION_REGISTER,
+    OPERATION_GET_ACCOUNT_BALANCES, OPERATION_GET_ACCOUNT_TRANSFERS, OPERATION_LOOKUP_ACCOUNTS,
+    OPERATION_LOOKUP_TRANSFERS, OPERATION_QUERY_ACCOUNTS, OPERATION_QUERY_TRANSFERS,
+    OPERATION_REGISTER, VERDICT_REPLY,
     answer_t, arrival_t, reply_t, u8, u16, u32, u64, u128,
 )
 
@@ -142,8 +144,21 @@ cdef void store_u128(u128 *to, object value, str name) except *:
 
 # ---- the server's end ---------------------------------------------------------------------------
 
+cdef inline u64 records_to_read(const arrival_t *arrival) noexcept nogil:
+    """Of a request at the most, as far as its size tells: a filter may walk as far as a full reply."""
+    if arrival.verdict != VERDICT_REPLY:
+        return 0
+    if arrival.operation in (OPERATION_LOOKUP_ACCOUNTS, OPERATION_LOOKUP_TRANSFERS):
+        return arrival.event_count
+    if arrival.operation in (OPERATION_GET_ACCOUNT_TRANSFERS, OPERATION_GET_ACCOUNT_BALANCES,
+                             OPERATION_QUERY_ACCOUNTS, OPERATION_QUERY_TRANSFERS):
+        return <u64>arrival.event_count * EVENTS_MAX
+    return 0
+
+
 cdef class Codec:
     cdef frame_server_t server
+    cdef readonly u64 reads
 
     def __cinit__(self, cluster: int, release: int, release_min: int, *, view: int = 0,
                   body_bytes_max: int = MESSAGE_BODY_BYTES_MAX):
@@ -159,14 +174,14 @@ cdef class Codec:
                 f"body_bytes_max: {body_bytes_max} is not within 1 .. {MESSAGE_BODY_BYTES_MAX}")
 
     def parse(self, buffer, start: int, end: int, arrivals, first: int = 0,
-              route: int = 0) -> tuple[int, int, int, int]:
+              route: int = 0, reads_max: int = UINT32_MAX) -> tuple[int, int, int, int]:
         cdef Buffer source = Buffer(buffer, "buffer", 1)
         cdef Buffer target = Buffer(arrivals, "arrivals", sizeof(arrival_t), True)
         cdef Py_ssize_t offset = start, stop = end, begin = first, count = first
         cdef arrival_t *arrival = <arrival_t *> target.at
         cdef u8 *frames = source.at
         cdef frame_header_t header
-        cdef u64 who = route
+        cdef u64 who = route, reads = 0, most = reads_max
         cdef u32 needed = 0, error = 0
         check_stretch(source, offset, stop)
         if not 0 <= begin <= target.count:
@@ -174,7 +189,7 @@ cdef class Codec:
         with nogil:
             while offset < stop:
                 needed = MESSAGE_HEADER_BYTES
-                if count == target.count:
+                if count == target.count or reads >= most:
                     break
                 error = frame_open(
                     frames + offset, stop - offset, self.server.cluster, &header, &needed)
@@ -182,9 +197,11 @@ cdef class Codec:
                     break
                 frame_read_arrival(&self.server, frames, offset, &header, arrival + count)
                 arrival[count].route = who
+                reads += records_to_read(arrival + count)
                 count += 1
                 offset += needed
                 needed = 0
+        self.reads = reads
         return count - begin, offset, 0 if error else needed, error
 
     cdef Py_ssize_t check_answers(self, Buffer answers, Py_ssize_t count, Buffer payload,

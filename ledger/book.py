@@ -110,6 +110,9 @@ class _Call:
         self.error = why
         self._room()
 
+    def unanswered(self, why: DataRefused) -> None:
+        """Only what a session asks again is answered from the journal."""
+
     def stopped(self, cause: LedgerStopped) -> None:
         self.error = LedgerStopped(cause.cause)  # its own: each is raised in another thread
         self._wake()
@@ -363,6 +366,9 @@ class _Idle:
     def refused(self, why: DataRefused) -> None:
         pass
 
+    def unanswered(self, why: DataRefused) -> None:
+        pass
+
     def stopped(self, cause: LedgerStopped) -> None:
         self._notify()
 
@@ -392,7 +398,7 @@ def open(
 
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
-    LedgerStopped (an I/O error).
+    DiskFull (no space is left even for a start), LedgerStopped (an I/O error).
     """
     lock = threading.Condition()
     runner = ThreadRunner(lock)

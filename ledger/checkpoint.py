@@ -128,7 +128,11 @@ class Checkpoint:
                 f"{stamp.position}: the journal has lost acknowledged groups or directories were "
                 f"mixed; {_only_way(self.directory)}"
             )
-        if journal.end_of(stamp.group) != (stamp.position, stamp.digest):
+        try:
+            end = journal.end_of(stamp.group)
+        except DataRefused as error:
+            return f"whether this is the journal that was stamped cannot be told: {error}"
+        if end != (stamp.position, stamp.digest):
             raise DataRefused(
                 f"the journal ends at position {journal.position}, and its group {stamp.group} is "
                 f"not the one that the head stamp saw end at position {stamp.position}: "

@@ -29,7 +29,8 @@ CHECK_BLOCK_BYTES = 4096
 
 # The journal.
 MAP_BYTES = 1 << 40  # address space, not disk
-DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX
+DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX  # less: nothing is created
+DISK_RESERVE_READS_BYTES = DISK_RESERVE_BYTES // 2  # less: no start, no new session
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
 DIGEST_ASIDE_BYTES = 16 * 1024  # a body whose digest takes longer than asking a worker for it
@@ -71,10 +72,15 @@ CONNECTIONS_MAX = 16_384
 BACKLOG = 4_096
 TURN_BUFFER_BYTES = 2 << 20  # what connections without a half arrived frame read in one turn
 TURN_READ_BYTES = 1 << 16  # a larger read is executed by itself
-RECEIVE_BYTES_MAX = 1 << 30  # frames that are still arriving, all connections together
+RECEIVE_BYTES_MAX = 1 << 30  # memory of frames that have half arrived or wait, all connections
+RECEIVE_BYTES_MIN = 4096  # memory for a frame that has begun; it doubles as more of it arrives
 SEND_BYTES_MAX = 8 * 1024 * 1024  # replies a peer has not read, each connection
-BEHIND_BYTES = 64 * 1024  # a peer with more unread replies is behind until all are read
-UNREAD_BYTES_MAX = 512 * 1024 * 1024  # memory for replies to all who are behind
+UNREAD_BYTES_MAX = 512 * 1024 * 1024  # memory of all replies; more, and no long read is executed
+UNREAD_RESERVE_BYTES = 32 * 1024 * 1024  # beyond that for replies to everything else
+READS_LITTLE = 64  # records that a request may read without waiting for its connection's share
+READS_SHARE = EVENTS_MAX  # records that one connection reads before others have their turn
+READS_A_TURN = 8 * READS_SHARE  # records read for all connections in one turn of the loop
+READS_RESUMED = 2 * READS_A_TURN  # the same for who was resumed, as what it wants may be gone soon
 FRAME_SECONDS_MAX = 10.0  # from the first byte of a frame to its last
 SEND_SECONDS_MAX = 30.0  # a peer that reads nothing for so long is closed
 IDLE_SECONDS_MAX = 120.0  # a peer that says nothing for so long is closed; clients ping at 30 s
@@ -113,7 +119,13 @@ assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
 assert TURN_BUFFER_BYTES >= 2 * MESSAGE_BYTES_MAX, "half of it takes the longest frame"
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
 assert UNREAD_BYTES_MAX >= 16 * (SEND_BYTES_MAX + PAYLOAD_BYTES_MAX), "one peer is not too many"
+assert UNREAD_RESERVE_BYTES >= 2 * PAYLOAD_BYTES_MAX, "a payment is answered beside a long read"
+assert READS_RESUMED >= COLD_REQUESTS_MAX * READS_SHARE, "all that were answered at once go on"
+assert READS_LITTLE < READS_SHARE <= READS_A_TURN <= READS_RESUMED
+assert RECEIVE_BYTES_MIN * CONNECTIONS_MAX <= RECEIVE_BYTES_MAX // 8, "a few bytes each crowd none"
 assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
 assert COUNTS_MAX >= 65_534, "the batches of one request fit"
+assert DISK_RESERVE_READS_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX, "all can land"
+assert DISK_RESERVE_BYTES >= 2 * DISK_RESERVE_READS_BYTES, "readers may come when creates may not"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE

@@ -119,6 +119,9 @@ class Asker(Protocol):
     def refused(self, why: DataRefused) -> None:
         """The first request not taken cannot be answered: the journal is damaged there."""
 
+    def unanswered(self, why: DataRefused) -> None:
+        """The same of one that was taken: its original reply cannot be rebuilt."""
+
     def stopped(self, cause: LedgerStopped) -> None:
         """The engine has stopped; nothing more will be delivered."""
 
@@ -166,7 +169,8 @@ class Engine:
         self._failpoint = failpoint
         self._on_stopped = on_stopped
         self.cause: LedgerStopped | None = None
-        self.refusal: str | None = None  # why nothing that writes is taken now
+        self.refusal: str | None = None  # why nothing that creates is taken now
+        self._shut = False  # whether no new session is taken, either
         self._now_ns = 0
         self._stamped_ns = 0
         self._handed = log.group  # the last group that was handed over
@@ -248,7 +252,7 @@ class Engine:
                     break
                 self._open_group()
             done, made, why = self.core.execute(
-                buffer, arrivals, done, count, self._now_ns, self.refusal is None
+                buffer, arrivals, done, count, self._now_ns, self.refusal is None, not self._shut
             )
             if made:
                 self._hold(asker, made)
@@ -264,7 +268,8 @@ class Engine:
     def _open_group(self) -> None:
         """One reading of the clock and one look at the space left for each group."""
         self._now_ns = self._clock.now_ns()
-        self.refusal = self._log.room().refusal
+        room = self._log.room()
+        self.refusal, self._shut = room.refusal, room.shut is not None
 
     def _hold(self, asker: Asker, made: int) -> None:
         """Keep answers until what they saw is durable; at once when it is."""
@@ -296,9 +301,16 @@ class Engine:
         self._held_bytes += size + config.HELD_BYTES_EACH
 
     def _resend(self, asker: Asker, group: int, offset: int) -> None:
-        """The original reply of a durable request, rebuilt from the journal."""
-        header, body = self._log.one(group)
-        self.core.original_answer(body, header.position_first, offset)
+        """The original reply of a durable request, rebuilt from the journal.
+
+        Of a journal that is damaged there who asked is told, and others are served.
+        """
+        try:
+            header, body = self._log.one(group)
+            self.core.original_answer(body, header.position_first, offset)
+        except DataRefused as why:
+            asker.unanswered(why)
+            return
         taken, size = asker.take(self, 1)
         if size:
             asker.deliver(taken)

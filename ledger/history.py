@@ -142,7 +142,12 @@ class History:
                 f"{file.position_last}: the journal has lost acknowledged groups or directories "
                 f"were mixed; {way}"
             )
-        if journal.end_of(file.group_last) != (file.position_last, file.digest):
+        try:
+            end = journal.end_of(file.group_last)
+        except DataRefused as error:
+            self.warnings.append(f"whether {file.path} is of this journal cannot be told: {error}")
+            return
+        if end != (file.position_last, file.digest):
             raise DataRefused(
                 f"the journal ends at position {journal.position}, and its group "
                 f"{file.group_last} is not the one that {name} saw end at position "

@@ -26,6 +26,7 @@ import numpy as np
 from ledger.config import (
     DIGEST_ASIDE_BYTES,
     DISK_RESERVE_BYTES,
+    DISK_RESERVE_READS_BYTES,
     DISK_WARN_PERCENT,
     GROUP_VALUE_BYTES_MAX,
     MAP_BYTES,
@@ -62,13 +63,15 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENO
 class Room(NamedTuple):
     """Space for what comes: bytes left, percent used, the highest warning reached (0 for none).
 
-    `refusal` says why no more work may be accepted, or is None.
+    `refusal` says why nothing that creates may be accepted, or is None; `shut` why nothing that
+    writes at all, what is needed to read (a session, a start) included.
     """
 
     free_bytes: int
     used_percent: int
     warn_percent: int
     refusal: str | None
+    shut: str | None = None
 
 
 class Journal(Reading):
@@ -194,19 +197,19 @@ class Journal(Reading):
             )
 
     def _find_ends(self, cluster: int | None) -> None:
-        """Check the first and the last group, and take cluster, position, clock and digest."""
+        """Check the last group, and take cluster, position, clock and digest from it."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not cursor.first():
                 raise DataRefused(f"{self.directory}: the journal holds no group")
-            first, _ = _read_at(cursor, 1)
-            self.cluster = first.cluster
+            _check_key(cursor, 1)
+            cursor.last()
+            number = int.from_bytes(cursor.key(), "big")
+            header, body = _read_at(cursor, number)
+            self.cluster = header.cluster
             if cluster is not None and cluster != self.cluster:
                 raise DataRefused(
                     f"{self.directory} is the book of cluster {self.cluster}, not of {cluster}"
                 )
-            cursor.last()
-            number = int.from_bytes(cursor.key(), "big")
-            header, body = _read_at(cursor, number, self.cluster)
             entries = transaction.stat()["entries"]
             if entries != number:
                 raise DataRefused(
@@ -284,14 +287,19 @@ class Journal(Reading):
         end = self._end  # taken once: another thread may be appending
         if number == end.group:
             return end.position, end.known_digest()
-        following = self.one(number + 1)[0]
+        try:
+            following = self.header(number + 1)
+        except DataRefused:
+            # Each of the two groups says it, so that one damaged group hides no end.
+            header, digest = self._ended(number)
+            return header.position_last, digest
         return following.position_first - 1, following.digest_previous
 
     # ---- housekeeping ---------------------------------------------------------------------------
 
     def room(self) -> Room:
         """The space left for groups, on the disk and in the map; pages LMDB could reuse count as
-        used. Refuses when less than DISK_RESERVE_BYTES is left."""
+        used. Refuses when less than the reserves of config.py are left."""
         self._check_usable()
         disk = os.statvfs(self.directory)
         disk_free = disk.f_bavail * disk.f_frsize
@@ -302,14 +310,19 @@ class Journal(Reading):
         free = min(disk_free, map_free)
         used = max(100 - 100 * disk_free // disk_bytes, 100 - 100 * map_free // map_bytes)
         warn = max((percent for percent in DISK_WARN_PERCENT if used >= percent), default=0)
-        refusal = None
+        where = "disk" if disk_free <= map_free else "journal's map"
+        left = f"{free} bytes left on the {where}"
+        refusal = shut = None
         if free < DISK_RESERVE_BYTES:
-            what = "disk" if disk_free <= map_free else "journal's map"
             refusal = (
-                f"{self.directory}: {free} bytes left on the {what}, {DISK_RESERVE_BYTES} are kept "
-                f"for work already accepted"
+                f"{self.directory}: {left}, {DISK_RESERVE_BYTES} are kept for work already accepted"
             )
-        return Room(free, used, warn, refusal)
+        if free < DISK_RESERVE_READS_BYTES:
+            shut = (
+                f"{self.directory}: {left}, {DISK_RESERVE_READS_BYTES} are needed to start or to"
+                f" let a new client read"
+            )
+        return Room(free, used, warn, refusal, shut)
 
     def reader_check(self) -> int:
         """Free the places of readers whose process is gone; to be called every minute."""
@@ -347,14 +360,16 @@ class Journal(Reading):
 # ---- files --------------------------------------------------------------------------------------
 
 
-def _read_at(
-    cursor: lmdb.Cursor[memoryview], number: int, cluster: int | None = None
-) -> tuple[Header, memoryview]:
+def _read_at(cursor: lmdb.Cursor[memoryview], number: int) -> tuple[Header, memoryview]:
     """The group under the cursor, checked. LMDB reads the value's pages without the GIL."""
+    _check_key(cursor, number)
+    return read_group(cursor.value(), number)
+
+
+def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
     key = bytes(cursor.key())
     if key != key_of(number):
         raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
-    return read_group(cursor.value(), number, cluster)
 
 
 def _data_path(directory: Path) -> Path:

@@ -94,23 +94,49 @@ class Reading(ABC):
     ) -> Iterator[tuple[Header, memoryview]]:
         """Each group from `from_group` to the last, checked, with `chain` by digest as well.
 
-        A body is valid until the next step. DataRefused names the first wrong group.
+        A body is valid until the next step. DataRefused names the first wrong group; the one
+        before `from_group` is only looked at for what must follow it.
         """
         if from_group < 1:
             raise ValueError(f"groups begin at 1, not {from_group}")
-        first = max(1, from_group - 1)  # the one before says what must follow
-        numbers = itertools.takewhile(lambda number: number <= self.group, itertools.count(first))
-        digest = bytes(DIGEST_BYTES) if first == 1 else None
-        previous: Header | None = None
+        previous, digest = self._before(from_group)
+        numbers = itertools.takewhile(
+            lambda number: number <= self.group, itertools.count(from_group)
+        )
         for number, value in self.values(numbers, READ_AHEAD_BYTES):
             header, body = read_group(value, number, self.cluster, previous)
             if chain:
                 if digest is not None:
                     check_digest(header, digest)
                 digest = digest_group(value[:HEADER_BYTES], body)
-            if number >= from_group:
-                yield header, body
+            yield header, body
             previous = header
+
+    def _before(self, number: int) -> tuple[Header | None, bytes | None]:
+        """What says what group `number` must follow: header and digest of the one before it.
+
+        Nothing when that one is damaged: who reads from `number` on does not need it.
+        """
+        if number == 1:
+            return None, bytes(DIGEST_BYTES)
+        if number - 1 > self.group:
+            return None, None
+        try:
+            return self._ended(number - 1)
+        except DataRefused:
+            return None, None
+
+    def _ended(self, number: int) -> tuple[Header, bytes]:
+        """Header of group `number`, all of which is checked, and its digest."""
+        with contextlib.closing(self.values([number])) as values:
+            value = next(values)[1]
+            header, body = read_group(value, number, self.cluster)
+            return header, digest_group(value[:HEADER_BYTES], body)
+
+    def header(self, number: int) -> Header:
+        """Of group `number`, whose body may be damaged. DataRefused when the header is."""
+        with contextlib.closing(self.values([number])) as values:
+            return read_header(next(values)[1], number, self.cluster)[0]
 
     def one(self, number: int) -> tuple[Header, bytes]:
         """Header and a copy of the body of group `number`, checked. DataRefused when damaged."""

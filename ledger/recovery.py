@@ -26,7 +26,7 @@ from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.engine import Answers, Engine, Runner
-from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
+from ledger.errors import ColumnDamaged, DataRefused, DiskFull, LedgerStopped
 from ledger.failpoint import failpoint
 from ledger.group import Group
 from ledger.history import History, drop
@@ -225,6 +225,7 @@ def recover(
 
     cluster: the book's id; None takes what is there, or 0 for a new one. DataRefused,
     DirectoryInUse, DirectoryNotWritable, ClockRefused, LedgerStopped as the parts raise them.
+    DiskFull when there is not even space for a start.
     """
     is_new = not Journal.exists(directory)
     if is_new:
@@ -232,6 +233,8 @@ def recover(
     journal = Journal.open(directory, cluster, digest_executor=digest_executor)
     checkpoint = history = None
     try:
+        if (shut := journal.room().shut) is not None:
+            raise DiskFull(shut)
         checkpoint = Checkpoint(directory)
         if is_new:
             checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())

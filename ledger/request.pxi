@@ -17,7 +17,7 @@ cdef struct request_place_t:  # where answers go
     u64 payload_used, payload_room
     u16 *counts
     u32 counts_used, counts_room
-    bint takes_creates
+    bint takes_creates, takes_registers  # the first never without the second
     u64 now
 
 
@@ -55,7 +55,7 @@ cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t 
                           answer_t *answer) noexcept nogil:
     cdef session_record_t *record
     cdef u32 index, offset
-    if not place.takes_creates:
+    if not place.takes_registers:
         answer.verdict = VERDICT_DROP
         return REQUEST_DONE
     if not request_fits(s, REQUEST_BYTES_FIXED):

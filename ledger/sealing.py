@@ -288,7 +288,8 @@ class Sealer:
 
         def written(error: BaseException | None) -> None:
             self._copying = False
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            if no_space or _of_the_journal(error):
                 self._abandon()
             elif not self._failed(error):
                 if column == 0:
@@ -300,7 +301,7 @@ class Sealer:
         )
 
     def _abandon(self) -> None:
-        """No space for this checkpoint: the one before is as good, only older."""
+        """This checkpoint finds no space, or its group is damaged: the one before is as good."""
         snapshot, self._snapshot = self._snapshot, None
         assert snapshot is not None
         if snapshot.writer is not None:
@@ -382,8 +383,7 @@ class Sealer:
         if self._stopped:
             return
         # Of a journal that is damaged there who asked is told, and others are served.
-        damaged = isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
-        if error is not None and not damaged:
+        if error is not None and not _of_the_journal(error):
             self._failed(error)
             return
         wanted = self._asking.pop(asker)
@@ -405,10 +405,13 @@ class Sealer:
         self._resume_queue()
 
     def _resume_queue(self) -> None:
-        """Let those ask again who found too many before them, as far as there is room now."""
-        room = config.COLD_REQUESTS_MAX - len(self._asking)
-        for asker in list(self._queue)[:room]:
-            if self._stopped or self._written:
+        """Let those ask again who found too many before them, until as many are asking as may.
+
+        Whoever finds what it wants attached goes on without asking, and leaves its place to the
+        next. Each comes once: who queues itself again meanwhile is behind all of them.
+        """
+        for asker in list(self._queue):
+            if self._stopped or self._written or len(self._asking) >= config.COLD_REQUESTS_MAX:
                 return
             if self._queue.pop(asker, asker) is None:
                 asker.resume()
@@ -419,6 +422,11 @@ class Sealer:
             self._asking[asker] = False
         self._queue.pop(asker, None)
         self._disappointed.pop(asker, None)
+
+
+def _of_the_journal(error: BaseException | None) -> bool:
+    """Whether it says that an old group is damaged, which ends nothing but what needs that group."""
+    return isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
 
 
 def encode_numbers(numbers: dict[str, Any]) -> bytes:

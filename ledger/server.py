@@ -26,7 +26,7 @@ from ledger import config
 from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
-from ledger.errors import DiskFull, LedgerError, LedgerStopped
+from ledger.errors import LedgerError, LedgerStopped
 from ledger.recovery import Parts, Progress, recover, start_id
 from ledger.runner import LoopRunner
 from ledger.scrub import Scrub
@@ -155,9 +155,6 @@ class _Server:
         for warning in parts.warnings:
             self._on_warning(warning)
         try:
-            refusal = parts.journal.room().refusal
-            if refusal is not None:
-                raise DiskFull(refusal)
             return await self._serve(parts, runner, listener, on_listening)
         finally:
             runner.stop()
@@ -228,7 +225,7 @@ class _Server:
             await asyncio.sleep(config.SWEEP_SECONDS)
             refused = engine.refusal is not None
             if refused and not told:
-                self._on_warning(f"{engine.refusal}: what would write is not taken")
+                self._on_warning(f"{engine.refusal}: what would create is not taken")
             elif told and not refused:
                 self._on_warning(f"{self._directory}: there is space again")
             told = refused

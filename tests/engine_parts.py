@@ -34,7 +34,8 @@ class Clock:
 
 
 class Log:
-    """Groups in a list. `fail` is raised by the next append; `full` is the reason of a refusal."""
+    """Groups in a list. `fail` is raised by the next append; `full` is the reason of a refusal,
+    `shut` of one of everything that writes."""
 
     cluster = 0
 
@@ -43,6 +44,7 @@ class Log:
         self.position = 0
         self.fail: BaseException | None = None
         self.full: str | None = None
+        self.shut: str | None = None
         self.looks = 0
 
     @property
@@ -63,7 +65,7 @@ class Log:
 
     def room(self) -> Room:
         self.looks += 1
-        return ROOM._replace(refusal=self.full)
+        return ROOM._replace(refusal=self.full, shut=self.shut)
 
     def digest(self) -> bytes:
         return bytes(32)
@@ -204,6 +206,9 @@ class Asker:
             self.on_resume()
 
     def refused(self, why: Any) -> None:
+        self.refusals.append(why)
+
+    def unanswered(self, why: Any) -> None:
         self.refusals.append(why)
 
     def stopped(self, cause: Any) -> None:

@@ -276,6 +276,27 @@ def test_no_space_drops_what_writes_and_answers_what_reads(bench):
     assert statuses(writer.got[0]) == [CREATED]
 
 
+def test_a_new_session_is_taken_while_nothing_is_created_until_nothing_is_written(bench):
+    bench.log.full = "little is left"
+    session = session_of(bench)
+    reader, writer = Asker(), Asker()
+    bench.lookup(reader, 1, number=1, checksum=(1, 1), **session)
+    bench.transfers(writer, pay(1), number=2, checksum=(2, 2), **session)
+    bench.settle()
+    assert len(reader.got) == 1 and writer.got == []
+    bench.log.shut = "less is left"
+    late, group = Asker(), bench.log.group
+    fields = {"number": 0, "checksum": (1, 0), "release": config.RELEASE}
+    assert bench.submit(late, (REGISTER, []), client=(8, 0), **fields) == 1
+    bench.lookup(reader, 1, number=3, checksum=(3, 3), **session)
+    bench.settle()
+    assert late.got == [] and len(reader.got) == 2 and bench.log.group == group
+    bench.log.shut = None
+    assert bench.submit(late, (REGISTER, []), client=(8, 0), **fields) == 1
+    bench.settle()
+    assert len(late.got) == 1
+
+
 def test_space_is_looked_at_before_a_group_is_begun_not_in_it(bench):
     writer = Asker()
     bench.transfers(writer, pay(1))
@@ -336,18 +357,21 @@ def test_a_resend_and_other_answers_in_one_call(bench):
     assert len(asker.got) == 3
 
 
-def test_a_resend_from_a_damaged_group_stops_the_engine(bench):
+def test_a_resend_from_a_damaged_group_is_refused_and_others_are_served(bench):
     session = session_of(bench)
     bench.transfers(Asker(1), pay(1), number=1, checksum=(5, 5), **session)
     bench.settle()
     group, body = bench.log.groups[-1]
     bench.log.groups[-1] = (group, bytes(len(body)))
-    with pytest.raises(LedgerStopped, match="no request is recorded"):
-        bench.transfers(Asker(2), pay(1), number=1, checksum=(5, 5), **session)
-    assert len(bench.told) == 1
+    hurt, other = Asker(2), Asker(3)
+    assert bench.transfers(hurt, pay(1), number=1, checksum=(5, 5), **session) == 1
+    assert bench.transfers(other, pay(2)) == 1
+    bench.settle()
+    assert "no request is recorded" in str(hurt.refusals[0]) and hurt.got == []
+    assert statuses(other.got[0]) == [CREATED] and bench.told == []
 
 
-def test_a_waiting_resend_from_a_damaged_group_stops_the_engine(bench):
+def test_a_waiting_resend_from_a_damaged_group_is_refused_where_it_waited(bench):
     session = session_of(bench)
     first, second, third = Asker(1), Asker(2), Asker(3)
     bench.transfers(first, pay(1), number=1, checksum=(5, 5), **session)
@@ -358,8 +382,9 @@ def test_a_waiting_resend_from_a_damaged_group_stops_the_engine(bench):
     group, body = bench.log.groups[-1]
     bench.log.groups[-1] = (group, bytes(len(body)))
     told()
-    assert [len(asker.got) for asker in (first, second, third)] == [1, 0, 0]
-    assert [len(asker.causes) for asker in (first, second, third)] == [0, 1, 1]
+    assert [len(asker.got) for asker in (first, second, third)] == [1, 0, 1]
+    assert [len(asker.refusals) for asker in (first, second, third)] == [0, 1, 0]
+    assert bench.told == [] and bench.engine._held_bytes == 0
 
 
 # ---- time ----------------------------------------------------------------------------------------

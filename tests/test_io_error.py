@@ -2,11 +2,12 @@
 
 After an error of the journal nothing is acknowledged any more: a server ends with the exit code for
 it, a host process lives on with a ledger that has stopped. A full disk is no error: what would
-write is not taken until there is space again, and everything else goes on.
+create is not taken until there is space again, and everything else goes on.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import pytest
 from bank import Bank
-from raw import Session, command_of, opened, posted, transfers, with_accounts
+from raw import Peer, Session, command_of, opened, posted, transfers, with_accounts
 from watched import Watched
 
+import ledger
 from chaos import shim
 from chaos.process import SERVE, Server
-from chaos.small_disk import SmallDisk
-from ledger import config, schema
+from chaos.small_disk import CREATES_WAIT, NOTHING_STARTS, SmallDisk
+from ledger import schema
 from ledger.config import Exit
+from ledger.errors import OutcomeUnknown
 from ledger.schema import Operation
 
 Start = Callable[..., Server]
@@ -147,17 +150,21 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     made.end()
 
 
-def test_while_the_disk_is_full_only_what_writes_waits(server: Start, disk: SmallDisk) -> None:
+def test_while_the_disk_is_full_only_what_creates_waits(server: Start, disk: SmallDisk) -> None:
+    """A new client reads, and one whose payment was given up reads on with a new session."""
     running = server(disk.directory / "book", env=disk.env)
     peer, session = with_accounts(running.address)
-    other, reader = opened(running.address)
     disk.fill()
     peer.send(session.request_frame(TRANSFERS, transfers(1, 1).tobytes()))
-    other.send(Session().register_frame())  # a new session is written too
     peer.send(session.codec.encode_ping(session.client, session.session, 9))
     assert command_of(peer.frame()) == schema.Command.PONG_CLIENT
+    other, reader = opened(running.address)
     assert posted(other, reader) == 0
-    assert "bytes left" in running.wait_line("what would write is not taken")
+    with ledger.Client(running.address) as client:
+        with pytest.raises(OutcomeUnknown):
+            client.create_transfers(transfers(2, 1), timeout=0.2)
+        assert client.lookup_accounts([1])["debits_posted"][:, 0].tolist() == [0]
+    assert "bytes left" in running.wait_line("what would create is not taken")
     disk.free()
     results = session.results(session.resend(peer))  # as clients do by themselves
     assert results["status"].tolist() == [schema.TransferStatus.CREATED]
@@ -169,9 +176,28 @@ def test_while_the_disk_is_full_only_what_writes_waits(server: Start, disk: Smal
     other.close()
 
 
+def test_with_half_of_the_reserve_nothing_is_written_and_who_is_there_reads(
+    server: Start, disk: SmallDisk
+) -> None:
+    running = server(disk.directory / "book", env=disk.env)
+    peer, session = with_accounts(running.address)
+    disk.fill(NOTHING_STARTS)
+    with Peer(running.address) as late:
+        register = Session()
+        late.send(register.register_frame())
+        late.send(session.codec.encode_ping(session.client, session.session, 9))
+        assert command_of(late.frame()) == schema.Command.PONG_CLIENT, "and no reply before"
+        assert posted(peer, session) == 0
+        disk.free()
+        late.send(register.request)
+        assert register.read(late.frame())["verdict"] == schema.Verdict.REPLY
+    assert running.terminate() == Exit.OK
+    peer.close()
+
+
 def test_a_disk_that_fills_up_under_load(server: Start, disk: SmallDisk) -> None:
     """Whether the reserve is left or nothing at all: what was acknowledged is there."""
-    for left in (config.DISK_RESERVE_BYTES // 2, 0):
+    for left in (CREATES_WAIT, NOTHING_STARTS, 0):
         running = server(disk.directory / f"book-{left}", env=disk.env)
         bank = Bank(running, 5)
         bank.work_until(lambda left=left, running=running: (disk.fill(left), running.terminate()))
@@ -182,16 +208,63 @@ def test_a_disk_that_fills_up_under_load(server: Start, disk: SmallDisk) -> None
         bank.check_offline()
 
 
-def test_a_disk_that_is_full_at_start(server: Start, disk: SmallDisk) -> None:
+def test_a_start_on_a_full_disk_serves_readers(server: Start, disk: SmallDisk) -> None:
+    book = disk.directory / "book"
+    running = server(book, env=disk.env)
+    peer, _ = with_accounts(running.address)
+    peer.close()
+    running.terminate()
+    disk.fill()
+    running.restart()
+    reads, reader = opened(running.address)
+    assert posted(reads, reader) == 0
+    reads.close()
+    assert running.terminate() == Exit.OK
+    host = embedded(book, disk)
+    assert "DiskFull" in host and "1 account" in host
+    disk.free()
+
+
+def test_a_start_needs_half_of_the_reserve_served_or_embedded(
+    server: Start, disk: SmallDisk
+) -> None:
     book = disk.directory / "book"
     running = server(book, env=disk.env)
     running.terminate()
-    disk.fill()
+    disk.fill(NOTHING_STARTS)
     running.begin()
     assert running.wait() == Exit.IO_ERROR
-    assert f"{book}: " in running.log[-1] and "bytes left on the disk" in running.log[-1]
+    assert f"{book}: " in running.log[-1] and "are needed to start" in running.log[-1]
+    assert "open: DiskFull" in embedded(book, disk)
     disk.free()
     running.restart()
+    assert running.terminate() == Exit.OK
+
+
+HOST = """
+import sys, ledger
+try:
+    book = ledger.open(sys.argv[1])
+except ledger.DiskFull as error:
+    print("open: DiskFull:", error)
+    sys.exit()
+print(len(book.lookup_accounts([1])), "account")
+try:
+    book.create_accounts([ledger.Account(id=9, ledger=1, code=1)])
+except ledger.DiskFull as error:
+    print("DiskFull:", error)
+book.close()
+"""
+
+
+def embedded(book: Path, disk: SmallDisk) -> str:
+    """What a host prints that opens the book, reads, and creates."""
+    run = subprocess.run(
+        [sys.executable, "-c", HOST, book],
+        env=dict(os.environ) | disk.env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def test_a_book_is_not_made_on_a_full_disk(disk: SmallDisk) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ledger.config import (
     DIGEST_ASIDE_BYTES,
     DISK_RESERVE_BYTES,
+    DISK_RESERVE_READS_BYTES,
     GROUP_VALUE_BYTES_MAX,
     READ_LARGE_BYTES,
 )
@@ -259,8 +260,13 @@ def test_room(book: Path) -> None:
     with Journal.open(book, map_bytes=4 * DISK_RESERVE_BYTES) as journal:
         body = bytes(1 << 20)
         while (room := journal.room()).refusal is None:
-            assert room.free_bytes >= DISK_RESERVE_BYTES
+            assert room.free_bytes >= DISK_RESERVE_BYTES and room.shut is None
             add(journal, body)
+        assert room.shut is None, "what is needed to read is still taken"
+        while (shut := journal.room()).shut is None:
+            add(journal, body)
+        assert shut.free_bytes < DISK_RESERVE_READS_BYTES and shut.refusal is not None
+        assert "needed to start" in str(shut.shut)
         assert room.used_percent >= 70 and room.warn_percent in (70, 85, 95)
         assert add(journal, body)  # what is reserved is there for what was accepted
 

@@ -352,7 +352,8 @@ def test_no_request_at_the_place_is_refused():
             desk.driver.core.original_answer(body, fields["position_first"], offset)
 
 
-def test_what_writes_is_dropped_while_creates_are_not_taken():
+@pytest.mark.parametrize("registers", [True, False])
+def test_what_creates_or_registers_is_dropped_while_it_is_not_taken(registers):
     desk = Desk()
     session = desk.register(7)
     desk.ask(7, session, 1, 146, [[account(1), account(2)]])
@@ -364,14 +365,15 @@ def test_what_writes_is_dropped_while_creates_are_not_taken():
             operation, [events], client=schema.u128(client), session=session, number=number,
             release=RELEASE, checksum=schema.u128(client * 1000 + number), route=9,
         )  # fmt: skip
-        done, made, why = core.execute(buffer, arrivals, 0, 1, desk.now, False)
+        done, made, why = core.execute(buffer, arrivals, 0, 1, desk.now, False, registers)
         assert (done, why) == (1, _core.DONE)
         return Verdict(desk.driver.answers[0]["verdict"]).name if made else None
 
     assert ask(2, 147, encode(pay(1))) is None
-    assert ask(0, REGISTER, client=8, session=0) is None
     assert ask(2, 140, (1).to_bytes(16, "little")) == "REPLY"
     assert ask(1, 146) == "RESEND", "what was done is answered"
     assert core.group_records == 0 and core.state_hash() == before
+    assert ask(0, REGISTER, client=8, session=0) == ("REPLY" if registers else None)
+    assert core.group_records == registers
     assert np.count_nonzero(desk.driver.answers["client"][0]) == 1
     assert verdict(desk.ask(7, session, 2, 147, [[pay(1)]])) == "REPLY"

@@ -9,13 +9,13 @@ from chaos import shim
 from chaos.machine import ext4
 from chaos.sale.stage import Stage
 from chaos.sale.trouble import Trouble
-from chaos.small_disk import SmallDisk
-from ledger.config import DISK_RESERVE_BYTES, Exit
+from chaos.small_disk import CREATES_WAIT, SmallDisk
+from ledger.config import Exit
 
 STOP_SECONDS_MAX = 5.0
 START_SECONDS_MAX = 30.0
 SPACE_SECONDS_MAX = 5.0
-REFUSES = "what would write is not taken"
+REFUSES = "what would create is not taken"
 
 
 def _no_fault_library() -> str | None:
@@ -29,7 +29,7 @@ def _no_fault_library() -> str | None:
 class FillDisk(Trouble, tag="fill-disk", kw_only=True):
     """A small file system is filled until `left_bytes` are left; the space returns."""
 
-    left_bytes: int = DISK_RESERVE_BYTES // 2
+    left_bytes: int = CREATES_WAIT
 
     EXPECTS = (
         "while there is no space payments wait and nothing stops; with the space they go through"

@@ -293,8 +293,9 @@ class Troubles:
         return end
 
     def _disk_full(self, entry: dict[str, Any]) -> Any:
-        self._server.fill()
-        return self._server.free
+        shut = entry["stage"] == "after"
+        self._server.fill(shut)
+        return lambda: self._server.free(shut)
 
     def _clock_step(self, entry: dict[str, Any]) -> None:
         self._server.wall_step_ns += entry["by_ns"]

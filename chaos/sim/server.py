@@ -42,7 +42,8 @@ class SimJournal(Journal):
     """The real journal, whose appends can be told to fail and whose disk can be full."""
 
     fail: str | None = None  # the next append fails "before" or "after" it reached the disk
-    full: Callable[[], bool] = staticmethod(lambda: False)
+    full: Callable[[], bool] = staticmethod(lambda: False)  # of what creates
+    shut: Callable[[], bool] = staticmethod(lambda: False)  # of what starts and registers
     witness: Callable[[Group], None] = staticmethod(lambda group: None)  # sees each group
 
     def _append(self, expected_position: int, group: Group) -> int:
@@ -57,7 +58,9 @@ class SimJournal(Journal):
 
     def room(self) -> Room:
         room = super().room()
-        return room._replace(refusal="the disk is full") if self.full() else room
+        if self.full():
+            room = room._replace(refusal="the disk is full")
+        return room._replace(shut="the disk is shut") if self.shut() else room
 
     def crash(self) -> None:
         """Close as a killed process does: the lock's text stays."""
@@ -149,6 +152,7 @@ class Server:
         self.slowness = 1
         self.sealed = Sealed(world, self.directory)
         self.full = 0  # how many faults keep the disk full
+        self.shut = 0  # how many of them leave no space for a start or a new session, either
         self.full_since_ns = 0
         self.taken_since_ns = 0  # when the group before the one being appended was handed over
         self.wall_step_ns = 0
@@ -189,7 +193,11 @@ class Server:
         self.hurt = False
         try:
             journal = self.journal = SimJournal.open(self.directory, CLUSTER)
-            journal.full = lambda: self.full > 0
+            journal.full, journal.shut = lambda: self.full > 0, lambda: self.shut > 0
+            if journal.room().shut is not None:
+                self._close(clean=True)
+                world.after(BACK_AFTER_NS, self.start)
+                return
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
             self.sealed.begin_start()
@@ -240,12 +248,14 @@ class Server:
         if self.full and self.full_since_ns < self.taken_since_ns and group.transfer_timestamp_max:
             self.world.breaks("bounded", "a transfer was taken while the disk was full")
 
-    def fill(self) -> None:
+    def fill(self, shut: bool) -> None:
         """The disk is full, until as many calls of free()."""
+        self.shut += shut
         self.full_since_ns = self.full_since_ns if self.full else self.world.now_ns
         self.full += 1
 
-    def free(self) -> None:
+    def free(self, shut: bool) -> None:
+        self.shut -= shut
         self.full -= 1
 
     def _stopped(self, cause: LedgerStopped) -> None:

@@ -1,9 +1,11 @@
 """Edge: the binary door: connections of the client protocol, over plain streams.
 
 A connection reads into one buffer that all share (turn.py), and gets memory of its own only while
-a frame is half arrived or waits for room, so ten thousand idle clients cost nothing. Bounds: a
-frame's length, bytes of unfinished frames in all, unread replies of each peer and of all, time for
-each, lines of the log. Backpressure is not reading. When something about a peer's bytes is wrong,
+a frame is half arrived or waits for room, as much as has arrived, so ten thousand idle clients cost
+nothing. Bounds: a frame's length, bytes of unfinished frames in all, replies in memory of each peer
+and of all until they are freed, time for each, lines of the log. Who asks much for little (a
+filter, many ids) has a share of each turn of the loop and goes to the end of a line with the rest;
+payments and small reads never wait for those. Backpressure is not reading. When something about a peer's bytes is wrong,
 what came before is answered and the connection closed; a frame that is not exactly right never
 leaves, because clients abort on it. This file knows neither accounts nor the journal.
 """
@@ -13,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -44,13 +45,18 @@ class Door:
         self.codec = _wire.Codec(cluster, config.RELEASE, config.RELEASE_MIN)
         self.arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
         self.connections: dict[int, Connection] = {}  # by route
-        self.turn = Turn(engine, self.codec, self.connections)
+        self.turn = Turn(engine, self.codec, self.connections, self.full)
         self.connections_max = connections_max
-        self.kept_bytes = 0  # memory of connections whose frames are half arrived
-        self.unread_bytes = 0  # replies in memory for those who are behind
-        self.behind: dict[Connection, None] = {}  # peers that read too little, the oldest first
+        self.kept_bytes = 0  # memory of connections whose frames are half arrived, or wait
+        self.reply_bytes = 0  # replies in memory: not durable yet, unread, or not freed yet
+        self.lost_bytes = 0  # those of them whose connection was given up
+        self.behind: dict[Connection, None] = {}  # peers with unread replies, the oldest first
+        self.waiting: dict[Connection, None] = {}  # for their share of a turn, the next first
+        self._reads = 0  # records that long reads were executed for in this turn of the loop
+        self._turning = False  # whether the end of this turn will be told
         self.draining = False
-        self.crowded = False  # too much has half arrived: no new frames are read
+        self.half: dict[Connection, None] = {}  # peers with half a frame, what began first first
+        self.crowded = False  # too much waits for room: no new frames are read
         self._route = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._lines = 0  # logged since the last sweep
@@ -83,13 +89,66 @@ class Door:
         if self._lines <= config.LOG_LINES_MAX:
             log.warning("%s: %s", peer, what)
 
+    # ---- what all have together -----------------------------------------------------------------
+
+    def full(self) -> bool:
+        """Whether there is no memory for any reply."""
+        return self.reply_bytes > config.UNREAD_BYTES_MAX + config.UNREAD_RESERVE_BYTES
+
+    def admits(self, reads: int, reads_max: int) -> bool:
+        """Whether so many records may be read now; they are counted then."""
+        if reads <= config.READS_LITTLE:
+            return True
+        if self.reply_bytes > config.UNREAD_BYTES_MAX or self._reads >= reads_max:
+            return False
+        self._reads += reads
+        self._tell_turn()
+        return True
+
+    def wait(self, connection: Connection) -> None:
+        """Have it go on in a later turn, behind those that wait already."""
+        self.waiting[connection] = None
+        self._tell_turn()
+
+    def _tell_turn(self) -> None:
+        if not self._turning:
+            self._turning = True
+            self.engine.soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Those go on who wait, each with one share, as far as this turn has room."""
+        self._turning = False
+        self._reads = 0
+        for connection in list(self.waiting):
+            if self._reads >= config.READS_A_TURN or self._many_replies:
+                break
+            if self.waiting.pop(connection, connection) is None:
+                connection.go_on()
+        # While there is no memory, whoever gives some back tells the turn.
+        if self._reads or (self.waiting and not self._many_replies):
+            self._tell_turn()
+
+    @property
+    def _many_replies(self) -> bool:
+        return self.reply_bytes > config.UNREAD_BYTES_MAX
+
+    def free(self, replies_bytes: int, lost_bytes: int = 0) -> None:
+        """Replies are in memory no more."""
+        self.reply_bytes -= replies_bytes
+        self.lost_bytes -= lost_bytes
+        if self.waiting:
+            self._tell_turn()
+
     def bound_unread(self) -> None:
         """Close whoever has been behind longest while too much waits to be read."""
-        while self.unread_bytes > config.UNREAD_BYTES_MAX:
+        while self.reply_bytes - self.lost_bytes > config.UNREAD_BYTES_MAX and self.behind:
             next(iter(self.behind)).cut("it reads too little, and so do others")
 
     def bound_kept(self) -> None:
-        """Begin no new frames while too much has half arrived; what has begun goes on."""
+        """Close whose frame began longest ago while too much has half arrived. Should whole ones be
+        too much that wait for room, begin no new ones."""
+        while self.kept_bytes > config.RECEIVE_BYTES_MAX and self.half:
+            next(iter(self.half)).cut("its frame is slow, and too much has half arrived")
         if self.kept_bytes > config.RECEIVE_BYTES_MAX and not self.crowded:
             self.crowded = True
             for connection in self.connections.values():
@@ -99,6 +158,7 @@ class Door:
         """Read no more from anybody."""
         self.turn.settle()
         self.draining = True
+        self.waiting.clear()
         for connection in self.connections.values():
             connection.hold_reading()
 
@@ -118,9 +178,9 @@ class Connection(asyncio.BufferedProtocol):
     """One peer. An asker of the engine."""
 
     __slots__ = (
-        "_behind", "_counted_bytes", "_door", "_ending", "_filled", "_frame_since", "_freed_bytes",
-        "_heard", "_held_bytes", "_kept", "_needed", "_peer", "_piece_ends", "_progress",
-        "_progress_at", "_reading", "_stuck", "_told", "_transport", "_was_full", "_written_bytes",
+        "_aborted", "_behind", "_door", "_ending", "_filled", "_frame_since", "_heard",
+        "_held_bytes", "_kept", "_lost_bytes", "_needed", "_peer", "_progress", "_progress_at",
+        "_reading", "_start", "_stuck", "_told", "_transport", "_unread_bytes", "_was_full",
         "in_turn", "route",
     )  # fmt: skip
 
@@ -131,19 +191,19 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._peer = "?"
         self._kept: npt.NDArray[np.uint8] | None = None  # a frame half arrived, or without room
+        self._start = 0  # where the first frame that is kept begins
         self._filled = 0
         self._needed = 0
-        self._stuck = False  # whole frames are kept that the engine had no room for
+        self._stuck = False  # whole frames are kept that there was no room for
         self._was_full = False  # they are kept because of this peer's own unread replies
         self._reading = True
         self._ending = False  # it will be closed once what came before is answered
         self._told = False  # the log knows that this peer breaks rules
         self._held_bytes = 0  # replies that are not durable yet
-        self._behind = False  # more than BEHIND_BYTES waited for it, and some still do
-        self._written_bytes = 0  # since it fell behind, as is the next
-        self._freed_bytes = 0
-        self._piece_ends: deque[int] = deque()  # memory is freed piece by piece
-        self._counted_bytes = 0  # this peer's share of the door's unread bytes
+        self._behind = False  # something waits to be read by it
+        self._unread_bytes = 0  # written since then: none is sure to be freed before all is read
+        self._aborted = False
+        self._lost_bytes = 0  # unread when it was given up, and not freed yet
         self._heard = time.monotonic()
         self._frame_since: float | None = None
         self._progress = 0  # bytes that had left at the last look
@@ -154,13 +214,13 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._peer = str(transport.get_extra_info("peername"))
-        self._transport.set_write_buffer_limits(high=config.BEHIND_BYTES, low=0)
+        self._transport.set_write_buffer_limits(high=0, low=0)  # all that waits is counted
         door = self._door
         if door.draining:
             self._transport.abort()
         elif door.crowded or len(door.connections) >= door.connections_max:
             # A new connection cannot be kept from reading once, so a crowded door takes none.
-            why = "too much has half arrived" if door.crowded else "too many"
+            why = "too much waits for room" if door.crowded else "too many"
             door.tell(self._peer, f"refused: {len(door.connections)} connections, {why}")
             self._transport.abort()
         else:
@@ -168,10 +228,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._drop_kept()
-        self._catch_up()
+        self._lose()
         self._door.connections.pop(self.route, None)
         self._door.engine.forget(self)
+        if self._lost_bytes:
+            # The transport's own end comes after this call, in what is left of this turn.
+            self._door.engine.soon(self._lost)
 
     def get_buffer(self, sizehint: int) -> Any:
         if self._kept is None:
@@ -185,8 +247,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._filled += count
         if self._filled >= self._needed:
-            self._process_kept()
+            self._process_kept(config.READS_A_TURN)
             self.hold_new_frames()
+        elif self._filled == len(self._kept):
+            self._take_memory(self._kept, 0, self._filled, self._needed)
+            self._door.bound_kept()
 
     def eof_received(self) -> bool:
         return False
@@ -195,52 +260,81 @@ class Connection(asyncio.BufferedProtocol):
         self._behind = True
         self._door.behind[self] = None
         self._progress, self._progress_at = 0, time.monotonic()
-        self._written_bytes, self._freed_bytes = self.unwritten_bytes, 0
-        self._piece_ends.append(self._written_bytes)
 
     def resume_writing(self) -> None:
-        self._catch_up()
-        self._go_on()
+        self._door.free(self._catch_up())
+        self.go_on()
 
     # ---- frames ---------------------------------------------------------------------------------
 
-    def _process_kept(self) -> None:
-        kept, filled, since = self._kept, self._filled, self._frame_since
+    def _process_kept(self, reads_max: int) -> None:
+        kept = self._kept
         assert kept is not None
-        self._drop_kept()
-        self.process(kept, 0, filled, since)
+        self._stuck = False
+        self._door.half.pop(self, None)
+        self.process(kept, self._start, self._filled, self._frame_since, reads_max)
 
-    def process(self, buffer: Bytes, start: int, end: int, since: float | None) -> None:
+    def process(
+        self,
+        buffer: Bytes,
+        start: int,
+        end: int,
+        since: float | None,
+        reads_max: int = config.READS_A_TURN,
+    ) -> None:
         """Take all whole frames of buffer[start:end], the first of which began at `since` (None
-        for now); keep the rest."""
+        for now), long reads as far as this turn's share goes; keep the rest."""
+        if not self._process(buffer, start, end, since, reads_max) and buffer is self._kept:
+            self._drop_kept()
+
+    def _process(
+        self, buffer: Bytes, start: int, end: int, since: float | None, reads_max: int
+    ) -> bool:
+        """Whether something of it was kept."""
         door = self._door
-        while self._transport is not None and not self._ending:
-            count, start, needed, error = door.codec.parse(
-                buffer, start, end, door.arrivals, 0, self.route
+        arrivals = door.arrivals
+        shared = False
+        while self._open() is not None and not self._ending:
+            count, after, needed, error = door.codec.parse(
+                buffer, start, end, arrivals, 0, self.route, config.READS_SHARE
             )
             if count:
                 since = None
-                for index in np.flatnonzero(door.arrivals["verdict"][:count] == DROP):
-                    self.tell_dropped(buffer, door.arrivals[index])
+                reads = door.codec.reads
+                if (shared and reads > config.READS_LITTLE) or not door.admits(reads, reads_max):
+                    self._wait(buffer, start, end)
+                    door.wait(self)
+                    return True
+                shared = shared or reads > config.READS_LITTLE
+                for index in np.flatnonzero(arrivals["verdict"][:count] == DROP):
+                    self.tell_dropped(buffer, arrivals[index])
                 try:
-                    done = door.engine.submit(self, buffer, door.arrivals, count)
+                    done = door.engine.submit(self, buffer, arrivals, count)
                 except LedgerStopped:
-                    return
+                    return False
                 if done < count:
-                    start = int(door.arrivals["frame_offset"][done])
-                    self._keep(buffer, start, end, end - start, since)
-                    self._stuck, self._was_full = True, self.full()
-                    self.hold_reading()
-                    return
+                    return self._find_no_room(buffer, int(arrivals["frame_offset"][done]), end)
+                start = after
             if error:
                 door.tell(self._peer, f"closed: {WIRE_ERRORS[error]}")
                 self._end()
-                return
+                return False
             if needed == 0:
-                return
+                return False
             if needed > end - start:
                 self._keep(buffer, start, end, needed, since)
-                return
+                return True
+        return False
+
+    def _find_no_room(self, buffer: Bytes, start: int, end: int) -> bool:
+        """The engine took no more. It resumes who may go on, or the peer has to read, or others."""
+        if self._open() is None:
+            return False
+        self._wait(buffer, start, end)
+        self._was_full = self._own_full()
+        if not self._was_full and self._door.full():
+            self._door.wait(self)
+        return True
 
     def tell_dropped(self, buffer: Bytes, arrival: np.void) -> None:
         """Say once that a peer sends what the protocol does not have."""
@@ -252,19 +346,39 @@ class Connection(asyncio.BufferedProtocol):
             )
             self._told = True
 
+    def _wait(self, buffer: Bytes, start: int, end: int) -> None:
+        """Keep whole frames until they are executed; what is kept already stays where it is."""
+        if buffer is self._kept:
+            self._start = start
+        else:
+            self._keep(buffer, start, end, end - start, None)
+        self._stuck, self._was_full = True, False
+        self.hold_reading()
+
     def _keep(self, buffer: Bytes, start: int, end: int, needed: int, since: float | None) -> None:
         """Memory of its own for what is half arrived, or has no room."""
-        kept = np.empty(max(needed, end - start), np.uint8)
-        kept[: end - start] = np.frombuffer(buffer, np.uint8, end - start, start)
-        self._kept, self._filled, self._needed = kept, end - start, needed
+        self._take_memory(buffer, start, end, needed)
         self._frame_since = time.monotonic() if since is None else since
-        self._door.kept_bytes += kept.nbytes
+        if needed > end - start:
+            self._door.half[self] = None
         self._door.bound_kept()
+
+    def _take_memory(self, buffer: Bytes, start: int, end: int, needed: int) -> None:
+        """Twice of what has arrived and no more than is needed, with buffer[start:end] in it."""
+        filled = end - start
+        room = max(filled, min(needed, max(config.RECEIVE_BYTES_MIN, 2 * filled)))
+        kept = np.empty(room, np.uint8)
+        kept[:filled] = np.frombuffer(buffer, np.uint8, filled, start)
+        if self._kept is not None:
+            self._door.kept_bytes -= self._kept.nbytes
+        self._kept, self._start, self._filled, self._needed = kept, 0, filled, needed
+        self._door.kept_bytes += kept.nbytes
 
     def _drop_kept(self) -> None:
         if self._kept is not None:
             self._door.kept_bytes -= self._kept.nbytes
-        self._kept, self._filled, self._needed = None, 0, 0
+            self._door.half.pop(self, None)
+        self._kept, self._start, self._filled, self._needed = None, 0, 0, 0
         self._frame_since, self._stuck = None, False
 
     def _open(self) -> asyncio.Transport | None:
@@ -284,12 +398,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._door.crowded and self._kept is None:
             self.hold_reading()
 
-    def _go_on(self) -> None:
+    def go_on(self, reads_max: int = config.READS_A_TURN) -> None:
         """Try again what found no room, and read on."""
         if self._open() is None or self._ending or self._door.draining:
             return
         if self._stuck:
-            self._process_kept()
+            self._process_kept(reads_max)
         transport = self._open()
         if transport is None or self._stuck or self._reading or self._ending:
             return
@@ -319,39 +433,50 @@ class Connection(asyncio.BufferedProtocol):
     def hold(self, frames: bytes) -> None:
         """These will be delivered once they are durable."""
         self._held_bytes += len(frames)
+        self._door.reply_bytes += len(frames)
 
     def deliver(self, taken: Any) -> None:
-        self._held_bytes -= len(taken)
-        if self._transport is None:
+        size = len(taken)
+        self._held_bytes -= size
+        if self._transport is None or self._aborted:
+            self._door.free(size)
             return
-        was_behind = self._behind
         self._transport.write(taken)
         if self._behind:
-            self._count_unread(len(taken) if was_behind else 0)
+            self._unread_bytes += size
+            self._door.bound_unread()
+        else:
+            self._door.free(size)
         if self._ending and self._held_bytes == 0:
             self.close()
         elif self._stuck and self._was_full and not self.full():
-            self._go_on()
+            self.go_on()
 
     def takes(self) -> bool:
         """Whether what it sends is executed and answered."""
-        return self._transport is not None and not self._ending and not self.full()
+        return self._open() is not None and not self._ending and not self.full()
 
     def full(self) -> bool:
-        return self._held_bytes + self.unwritten_bytes > config.SEND_BYTES_MAX
+        return self._aborted or self._own_full() or self._door.full()
+
+    def _own_full(self) -> bool:
+        return self._held_bytes + self._unread_bytes > config.SEND_BYTES_MAX
 
     def resume(self) -> None:
-        self._go_on()
+        self.go_on(config.READS_RESUMED)
 
     def refused(self, why: DataRefused) -> None:
         """The first frame that is kept is not answered; those behind it are."""
         self._door.tell(self._peer, f"not answered: {why}")
         if self._stuck and self._kept is not None:
-            size = int.from_bytes(self._kept[SIZE_AT : SIZE_AT + 4].tobytes(), "little")
-            self._kept, self._filled = self._kept[size:], self._filled - size
-            if self._filled == 0:
+            at = self._start + SIZE_AT
+            self._start += int.from_bytes(self._kept[at : at + 4].tobytes(), "little")
+            if self._start == self._filled:
                 self._drop_kept()
-        self._go_on()
+        self.go_on()
+
+    def unanswered(self, why: DataRefused) -> None:
+        self._door.tell(self._peer, f"not answered: {why}")
 
     def stopped(self, cause: LedgerStopped) -> None:
         self.close(at_once=True)
@@ -362,32 +487,30 @@ class Connection(asyncio.BufferedProtocol):
     def unwritten_bytes(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def _count_unread(self, written: int) -> None:
-        """Count what is in memory for this peer, now that so many bytes more were written."""
-        if written:
-            self._written_bytes += written
-            self._piece_ends.append(self._written_bytes)
-        left = self._written_bytes - self.unwritten_bytes
-        while self._piece_ends and self._piece_ends[0] <= left:
-            self._freed_bytes = self._piece_ends.popleft()
-        in_memory = self._written_bytes - self._freed_bytes
-        self._door.unread_bytes += in_memory - self._counted_bytes
-        self._counted_bytes = in_memory
-        self._door.bound_unread()
-
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> int:
+        """Nothing waits to be read any more; how much of memory that was."""
         self._behind = False
         self._door.behind.pop(self, None)
-        self._door.unread_bytes -= self._counted_bytes
-        self._counted_bytes = 0
-        self._piece_ends.clear()
+        unread, self._unread_bytes = self._unread_bytes, 0
+        return unread
+
+    def _lose(self) -> None:
+        """What it sent and did not read is given up; the replies count until they are freed."""
+        self._drop_kept()
+        self._door.waiting.pop(self, None)
+        unread = self._catch_up()
+        self._lost_bytes += unread
+        self._door.lost_bytes += unread
+
+    def _lost(self) -> None:
+        self._door.free(self._lost_bytes, self._lost_bytes)
+        self._lost_bytes = 0
 
     def _reads(self, now: float) -> bool:
         """Whether this peer took anything of what waits for it in the last SEND_SECONDS_MAX."""
         if not self._behind:
             return True
-        self._count_unread(0)
-        left = self._written_bytes - self.unwritten_bytes
+        left = self._unread_bytes - self.unwritten_bytes
         if left != self._progress:
             self._progress, self._progress_at = left, now
         return now - self._progress_at <= config.SEND_SECONDS_MAX
@@ -406,7 +529,7 @@ class Connection(asyncio.BufferedProtocol):
         elif now - self._heard > config.IDLE_SECONDS_MAX and not self._stuck:
             self.cut("it says nothing")
         elif not self._stuck:
-            self._go_on()
+            self.go_on()
 
     def cut(self, why: str) -> None:
         """Close at once, and say why."""
@@ -425,7 +548,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             return
         if at_once:
-            self._catch_up()
+            self._aborted = True
+            self._lose()
             self._transport.abort()
         else:
             self._transport.close()

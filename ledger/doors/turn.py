@@ -3,13 +3,14 @@
 A read of one small request costs more in steps of the interpreter than in work. So small reads lie
 one behind the other in one buffer until the loop has read whoever had something, and then they are
 parsed, executed and answered together. Only what came whole and without fault takes part: anything
-else (half a frame, a lack of room, a peer that reads too little) its own connection handles, in its
-place of the order. Bound: the buffer; a read that would leave no room for another ends the turn.
-This file knows neither transports nor what a frame holds.
+else (half a frame, a lack of room, much to look up, a peer that reads too little) its own
+connection handles, in its place of the order. Bound: the buffer; a read that would leave no room
+for another ends the turn. This file knows neither transports nor what a frame holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +34,19 @@ Piece = tuple["Connection", int, int]  # who read buffer[start:end]
 class Turn:
     """The reads of one turn. An asker of the engine; the connections are those of one door."""
 
-    def __init__(self, engine: Engine, codec: Codec, connections: dict[int, Connection]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        codec: Codec,
+        connections: dict[int, Connection],
+        full: Callable[[], bool],
+    ) -> None:
         self.buffer = bytearray(config.TURN_BUFFER_BYTES)
         self._view = memoryview(self.buffer)
         self._engine = engine
         self._codec = codec
         self._connections = connections
+        self.full = full  # whether there is no memory for another reply
         self._arrivals: npt.NDArray[np.void] = np.zeros(ARRIVALS_MAX, ARRIVAL)
         self._pieces: list[Piece] = []
         self._filled = 0
@@ -87,9 +95,10 @@ class Turn:
         if not connection.takes() or first == ARRIVALS_MAX:
             return 0
         found, at, _, error = self._codec.parse(
-            self.buffer, start, end, self._arrivals, first, connection.route
+            self.buffer, start, end, self._arrivals, first, connection.route, config.READS_SHARE
         )
-        return found if at == end and not error else 0
+        little = self._codec.reads <= config.READS_LITTLE
+        return found if at == end and not error and little else 0
 
     def _execute(self, pieces: list[Piece], count: int) -> None:
         if not count:
@@ -134,14 +143,14 @@ class Turn:
         for connection, frames in taken:
             connection.deliver(frames)
 
-    def full(self) -> bool:
-        return False
-
     def resume(self) -> None:
         """What found no room is asked by its connection."""
 
     def refused(self, why: DataRefused) -> None:
         """What cannot be answered is asked by its connection."""
+
+    def unanswered(self, why: DataRefused) -> None:
+        """Whose request it was is told."""
 
     def stopped(self, cause: LedgerStopped) -> None:
         for connection in list(self._connections.values()):
