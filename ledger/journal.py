@@ -37,6 +37,7 @@ from ledger.errors import (
     Fenced,
     LedgerError,
     LedgerStopped,
+    MapRefused,
     WrongProcess,
 )
 from ledger.files import remove_leftovers, reserve_lock_file, sync
@@ -51,10 +52,9 @@ from ledger.group import (
     write_group,
 )
 from ledger.lock import Lock
-from ledger.reading import Reading, key_of, lmdb_error
+from ledger.reading import META_BYTES, Reading, check_size, data_path, key_of, lmdb_error
 
 READERS_MAX = 126  # transactions that read at once, all processes together
-META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
@@ -81,7 +81,7 @@ class Journal(Reading):
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether `directory` holds a book."""
-        return _data_path(directory).is_file()
+        return data_path(directory).is_file()
 
     @staticmethod
     def create(directory: Path, cluster: int, group: Group) -> None:
@@ -132,7 +132,7 @@ class Journal(Reading):
             raise ValueError("a journal is written only under its lock")
         directory = directory.resolve()
         if not cls.exists(directory):
-            raise DataRefused(f"{directory} holds no book: {_data_path(directory)} is missing")
+            raise DataRefused(f"{directory} holds no book: {data_path(directory)} is missing")
         lock = Lock(directory) if locked else None
         try:
             return cls(directory, cluster, readonly, lock, digest_executor, map_bytes)
@@ -162,7 +162,7 @@ class Journal(Reading):
         try:
             self._env = _open_env(directory, readonly, map_bytes)
         except lmdb.Error as error:
-            raise lmdb_error(str(_data_path(directory)), error) from error
+            raise lmdb_error(str(data_path(directory)), error) from error
         except OSError as error:
             raise LedgerStopped(error) from error
         try:
@@ -170,7 +170,7 @@ class Journal(Reading):
             self._check_size()
             self._env.reader_check()
             self._find_ends(cluster)
-            self._file = os.open(_data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
         except BaseException as error:
             self._env.close()
             if isinstance(error, lmdb.Error):
@@ -184,14 +184,9 @@ class Journal(Reading):
 
     def _check_size(self) -> None:
         """Refuse a file without its end: reading what is missing would kill the process."""
+        path = data_path(self.directory)
         pages = self._env.info()["last_pgno"] + 1
-        path = _data_path(self.directory)
-        size = path.stat().st_size
-        if size < pages * self._page_bytes:
-            raise DataRefused(
-                f"{path} has {size} bytes, but its {pages} pages take {pages * self._page_bytes}: "
-                f"its end is missing"
-            )
+        check_size(path, path.stat().st_size, pages, self._page_bytes)
 
     def _find_ends(self, cluster: int | None) -> None:
         """Check the first and the last group, and take cluster, position, clock and digest."""
@@ -259,33 +254,6 @@ class Journal(Reading):
             number, self.position + group.position_count, group.clock_after, digest
         )
         return number
-
-    @property
-    def group(self) -> int:
-        """Number of the last group."""
-        return self._end.group
-
-    @property
-    def position(self) -> int:
-        """The last position."""
-        return self._end.position
-
-    @property
-    def clock(self) -> int:
-        """The ledger clock after the last group, ns."""
-        return self._end.clock
-
-    def digest(self) -> bytes:
-        """The digest of the last group, 32 bytes; waits for the worker that computes it."""
-        return self._end.known_digest()
-
-    def end_of(self, number: int) -> tuple[int, bytes]:
-        """The last position of group `number` and its digest, as the next group continues them."""
-        end = self._end  # taken once: another thread may be appending
-        if number == end.group:
-            return end.position, end.known_digest()
-        following = self.one(number + 1)[0]
-        return following.position_first - 1, following.digest_previous
 
     # ---- housekeeping ---------------------------------------------------------------------------
 
@@ -357,34 +325,33 @@ def _read_at(
     return read_group(cursor.value(), number, cluster)
 
 
-def _data_path(directory: Path) -> Path:
-    return directory / "journal" / "data.mdb"
-
-
 def _open_env(
     directory: Path, readonly: bool, map_bytes: int, create: bool = False
 ) -> lmdb.Environment:
     """LMDB in its default mode, and with the engine named: the environment could change it."""
-    path = _data_path(directory)
+    path = data_path(directory)
     if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
         raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
     with contextlib.suppress(PermissionError):  # who may only read gets no lock file from LMDB
         reserve_lock_file(path.parent)
-    return lmdb.open(
-        str(path.parent),
-        map_size=map_bytes,
-        subdir=True,
-        readonly=readonly,
-        create=create,
-        mode=0o600,
-        sync=True,
-        metasync=True,
-        writemap=False,
-        readahead=True,
-        max_readers=READERS_MAX,
-        lock=True,
-        lib_version=0,
-    )
+    try:
+        return lmdb.open(
+            str(path.parent),
+            map_size=map_bytes,
+            subdir=True,
+            readonly=readonly,
+            create=create,
+            mode=0o600,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            readahead=True,
+            max_readers=READERS_MAX,
+            lock=True,
+            lib_version=0,
+        )
+    except lmdb.MemoryError as error:
+        raise MapRefused(str(path), map_bytes) from error
 
 
 def _reach_disk(directory: Path, warm: bool) -> None:
@@ -393,7 +360,7 @@ def _reach_disk(directory: Path, warm: bool) -> None:
     Unless the book was closed (`warm`), forget what memory holds of it: after a failed sync that
     may be what the disk never took, and only what is read from the disk may be answered from.
     """
-    path = _data_path(directory)
+    path = data_path(directory)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -462,5 +429,5 @@ def _write_first(directory: Path, cluster: int, group: Group) -> None:
     ):
         if not transaction.put(key_of(1), whole, append=True):
             raise LedgerError(f"{directory}: the new journal is not empty")
-    for path in (_data_path(directory), journal, state):
+    for path in (data_path(directory), journal, state):
         sync(path)
