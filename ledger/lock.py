@@ -79,7 +79,7 @@ class SharedLock:
             raise DirectoryInUse(why) from error
         except OSError as error:
             self.release()
-            if not os.statvfs(directory).f_flag & os.ST_RDONLY:
+            if not _is_readonly(directory):
                 self.warning = (
                     f"cannot lock {path} ({error.strerror}): should a server be at work, this is"
                     " the book as it was for a moment"
@@ -89,6 +89,13 @@ class SharedLock:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
+
+
+def _is_readonly(directory: Path) -> bool:
+    """Whether nobody can serve what lies here."""
+    with contextlib.suppress(OSError):
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    return False
 
 
 def _short(words: Sequence[str]) -> str:

@@ -199,6 +199,7 @@ _REFUSALS: dict[str, type[errors.LedgerError]] = {
         errors.DirectoryInUse,
         errors.DirectoryNotReadable,
         errors.SystemLimit,
+        NoBook,
     )
 }
 

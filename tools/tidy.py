@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "edge": (
         "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
         "server.py",
-        "link.py", "client.py", "load.py", "load_report.py", "ids.py",
+        "link.py", "client.py", "load.py", "load_report.py", "ids.py", "tell.py",
     ),
     "commands": ("verify.py", "inspect.py", "cli.py", "__init__.py", "__main__.py"),
 }  # fmt: skip
@@ -78,7 +78,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "doors/binary.py": ("doors/turn.py",),
     "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
-    "load.py": ("client.py", "link.py", "load_report.py"),
+    "load.py": ("client.py", "link.py", "load_report.py", "tell.py"),
     "load_report.py": ("link.py",),
     "cli.py": ("__init__.py", "verify.py", "inspect.py"),
     "__main__.py": ("cli.py",),
