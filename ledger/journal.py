@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -56,6 +55,8 @@ from ledger.reading import META_BYTES, Reading, check_size, data_path, key_of, l
 
 READERS_MAX = 126  # transactions that read at once, all processes together
 
+CREATING = ".creating"  # where a book is made inside a directory that exists
+
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
@@ -87,8 +88,9 @@ class Journal(Reading):
     def create(directory: Path, cluster: int, group: Group) -> None:
         """Make a book whose journal holds `group` as group 1: all of it is there, or nothing.
 
-        DataRefused when `directory` holds anything, DirectoryNotWritable when it or its parent
-        cannot be written, DirectoryInUse when another is creating it, LedgerError otherwise.
+        A directory that exists stays the same one, since it may be where somebody is. DataRefused
+        when it holds anything, DirectoryNotWritable when it or its parent cannot be written,
+        DirectoryInUse when another is creating it, LedgerError otherwise.
         """
         if group.position_first != 1:
             raise ValueError(f"a book begins at position 1, not {group.position_first}")
@@ -97,6 +99,9 @@ class Journal(Reading):
         prefix = f".{directory.name}.creating-"
         temporary = directory.with_name(f"{prefix}{os.getpid()}")
         try:
+            if directory.exists():
+                _create_inside(directory, cluster, group)
+                return
             remove_leftovers(directory.parent, prefix)
             _create_at(temporary, directory, cluster, group)
         except OSError as error:
@@ -386,12 +391,10 @@ def _check_vacant(directory: Path) -> None:
         raise DataRefused(f"{directory} is not a directory")
     if Journal.exists(directory):
         raise DataRefused(f"{directory} already holds a book")
-    found = sorted(entry.name for entry in directory.iterdir())
+    found = sorted(entry.name for entry in directory.iterdir() if entry.name != CREATING)
     if found:
         names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
-    if directory.is_mount():
-        raise DirectoryNotWritable(f"{directory} is a mount point: name a directory below it")
 
 
 def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
@@ -405,8 +408,6 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_first(temporary, cluster, group)
-            if directory.exists():
-                temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
             os.fsync(descriptor)
             temporary.rename(directory)
             sync(directory.parent)
@@ -415,6 +416,29 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _create_inside(directory: Path, cluster: int, group: Group) -> None:
+    """Build the book in a folder of `directory`, and rename its journal into place: it is there
+    then. A killed creation leaves the folder, which the next one removes."""
+    making = directory / CREATING
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DirectoryInUse(f"{directory} is being created by another process") from error
+        _check_vacant(directory)  # another may have made it a moment ago
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(0o700)
+        try:
+            _write_first(making, cluster, group)
+            (making / "journal").rename(directory / "journal")
+            os.fsync(descriptor)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def _write_first(directory: Path, cluster: int, group: Group) -> None:
