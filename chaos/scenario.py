@@ -68,7 +68,7 @@ class Load(Strict):
 
     def __post_init__(self) -> None:
         ascends(self, "clients", "sessions", "requests", "accounts")
-        if unknown := self.mix.keys() - (MIX.keys() | {"past"}):
+        if unknown := self.mix.keys() - MIX.keys() - {"late", "again", "past"}:
             raise ValueError(f"mix: there is no kind of request {min(unknown)!r}")
         if not any(self.mix.values()):
             raise ValueError("mix: nothing has a share")

@@ -12,6 +12,7 @@ damaged when that is still the same one. This file knows neither records nor who
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,10 @@ class LmdbFile:
                     raise
 
     def _check_begins(self) -> None:
-        size = os.fstat(self.descriptor).st_size
+        status = os.fstat(self.descriptor)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise NoBook(f"{self.path} is no file")
         if size < META_BYTES:
             raise DataRefused(f"{self.path} has {size} bytes: its beginning is missing")
 
