@@ -11,6 +11,7 @@ records nor how groups are kept: it asks a journal for its end and for digests.
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -184,7 +185,7 @@ def _open_env(path: Path) -> lmdb.Environment:
     reserve_lock_file(path)
     try:
         return lmdb.open(
-            str(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
+            os.fsencode(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
         )
     except lmdb.MemoryError as error:
         raise MapRefused(str(path), STATE_MAP_BYTES) from error

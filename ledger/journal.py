@@ -341,7 +341,7 @@ def _open_env(
         reserve_lock_file(path.parent)
     try:
         return lmdb.open(
-            str(path.parent),
+            os.fsencode(path.parent),  # a name may be any bytes
             map_size=map_bytes,
             subdir=True,
             readonly=readonly,
