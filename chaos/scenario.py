@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from chaos import strict
 from chaos.draw import Draw
+from chaos.strict import Count, Counts, Positive, Positives, Share, ascends
 from chaos.strict import Refused as Refused
 from chaos.strict import Strict as Strict
 from chaos.workload import Workload
@@ -24,6 +25,7 @@ FORMAT = 1
 SECOND = 1_000_000_000
 MS = 1_000_000
 SEED_MAX = 2**63
+SECONDS_MAX = 3600.0
 TIERS = ("sim", "disk", "process", "network")
 WALL_NS = 1_700_000_000 * SECOND
 LATE_NS = 5_000_000_000 * SECOND  # 2128: the longest holds now end after the last timestamp
@@ -35,6 +37,11 @@ MIX = {
 }  # fmt: skip
 
 
+Accounts = Annotated[int, msgspec.Meta(ge=2)]  # who pays and who is paid
+Value = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+Values = Annotated[tuple[Value, ...], msgspec.Meta(min_length=1)]
+
+
 class Head(Strict):
     """[scenario]: what it is. `seeds` is how many a run takes unless told."""
 
@@ -42,45 +49,61 @@ class Head(Strict):
     format: int
     tier: str
     about: str
-    seeds: int = 100
+    seeds: Positive = 100
 
 
 class Load(Strict):
     """[workload]: ranges are [low, high], both included, drawn for each seed."""
 
-    seconds: float = 4.0
-    clients: tuple[int, int] = (1, 4)
-    sessions: tuple[int, int] = (1, 6)
-    requests: tuple[int, int] = (20, 60)
-    accounts: tuple[int, int] = (3, 10)
-    hot_share: float = 0.2
-    give_up_share: float = 0.03
-    bursts_share: float = 0.5  # of the seeds: requests come in a few bursts
-    late_share: float = 0.0  # of the seeds: in the year 2128 (sim)
-    mix: dict[str, int] = msgspec.field(default_factory=lambda: dict(MIX))
+    seconds: Annotated[float, msgspec.Meta(ge=0.01, le=SECONDS_MAX)] = 4.0
+    clients: Positives = (1, 4)
+    sessions: Positives = (1, 6)
+    requests: Counts = (20, 60)
+    accounts: tuple[Accounts, Accounts] = (3, 10)
+    hot_share: Share = 0.2
+    give_up_share: Share = 0.03
+    bursts_share: Share = 0.5  # of the seeds: requests come in a few bursts
+    late_share: Share = 0.0  # of the seeds: in the year 2128 (sim)
+    mix: dict[str, Count] = msgspec.field(default_factory=lambda: dict(MIX))
+
+    def __post_init__(self) -> None:
+        ascends(self, "clients", "sessions", "requests", "accounts")
+        if unknown := self.mix.keys() - MIX.keys() - {"late", "again", "past"}:
+            raise ValueError(f"mix: there is no kind of request {min(unknown)!r}")
+        if not any(self.mix.values()):
+            raise ValueError("mix: nothing has a share")
 
 
 class Weather(Strict):
     """[network]: delay of each piece, and the share of chunks that are cut in two."""
 
-    delay_us: tuple[int, int] = (50, 3_000)
-    cut_share: float = 0.1
+    delay_us: Counts = (50, 3_000)
+    cut_share: Share = 0.1
+
+    def __post_init__(self) -> None:
+        ascends(self, "delay_us")
 
 
 class Disk(Strict):
     """[disk]: how long an append takes until it is durable; `images` is the disk tier's."""
 
-    sync_us: tuple[int, int] = (200, 5_000)
-    images: int = 600  # of each seed
+    sync_us: Counts = (200, 5_000)
+    images: Positive = 600  # of each seed
+
+    def __post_init__(self) -> None:
+        ascends(self, "sync_us")
 
 
 class Swarm(Strict):
     """[swarm]: each seed turns a drawn subset of `faults` on, some seeds none."""
 
-    quiet_share: float = 0.25
+    quiet_share: Share = 0.25
     faults: tuple[str, ...] = ()
-    each: tuple[int, int] = (1, 3)  # how many of each fault that is on
-    small_bounds_share: float = 0.5  # of the seeds: each bound is made small or left
+    each: Counts = (1, 3)  # how many of each fault that is on
+    small_bounds_share: Share = 0.5  # of the seeds: each bound is made small or left
+
+    def __post_init__(self) -> None:
+        ascends(self, "each")
 
 
 # Bounds of the server that a run may make small, with the values drawn from. Each is lawful: work
@@ -111,6 +134,9 @@ BOUNDS: dict[str, tuple[float, ...]] = {
 }
 
 
+ARMS = ("failpoint", "call", "recovery", "time", "state")
+
+
 class Lives(Strict):
     """[lives]: how often the process of a live tier is ended, and the ways; each is a kill point.
 
@@ -120,17 +146,20 @@ class Lives(Strict):
     start of the process; `time`: at a moment.
     """
 
-    each: tuple[int, int] = (0, 0)
-    arms: tuple[str, ...] = ("failpoint", "call", "recovery", "time")
-    error_share: float = 0.25
+    each: Counts = (0, 0)
+    arms: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ARMS[:4]
+    error_share: Share = 0.25
+
+    def __post_init__(self) -> None:
+        ascends(self, "each")
 
 
 class Cuts(Strict):
     """[cuts]: connections are reset after each byte 1 .. `bytes_max` of what clients send, `each`
     of them in a run; the next seed goes on where one ends."""
 
-    each: int = 0
-    bytes_max: int = 768
+    each: Count = 0
+    bytes_max: Positive = 768
 
 
 class Fault(Strict):
@@ -140,11 +169,11 @@ class Fault(Strict):
     do: str
     id: str = ""
     after: str = ""
-    at_ms: int | None = None
-    append: int | None = None
-    for_ms: int = 300
-    stage: str = "before"
-    client: int = 0
+    at_ms: Count | None = None
+    append: Positive | None = None
+    for_ms: Count = 300
+    stage: Literal["before", "after"] = "before"
+    client: Count = 0
     by_ms: int = 0
 
 
@@ -157,7 +186,7 @@ class Scenario(Strict):
     lives: Lives = msgspec.field(default_factory=Lives)
     cuts: Cuts = msgspec.field(default_factory=Cuts)
     fault: tuple[Fault, ...] = ()
-    bounds: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    bounds: dict[str, Values] = msgspec.field(default_factory=dict)
     """Bounds that every run makes small, with the values drawn from."""
 
 
@@ -172,7 +201,6 @@ FAULTS = {
     "process": _LIVE,
     "network": _LIVE,
 }  # fmt: skip
-ARMS = ("failpoint", "call", "recovery", "time", "state")
 STAGES = ("applied", "encoded", "appended", "released")
 CALLS = ("any", "sync", "dsync", "all")
 NTH_MAX = {"failpoint": 40, "call": 30, "recovery": 45, "time": 1, "state": 90}

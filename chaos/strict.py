@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Counts = tuple[Count, Count]  # lowest and highest, both included; ascends() says so
+Positives = tuple[Positive, Positive]
 
 
 class Refused(Exception):
@@ -20,6 +25,14 @@ class Refused(Exception):
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A table whose every word is known."""
+
+
+def ascends(table: Strict, *names: str) -> None:
+    """ValueError for the first of these ranges whose ends are in the wrong order."""
+    for name in names:
+        low, high = getattr(table, name)
+        if low > high:
+            raise ValueError(f"{name} = [{low}, {high}]: the first is above the second")
 
 
 def tables(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ records nor how groups are kept: it asks a journal for its end and for digests.
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import NamedTuple, Protocol, Self
 import lmdb
 
 from ledger import _check
-from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
+from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped, MapRefused
 from ledger.files import reserve_lock_file, sync
 
 FORMAT = 1
@@ -29,7 +30,7 @@ MAGIC = b"LEDGHEAD"
 STATE_MAP_BYTES = 1 << 30  # address space, not disk
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
-_KEY = b"head"
+KEY = b"head"
 _STAMP = struct.Struct("<8s H 6x 16s Q Q 32s")  # magic, format, cluster, group, position, digest
 _CHECK_BYTES = 16
 
@@ -88,57 +89,17 @@ class Checkpoint:
         """
         stamp = _STAMP.pack(MAGIC, FORMAT, cluster.to_bytes(16, "little"), group, position, digest)
         with _errors(self._path), self._env.begin(write=True) as transaction:
-            transaction.put(_KEY, stamp + _check.aegis(stamp))
+            transaction.put(KEY, stamp + _check.aegis(stamp))
 
     def read(self) -> Stamp | None:
         """The stamp, or None when there is none yet. DataRefused when it is damaged."""
         with _errors(self._path), self._env.begin() as transaction:
-            value = transaction.get(_KEY)
-        if value is None:
-            return None
-        stamp = value[: _STAMP.size]
-        if len(value) != _STAMP.size + _CHECK_BYTES or _check.aegis(stamp) != value[_STAMP.size :]:
-            raise DataRefused(_damaged(self._path, "the head stamp's check failed"))
-        magic, found, cluster, group, position, digest = _STAMP.unpack(stamp)
-        if magic != MAGIC or found != FORMAT:
-            raise DataRefused(
-                f"the head stamp in {self._path} has format {found}, this software reads {FORMAT}"
-            )
-        return Stamp(int.from_bytes(cluster, "little"), group, position, digest)
+            value = transaction.get(KEY)
+        return parse(self._path, value)
 
     def verify_against(self, journal: Stamped) -> str | None:
-        """Refuse a journal that does not hold what was stamped; a warning to show, or None.
-
-        A journal ahead of its stamp is fine: the stamp is renewed every few seconds.
-        """
-        stamp = self.read()
-        if stamp is None:
-            return (
-                f"{self._path} holds no head stamp: whether the journal has lost groups cannot be "
-                f"told at this start"
-            )
-        if stamp.cluster != journal.cluster:
-            raise DataRefused(
-                f"the head stamp in {self._path} is of cluster {stamp.cluster}, the journal of "
-                f"{journal.cluster}: directories were mixed; {_only_way(self.directory)}"
-            )
-        if stamp.group > journal.group:
-            raise DataRefused(
-                f"the journal ends at position {journal.position} but the head stamp says "
-                f"{stamp.position}: the journal has lost acknowledged groups or directories were "
-                f"mixed; {_only_way(self.directory)}"
-            )
-        try:
-            end = journal.end_of(stamp.group)
-        except DataRefused as error:
-            return f"whether this is the journal that was stamped cannot be told: {error}"
-        if end != (stamp.position, stamp.digest):
-            raise DataRefused(
-                f"the journal ends at position {journal.position}, and its group {stamp.group} is "
-                f"not the one that the head stamp saw end at position {stamp.position}: "
-                f"directories were mixed; {_only_way(self.directory)}"
-            )
-        return None
+        """Refuse a journal that does not hold what was stamped; a warning to show, or None."""
+        return compare(self._path, self.read(), journal)
 
     def close(self) -> None:
         self._env.close()
@@ -148,6 +109,56 @@ class Checkpoint:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def parse(path: Path, value: bytes | None) -> Stamp | None:
+    """The stamp that is kept in the state directory `path`. DataRefused when it is damaged."""
+    if value is None:
+        return None
+    stamp = value[: _STAMP.size]
+    if len(value) != _STAMP.size + _CHECK_BYTES or _check.aegis(stamp) != value[_STAMP.size :]:
+        raise DataRefused(damaged(path, "the head stamp's check failed"))
+    magic, found, cluster, group, position, digest = _STAMP.unpack(stamp)
+    if magic != MAGIC or found != FORMAT:
+        raise DataRefused(
+            f"the head stamp in {path} has format {found}, this software reads {FORMAT}"
+        )
+    return Stamp(int.from_bytes(cluster, "little"), group, position, digest)
+
+
+def compare(path: Path, stamp: Stamp | None, journal: Stamped) -> str | None:
+    """Refuse a journal that does not hold what the stamp in the state directory `path` says; a
+    warning to show, or None.
+
+    A journal ahead of its stamp is fine: the stamp is renewed every few seconds.
+    """
+    if stamp is None:
+        return (
+            f"{path} holds no head stamp: whether the journal has lost groups cannot be "
+            f"told at this start"
+        )
+    if stamp.cluster != journal.cluster:
+        raise DataRefused(
+            f"the head stamp in {path} is of cluster {stamp.cluster}, the journal of "
+            f"{journal.cluster}: directories were mixed; {_only_way(path.parent)}"
+        )
+    if stamp.group > journal.group:
+        raise DataRefused(
+            f"the journal ends at position {journal.position} but the head stamp says "
+            f"{stamp.position}: the journal has lost acknowledged groups or directories were "
+            f"mixed; {_only_way(path.parent)}"
+        )
+    try:
+        end = journal.end_of(stamp.group)
+    except DataRefused as error:
+        return f"whether this is the journal that was stamped cannot be told: {error}"
+    if end != (stamp.position, stamp.digest):
+        raise DataRefused(
+            f"the journal ends at position {journal.position}, and its group {stamp.group} is "
+            f"not the one that the head stamp saw end at position {stamp.position}: "
+            f"directories were mixed; {_only_way(path.parent)}"
+        )
+    return None
 
 
 def rebuild(journal: Stamped) -> None:
@@ -176,16 +187,19 @@ def _make(path: Path) -> None:
 
 def _open_env(path: Path) -> lmdb.Environment:
     reserve_lock_file(path)
-    return lmdb.open(
-        str(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
-    )
+    try:
+        return lmdb.open(
+            os.fsencode(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
+        )
+    except lmdb.MemoryError as error:
+        raise MapRefused(str(path), STATE_MAP_BYTES) from error
 
 
 def _check_size(path: Path, bytes_min: int) -> None:
     """Refuse a file without its end: reading what is missing would kill the process."""
     size = (path / "data.mdb").stat().st_size
     if size < bytes_min:
-        raise DataRefused(_damaged(path, f"data.mdb has {size} bytes of {bytes_min}"))
+        raise DataRefused(damaged(path, f"data.mdb has {size} bytes of {bytes_min}"))
 
 
 @contextmanager
@@ -199,14 +213,15 @@ def _errors(path: Path) -> Iterator[None]:
         lmdb.PageNotFoundError,
         lmdb.VersionMismatchError,
     ) as error:
-        raise DataRefused(_damaged(path, str(error))) from error
+        raise DataRefused(damaged(path, str(error))) from error
     except (PermissionError, lmdb.ReadonlyError) as error:
         raise DirectoryNotWritable(f"cannot write {path}: {error}") from error
     except (OSError, lmdb.Error) as error:
         raise LedgerStopped(error) from error
 
 
-def _damaged(path: Path, what: str) -> str:
+def damaged(path: Path, what: str) -> str:
+    """How a refusal of the state directory says what is wrong with it."""
     return f"{path} is damaged: {what}; {_only_way(path.parent)}"
 
 

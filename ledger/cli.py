@@ -1,15 +1,15 @@
 """Commands: `ledger`: arguments in, the right call, and one line and one exit code for each error.
 
 What a command does lives elsewhere and is imported when it is called, so that --help is quick.
-Results go to standard output; progress, warnings and errors to standard error. The exit codes are
-those of config.Exit.
+Results go to standard output; progress, warnings and errors to standard error, and how is said in
+tell.py. The exit codes are those of config.Exit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
-from ledger import __version__
+from ledger import __version__, tell
 from ledger.config import Exit
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, system_limit
 
 if TYPE_CHECKING:
     from ledger.verify import Report
@@ -95,9 +95,9 @@ def serve(
 
     def listening(host: str, port: int) -> None:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        click.echo(f"listening on {where}")
-        sys.stdout.flush()
+        tell.log(f"listening on {where}", 1)
 
+    logging.basicConfig(format="%(message)s", handlers=[tell.LogHandler()])
     with _progress("replaying") as progress:
         return server.serve(
             directory,
@@ -107,7 +107,7 @@ def serve(
             allow_plaintext=allow_plaintext,
             on_progress=progress,
             on_listening=listening,
-            on_warning=_warn,
+            on_warning=tell.log_warning,
         )
 
 
@@ -158,7 +158,8 @@ def inspect(
 @click.option(
     "--trust-journal", is_flag=True, help="Accept that what the journal has lost is gone."
 )
-def rebuild(directory: Path, trust_journal: bool) -> int:
+@_JSON
+def rebuild(directory: Path, trust_journal: bool, as_json: bool) -> int:
     """Make all that is derived from the journal in DIRECTORY anew, once it is verified.
 
     With --trust-journal the one way on when a book is refused because its journal ends before its
@@ -171,12 +172,17 @@ def rebuild(directory: Path, trust_journal: bool) -> int:
         run = room.rebuild if trust_journal else room.verify
         report = run(directory, lambda at: progress(at.group, at.groups))
     if report.fault is not None:
-        _error(f"{report.fault}; nothing was rebuilt")
+        tell.error(f"{report.fault}; nothing was rebuilt")
         return Exit.FAULT_FOUND
     with _progress("rebuilding") as progress:
         rebuilt = recovery.rebuild(directory, progress)
-    click.echo(f"{directory}: rebuilt; the book ends at position {rebuilt.position}")
-    click.echo(f"segments {rebuilt.segments}, history hash {rebuilt.history_hash}")
+    if as_json:
+        _tell({"directory": str(directory)} | dataclasses.asdict(rebuilt), as_json)
+    else:
+        tell.result(
+            f"{directory}: rebuilt; the book ends at position {rebuilt.position}\n"
+            f"segments {rebuilt.segments}, history hash {rebuilt.history_hash}"
+        )
     return Exit.OK
 
 
@@ -263,15 +269,16 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     begins = time.monotonic() + PROGRESS_AFTER_SECONDS
     shown = False
 
-    def tell(done: int, total: int) -> None:
+    def progressed(done: int, total: int) -> None:
         nonlocal shown
-        if not shown and time.monotonic() >= begins and done < total:
-            shown = True
-            bar.start()
-        if shown:
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                stop()
+        with contextlib.suppress(OSError, ValueError):  # the terminal may have gone
+            if not shown and time.monotonic() >= begins and done < total:
+                shown = True
+                bar.start()
+            if shown:
+                bar.update(task, completed=done, total=total)
+                if done == total:
+                    stop()
 
     def stop() -> None:
         nonlocal shown
@@ -280,26 +287,24 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
     try:
-        yield tell
+        yield progressed
     finally:
-        stop()
+        with contextlib.suppress(OSError, ValueError):
+            stop()
 
 
 def _tell_report(report: Report, as_json: bool) -> None:
     import msgspec
 
-    if report.fault is not None:
-        _error(str(report.fault))
-    if report.stamp_fault is not None:
-        _error(report.stamp_fault)
+    for fault in (report.fault, report.stamp_fault):
+        if fault is not None:
+            tell.error(str(fault))
     if as_json:
         facts = msgspec.to_builtins(report) | {"clean": report.clean}
-        fields = facts["ledgers"] and type(report.ledgers[0])._fields
-        facts["ledgers"] = [dict(zip(fields, row, strict=True)) for row in facts["ledgers"]]
-        _tell(_exact(facts), as_json=True)
+        _tell(facts | {"ledgers": [total._asdict() for total in report.ledgers]}, as_json=True)
         return
     for warning in report.warnings:
-        _warn(warning)
+        tell.warn(warning)
     _tell(
         {
             "book": f"{report.directory}, cluster {report.cluster}",
@@ -312,58 +317,19 @@ def _tell_report(report: Report, as_json: bool) -> None:
         as_json=False,
     )
     if report.clean:
-        click.echo(f"clean: debits equal credits in every ledger ({report.seconds} s)")
-
-
-def _exact(value: Any) -> Any:
-    """The same with integers beyond 64 bits as strings of digits."""
-    if isinstance(value, dict):
-        return {key: _exact(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_exact(one) for one in value]
-    return str(value) if isinstance(value, int) and value >= 1 << 63 else value
+        tell.result(f"clean: debits equal credits in every ledger ({report.seconds} s)")
 
 
 def _tell(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
-    from rich.console import Console
-    from rich.table import Table
+    from ledger import exact
 
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _text(value), style=None)
-    # What is told may be a directory's name: it is text, not markup.
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with console.capture() as text:
-        console.print(table)
-    click.echo(text.get(), nl=False)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_text(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        plain = all(isinstance(one, str) for one in value)
-        return (", " if plain else "\n").join(map(_text, value)) or "none"
-    return "none" if value is None else str(value)
-
-
-def _warn(why: str) -> None:
-    click.echo(f"ledger: warning: {_line(why)}", err=True)
-
-
-def _error(why: str) -> None:
-    click.echo(f"ledger: {_line(why)}", err=True)
-
-
-def _line(why: str) -> str:
-    return " ".join(why.split())
+    tell.result(exact.line(facts) if as_json else tell.table(facts))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and end the process with its exit code."""
+    tell.fill_standard_descriptors()
+    logging.raiseExceptions = False
     sys.exit(_run(arguments))
 
 
@@ -379,17 +345,22 @@ def _run(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         command = where.command_path if where is not None else "ledger"
-        _error(f"{error.format_message()} (see {command} --help)")
+        tell.error(f"{error.format_message()} (see {command} --help)")
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the results has gone; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        tell.abandon_results()  # whoever read the results has gone
         return Exit.OK
     except LedgerError as error:
-        _error(str(error))
+        tell.error(str(error))
         return error.exit_code
     except OSError as error:
-        _error(str(error))
+        tell.error(str(error))
+        tell.abandon_results()
         return Exit.IO_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if (why := system_limit(error)) is None:
+            raise
+        tell.error(str(why))
+        return why.exit_code

@@ -33,6 +33,7 @@ DISK_RESERVE_BYTES = 2 * GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX  # less: n
 DISK_RESERVE_READS_BYTES = DISK_RESERVE_BYTES // 2  # less: no start, no new session
 DISK_WARN_PERCENT = (70, 85, 95)
 READ_TRANSACTION_SECONDS_MAX = 5.0
+ONLOOKER_TRIES_MAX = 10  # of who reads a file without a lock, each in a newer snapshot
 DIGEST_ASIDE_BYTES = 16 * 1024  # a body whose digest takes longer than asking a worker for it
 READ_AHEAD_BYTES = 16 * 1024 * 1024  # while small groups are read in order
 READ_LARGE_BYTES = 256 * 1024  # a group that is read without keeping it in the system's memory
@@ -91,6 +92,7 @@ START_SECONDS_MAX = 60.0  # the first group of a run, on a slow disk
 POLL_SECONDS = 0.005
 SWITCH_SECONDS = 0.00002  # how long a thread may keep the interpreter from another
 DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
+CONNECTIONS_MIN = 16  # fewer are not worth a server: it does not start
 
 # Our own client.
 REQUEST_SECONDS_MAX = 30.0
@@ -106,7 +108,8 @@ class Exit(enum.IntEnum):
     FAULT_FOUND = 1  # verify found a fault
     USAGE = 2
     DATA_REFUSED = 65  # format, digest, cluster, head ahead of journal
-    DIRECTORY = 73  # in use or not writable
+    SYSTEM = 71  # address space, memory, descriptors or threads that the system does not give
+    DIRECTORY = 73  # in use, not writable or not readable
     IO_ERROR = 74
     FENCED = 75
 
@@ -116,6 +119,7 @@ assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROU
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
 assert GROUP_BYTES_MAX < 1 << 21, "a place in the journal says where in its group a record lies"
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
+assert CONNECTIONS_MIN <= CONNECTIONS_MAX
 assert TURN_BUFFER_BYTES >= 2 * MESSAGE_BYTES_MAX, "half of it takes the longest frame"
 assert SEND_BYTES_MAX >= 2 * MESSAGE_BYTES_MAX, "a full reply can wait while one is written"
 assert UNREAD_BYTES_MAX >= 16 * (SEND_BYTES_MAX + PAYLOAD_BYTES_MAX), "one peer is not too many"

@@ -45,6 +45,29 @@ class DirectoryNotWritable(LedgerError):
     exit_code = Exit.DIRECTORY
 
 
+class DirectoryNotReadable(LedgerError):
+    """What is to be looked at may not be read by this user."""
+
+    exit_code = Exit.DIRECTORY
+
+
+class SystemLimit(LedgerError):
+    """The system does not give what is needed: address space, memory, descriptors or threads."""
+
+    exit_code = Exit.SYSTEM
+
+
+class MapRefused(SystemLimit):
+    """The address space for the map of an LMDB file is not to be had."""
+
+    def __init__(self, path: str, map_bytes: int) -> None:
+        super().__init__(
+            f"cannot map {path}: the map takes {map_bytes >> 30} GiB of address space (not of"
+            " memory or disk), more than this process may have: raise the limit (`ulimit -v"
+            " unlimited`, LimitAS=infinity of a systemd unit)"
+        )
+
+
 class Fenced(LedgerError):
     """The log is not where its one writer left it: somebody else appended."""
 
@@ -111,3 +134,12 @@ class HistoryLost(LedgerError):
 
     def __reduce__(self) -> tuple[type[HistoryLost], tuple[int, int]]:
         return type(self), (self.seen, self.position)
+
+
+def system_limit(error: BaseException) -> SystemLimit | None:
+    """What Python raises when the system gives no thread and no memory, as an error of ours."""
+    if isinstance(error, MemoryError):
+        return SystemLimit("the system gives no more memory")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return SystemLimit("the system lets this process start no other thread (`ulimit -u`)")
+    return None

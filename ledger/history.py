@@ -130,7 +130,10 @@ class History:
     def _check_identity(self, file: ColumnFile) -> None:
         """Refuse what was not written for this journal, or for more of it than is left."""
         journal, name = self._journal, Path(file.path).name
-        way = f"only `ledger rebuild {self.directory} --trust-journal` goes on"
+        way = (
+            f"find the right one, or let `ledger rebuild {self.directory}` make all that is derived"
+            " from this journal (with --trust-journal when the head stamp is refused, too)"
+        )
         if file.cluster != journal.cluster:
             raise DataRefused(
                 f"{file.path} is of cluster {file.cluster}, the journal of {journal.cluster}: "

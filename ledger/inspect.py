@@ -2,9 +2,9 @@
 
 A book may be looked at while it is served: what is told is how it stood when it was opened, up to
 the last group then. To know its accounts and counts the whole journal is replayed, which takes the
-memory of a start and more time. Facts are dicts of plain values, the same for people and for
---json; an id, an amount or a balance is a string of digits there, because most readers of JSON
-round such numbers.
+memory of a start and more time. Only reading is needed: no lock is taken and nothing is written.
+Facts are dicts of plain values, the same for people and for --json, where exact.py makes strings of
+what readers of JSON would round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ledger import _core, config, recovery
 from ledger.config import Exit
 from ledger.errors import LedgerError
 from ledger.group import Header
-from ledger.journal import Journal
+from ledger.onlooker import Onlooker
 from ledger.runs import Rows, Runs, read_runs
 from ledger.schema import (
     ACCOUNT,
@@ -51,8 +51,8 @@ class NotInBook(LedgerError):
 
 
 def inspect(directory: Path, progress: Progress | None = None) -> Facts:
-    """The head, the counts, the sizes and the newest start records. Errors as Journal.open's."""
-    with _open(directory) as journal:
+    """The head, the counts, the sizes and the newest start records. Errors as Onlooker's."""
+    with Onlooker(directory) as journal:
         core, _ = recovery.new_core(config.WINDOW_EVENTS)
         counts = dict.fromkeys(JournalKind, 0)
         starts: list[Facts] = []
@@ -84,7 +84,7 @@ def inspect(directory: Path, progress: Progress | None = None) -> Facts:
 def inspect_account(directory: Path, id: int, progress: Progress | None = None) -> Facts:
     """One account: its fields and balances now, and where it was created. NotInBook."""
     wanted = np.array(u128(id), np.uint64)
-    with _open(directory) as journal:
+    with Onlooker(directory) as journal:
         core, _ = recovery.new_core(config.WINDOW_EVENTS)
         created: Facts = {}
         for header, body, by_kind in _replayed(journal, core, progress):
@@ -105,7 +105,7 @@ def inspect_transfer(directory: Path, id: int, progress: Progress | None = None)
 
     An id that was used up by a failure is told as `burned`, with the status that burned it.
     """
-    with _open(directory) as journal:
+    with Onlooker(directory) as journal:
         search = _TransferSearch(np.array(u128(id), np.uint64))
         for header, body in _groups(journal, progress):
             search.look(header, read_runs(np.frombuffer(body, np.uint8), [header]))
@@ -167,7 +167,7 @@ class _TransferSearch:
 
 def inspect_group(directory: Path, number: int) -> Facts:
     """One group: its header and its runs. NotInBook."""
-    with _open(directory) as journal:
+    with Onlooker(directory) as journal:
         if not 1 <= number <= journal.group:
             raise NotInBook(f"{directory} holds groups 1 to {journal.group}, not {number}")
         header, body = journal.one(number)
@@ -190,11 +190,7 @@ def inspect_group(directory: Path, number: int) -> Facts:
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def _open(directory: Path) -> Journal:
-    return Journal.open(directory, readonly=True, locked=False)
-
-
-def _groups(journal: Journal, progress: Progress | None) -> Iterator[tuple[Header, memoryview]]:
+def _groups(journal: Onlooker, progress: Progress | None) -> Iterator[tuple[Header, memoryview]]:
     for header, body in journal.read():
         yield header, body
         if progress is not None:
@@ -202,7 +198,7 @@ def _groups(journal: Journal, progress: Progress | None) -> Iterator[tuple[Heade
 
 
 def _replayed(
-    journal: Journal, core: _core.Core, progress: Progress | None
+    journal: Onlooker, core: _core.Core, progress: Progress | None
 ) -> Iterator[tuple[Header, memoryview, list[int]]]:
     """Each group once the core has applied it, with its counts of records by kind."""
     for header, body in _groups(journal, progress):

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import shutil
-import stat
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -38,6 +37,7 @@ from ledger.errors import (
     Fenced,
     LedgerError,
     LedgerStopped,
+    MapRefused,
     WrongProcess,
 )
 from ledger.files import remove_leftovers, reserve_lock_file, sync
@@ -52,10 +52,11 @@ from ledger.group import (
     write_group,
 )
 from ledger.lock import Lock
-from ledger.reading import Reading, key_of, lmdb_error
+from ledger.reading import META_BYTES, Reading, check_size, data_path, key_of, lmdb_error
 
 READERS_MAX = 126  # transactions that read at once, all processes together
-META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
+
+CREATING = ".creating"  # where a book is made inside a directory that exists
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
@@ -84,14 +85,15 @@ class Journal(Reading):
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether `directory` holds a book."""
-        return _data_path(directory).is_file()
+        return data_path(directory).is_file()
 
     @staticmethod
     def create(directory: Path, cluster: int, group: Group) -> None:
         """Make a book whose journal holds `group` as group 1: all of it is there, or nothing.
 
-        DataRefused when `directory` holds anything, DirectoryNotWritable when it or its parent
-        cannot be written, DirectoryInUse when another is creating it, LedgerError otherwise.
+        A directory that exists stays the same one, since it may be where somebody is. DataRefused
+        when it holds anything, DirectoryNotWritable when it or its parent cannot be written,
+        DirectoryInUse when another is creating it, LedgerError otherwise.
         """
         if group.position_first != 1:
             raise ValueError(f"a book begins at position 1, not {group.position_first}")
@@ -100,6 +102,9 @@ class Journal(Reading):
         prefix = f".{directory.name}.creating-"
         temporary = directory.with_name(f"{prefix}{os.getpid()}")
         try:
+            if directory.exists():
+                _create_inside(directory, cluster, group)
+                return
             remove_leftovers(directory.parent, prefix)
             _create_at(temporary, directory, cluster, group)
         except OSError as error:
@@ -135,7 +140,7 @@ class Journal(Reading):
             raise ValueError("a journal is written only under its lock")
         directory = directory.resolve()
         if not cls.exists(directory):
-            raise DataRefused(f"{directory} holds no book: {_data_path(directory)} is missing")
+            raise DataRefused(f"{directory} holds no book: {data_path(directory)} is missing")
         lock = Lock(directory) if locked else None
         try:
             return cls(directory, cluster, readonly, lock, digest_executor, map_bytes)
@@ -165,7 +170,7 @@ class Journal(Reading):
         try:
             self._env = _open_env(directory, readonly, map_bytes)
         except lmdb.Error as error:
-            raise lmdb_error(str(_data_path(directory)), error) from error
+            raise lmdb_error(str(data_path(directory)), error) from error
         except OSError as error:
             raise LedgerStopped(error) from error
         try:
@@ -173,7 +178,7 @@ class Journal(Reading):
             self._check_size()
             self._env.reader_check()
             self._find_ends(cluster)
-            self._file = os.open(_data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
         except BaseException as error:
             self._env.close()
             if isinstance(error, lmdb.Error):
@@ -187,14 +192,9 @@ class Journal(Reading):
 
     def _check_size(self) -> None:
         """Refuse a file without its end: reading what is missing would kill the process."""
+        path = data_path(self.directory)
         pages = self._env.info()["last_pgno"] + 1
-        path = _data_path(self.directory)
-        size = path.stat().st_size
-        if size < pages * self._page_bytes:
-            raise DataRefused(
-                f"{path} has {size} bytes, but its {pages} pages take {pages * self._page_bytes}: "
-                f"its end is missing"
-            )
+        check_size(path, path.stat().st_size, pages, self._page_bytes)
 
     def _find_ends(self, cluster: int | None) -> None:
         """Check the last group, and take cluster, position, clock and digest from it."""
@@ -262,38 +262,6 @@ class Journal(Reading):
             number, self.position + group.position_count, group.clock_after, digest
         )
         return number
-
-    @property
-    def group(self) -> int:
-        """Number of the last group."""
-        return self._end.group
-
-    @property
-    def position(self) -> int:
-        """The last position."""
-        return self._end.position
-
-    @property
-    def clock(self) -> int:
-        """The ledger clock after the last group, ns."""
-        return self._end.clock
-
-    def digest(self) -> bytes:
-        """The digest of the last group, 32 bytes; waits for the worker that computes it."""
-        return self._end.known_digest()
-
-    def end_of(self, number: int) -> tuple[int, bytes]:
-        """The last position of group `number` and its digest, as the next group continues them."""
-        end = self._end  # taken once: another thread may be appending
-        if number == end.group:
-            return end.position, end.known_digest()
-        try:
-            following = self.header(number + 1)
-        except DataRefused:
-            # Each of the two groups says it, so that one damaged group hides no end.
-            header, digest = self._ended(number)
-            return header.position_last, digest
-        return following.position_first - 1, following.digest_previous
 
     # ---- housekeeping ---------------------------------------------------------------------------
 
@@ -372,34 +340,33 @@ def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
         raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
 
 
-def _data_path(directory: Path) -> Path:
-    return directory / "journal" / "data.mdb"
-
-
 def _open_env(
     directory: Path, readonly: bool, map_bytes: int, create: bool = False
 ) -> lmdb.Environment:
     """LMDB in its default mode, and with the engine named: the environment could change it."""
-    path = _data_path(directory)
+    path = data_path(directory)
     if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
         raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
     with contextlib.suppress(PermissionError):  # who may only read gets no lock file from LMDB
         reserve_lock_file(path.parent)
-    return lmdb.open(
-        str(path.parent),
-        map_size=map_bytes,
-        subdir=True,
-        readonly=readonly,
-        create=create,
-        mode=0o600,
-        sync=True,
-        metasync=True,
-        writemap=False,
-        readahead=True,
-        max_readers=READERS_MAX,
-        lock=True,
-        lib_version=0,
-    )
+    try:
+        return lmdb.open(
+            os.fsencode(path.parent),  # a name may be any bytes
+            map_size=map_bytes,
+            subdir=True,
+            readonly=readonly,
+            create=create,
+            mode=0o600,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            readahead=True,
+            max_readers=READERS_MAX,
+            lock=True,
+            lib_version=0,
+        )
+    except lmdb.MemoryError as error:
+        raise MapRefused(str(path), map_bytes) from error
 
 
 def _reach_disk(directory: Path, warm: bool) -> None:
@@ -408,7 +375,7 @@ def _reach_disk(directory: Path, warm: bool) -> None:
     Unless the book was closed (`warm`), forget what memory holds of it: after a failed sync that
     may be what the disk never took, and only what is read from the disk may be answered from.
     """
-    path = _data_path(directory)
+    path = data_path(directory)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -434,12 +401,10 @@ def _check_vacant(directory: Path) -> None:
         raise DataRefused(f"{directory} is not a directory")
     if Journal.exists(directory):
         raise DataRefused(f"{directory} already holds a book")
-    found = sorted(entry.name for entry in directory.iterdir())
+    found = sorted(entry.name for entry in directory.iterdir() if entry.name != CREATING)
     if found:
         names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
-    if directory.is_mount():
-        raise DirectoryNotWritable(f"{directory} is a mount point: name a directory below it")
 
 
 def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
@@ -453,8 +418,6 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_first(temporary, cluster, group)
-            if directory.exists():
-                temporary.chmod(stat.S_IMODE(directory.stat().st_mode))
             os.fsync(descriptor)
             temporary.rename(directory)
             sync(directory.parent)
@@ -463,6 +426,29 @@ def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _create_inside(directory: Path, cluster: int, group: Group) -> None:
+    """Build the book in a folder of `directory`, and rename its journal into place: it is there
+    then. A killed creation leaves the folder, which the next one removes."""
+    making = directory / CREATING
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DirectoryInUse(f"{directory} is being created by another process") from error
+        _check_vacant(directory)  # another may have made it a moment ago
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(0o700)
+        try:
+            _write_first(making, cluster, group)
+            (making / "journal").rename(directory / "journal")
+            os.fsync(descriptor)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def _write_first(directory: Path, cluster: int, group: Group) -> None:
@@ -477,5 +463,5 @@ def _write_first(directory: Path, cluster: int, group: Group) -> None:
     ):
         if not transaction.put(key_of(1), whole, append=True):
             raise LedgerError(f"{directory}: the new journal is not empty")
-    for path in (_data_path(directory), journal, state):
+    for path in (data_path(directory), journal, state):
         sync(path)

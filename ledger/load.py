@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 
-from ledger import config, schema
+from ledger import config, exact, schema, tell
 from ledger._load import Swarm
 from ledger.client import new_loop
 from ledger.config import Exit
@@ -54,6 +54,7 @@ Key = TypeVar("Key")
 
 PROGRESS_SECONDS = 1.0
 TICK_SECONDS = 0.05
+SUMMARY_COLUMNS_MAX = 1000
 DUE_SECONDS_MIN = 0.001  # timers of the loop are no finer
 CONNECTING_MAX = 64
 PAYMENTS_PER_SECOND_MAX = 10_000_000  # bounds the memory of a run that is limited by time alone
@@ -97,8 +98,10 @@ class _Connection(asyncio.BufferedProtocol):
         self.swarm = swarm
         self.transport: asyncio.Transport | None = None
         self.failures = 0
+        self.made = 0  # connections in all
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made += 1
         self.transport = cast(asyncio.Transport, transport)
         prepare(transport.get_extra_info("socket"))
         self.write(self.swarm.connect(time.monotonic_ns()))
@@ -156,6 +159,7 @@ class _Run:
         self.closing = False
         self.known = False
         self.stopped = ""
+        self.refusal = "no answer"  # of the last connection that could not be made
         self.error: LedgerError | None = None
         self.last_reply_ns = self.begun_ns = self.ended_ns = time.monotonic_ns()
         self.longest_pause_ns = 0
@@ -264,8 +268,9 @@ class _Run:
                 async with self.connecting, asyncio.timeout(CONNECT_SECONDS_MAX):
                     await loop.create_connection(lambda: connection, self.host, self.port)
                 return
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError) as error:
                 connection.failures += 1
+                self.refusal = error.strerror or "no answer" if error.args else "no answer"
 
     def event_is_final(self) -> bool:
         return bool(self.stopped or self.error)
@@ -318,7 +323,14 @@ class _Run:
                 self.on_progress(progress)
             waiting = progress.requests_waiting > 0 or progress.connections == 0
             if waiting and progress.silent_seconds > self.options.patience_seconds:
-                self.give_up(f"no reply for {progress.silent_seconds:.1f} s")
+                self.give_up(self.silence(progress))
+
+    def silence(self, progress: Progress) -> str:
+        """Why it is silent."""
+        for_so_long = f"for {progress.silent_seconds:.1f} s"
+        if progress.connections:
+            return f"no reply {for_so_long}"
+        return f"no connection to {self.options.address} {for_so_long}: {self.refusal}"
 
     # ---- figures --------------------------------------------------------------------------------
 
@@ -378,7 +390,7 @@ class _Run:
             longest_pause_seconds=self.longest_pause_ns / 1e9,
             requests=counters["requests"],
             resent=counters["resent"],
-            reconnects=counters["connections"] - self.options.connections,
+            reconnects=sum(max(0, one.made - 1) for one in self.connections),
             evictions={_name(schema.EvictionReason, key): evictions[key] for key in evictions},
             found=counters["found"],
             debits_posted=counters["debits_posted"],
@@ -454,7 +466,7 @@ def show(options: Options, as_json: bool) -> Report:
     """Run with a live view on stderr, then write a summary, or the report as JSON, to stdout."""
     if as_json:
         report = run(options, interruptible=True)
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        tell.result(exact.line(msgspec.to_builtins(report)))
         return report
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         report = run(
@@ -462,7 +474,9 @@ def show(options: Options, as_json: bool) -> Report:
             lambda progress: live.update(view(progress), refresh=True),
             interruptible=True,
         )
-    Console().print(summary(report))
+    console = Console()
+    # Where nobody looks at a terminal nothing is cut to the width of one.
+    console.print(summary(report), width=None if console.is_terminal else SUMMARY_COLUMNS_MAX)
     return report
 
 

@@ -1,4 +1,4 @@
-"""Leaf: the one lock of a book: a flock on DIR/lock, which says who holds it.
+"""Leaf: the one lock of a book: a flock on DIR/lock, which says who holds it; readers share it.
 
 The text is taken out again by a clean close, so a text without a holder tells of a crash. A process
 that the holder forked keeps the lock as long as it lives. This file knows nothing of what the lock
@@ -13,11 +13,13 @@ import fcntl
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ledger.errors import DirectoryInUse, DirectoryNotWritable
 
 HOLDER_BYTES_MAX = 1024
+COMMAND_CHARACTERS_MAX = 120  # of a holder's command line that are told
 
 
 class Lock:
@@ -36,15 +38,15 @@ class Lock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.was_clean = os.fstat(self._fd).st_size == 0
-            holder = f"pid {os.getpid()}: {shlex.join(sys.orig_argv)}".encode()[:HOLDER_BYTES_MAX]
+            holder = f"pid {os.getpid()}: {_short(sys.orig_argv)}"
+            text = holder.encode(errors="surrogateescape")[:HOLDER_BYTES_MAX]
             os.ftruncate(self._fd, 0)
-            if os.pwrite(self._fd, holder, 0) != len(holder):
+            if os.pwrite(self._fd, text, 0) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except BlockingIOError as error:
-            holder = os.pread(self._fd, HOLDER_BYTES_MAX, 0)
+            why = f"{directory} is in use{_holder(self._fd)}"
             os.close(self._fd)
-            who = holder.decode(errors="replace") or "another process"
-            raise DirectoryInUse(f"{directory} is in use by {who}") from error
+            raise DirectoryInUse(why) from error
         except OSError as error:
             os.close(self._fd)
             raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
@@ -55,3 +57,76 @@ class Lock:
             if clean:
                 os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+class SharedLock:
+    """While it is held nobody becomes the writer of a book; others may hold it, too.
+
+    It needs no more than to read DIR/lock, and writes nothing. `warning` says when it cannot be
+    had and a writer may be at work meanwhile, or is None. DirectoryInUse names a writer.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "lock"
+        self.warning: str | None = None
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            why = f"{directory} is in use{_holder(self._fd)}"
+            self.release()
+            raise DirectoryInUse(why) from error
+        except OSError as error:
+            self.release()
+            if not _is_readonly(directory):
+                self.warning = (
+                    f"cannot lock {path} ({error.strerror}): should a server be at work, this is"
+                    " the book as it was for a moment"
+                )
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def _is_readonly(directory: Path) -> bool:
+    """Whether nobody can serve what lies here."""
+    with contextlib.suppress(OSError):
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    return False
+
+
+def _short(words: Sequence[str]) -> str:
+    """A command line on one line of bounded length."""
+    if words:
+        words = [Path(words[0]).name, *words[1:]]
+    text = " ".join(shlex.join(words).split())
+    return text if len(text) <= COMMAND_CHARACTERS_MAX else text[:COMMAND_CHARACTERS_MAX] + "..."
+
+
+def _holder(lock: int) -> str:
+    """Who holds the lock that this descriptor is of, as the system says or as the file does."""
+    said = os.pread(lock, HOLDER_BYTES_MAX, 0).decode(errors="replace")
+    pids = _lockers(lock)
+    if os.getpid() in pids:
+        return ": this process has it open already"
+    if pids and not any(said.startswith(f"pid {pid}:") for pid in pids):
+        # The text is of a holder that was killed, or this one may only read.
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pids[0]}/cmdline").read_bytes().decode(errors="replace")
+            said = f"pid {pids[0]}: {_short(words.split(chr(0))[:-1])}"
+    return f" by {said or 'another process'}"
+
+
+def _lockers(lock: int) -> list[int]:
+    """The processes with a flock on the same file that the system tells of; none of another pid
+    namespace."""
+    file = os.fstat(lock)
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return []
+    return [int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place]

@@ -33,6 +33,7 @@ from ledger.errors import DataRefused, DirectoryNotWritable, LedgerError, Ledger
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
+    End,
     Header,
     check_digest,
     digest_group,
@@ -40,6 +41,7 @@ from ledger.group import (
     read_header,
 )
 
+META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 RWF_DONTCACHE = 0x80  # of preadv(2), since Linux 6.14
 _LMDB_DAMAGE = (
     lmdb.CorruptedError,
@@ -54,6 +56,32 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
 
+def data_path(directory: Path) -> Path:
+    """The file of a book's journal."""
+    return directory / "journal" / "data.mdb"
+
+
+def check_size(path: Path, size: int, pages: int, page_bytes: int) -> None:
+    """Refuse a file without its end: reading what is missing would kill who maps it."""
+    if size < pages * page_bytes:
+        raise DataRefused(
+            f"{path} has {size} bytes, but its {pages} pages take {pages * page_bytes}: "
+            f"its end is missing"
+        )
+
+
+def advise(file: int, size: int, end: int, ahead_bytes: int, advised: int) -> int:
+    """Once a group of `size` bytes is read that ends at `end`, have the system read what follows.
+
+    As far as it was asked to read, which is where the last call said `advised`. What is large is
+    read at once and needs no advice.
+    """
+    if size >= READ_LARGE_BYTES or not ahead_bytes or end + ahead_bytes // 2 < advised:
+        return advised
+    os.posix_fadvise(file, end, ahead_bytes, os.POSIX_FADV_WILLNEED)
+    return end + ahead_bytes
+
+
 def lmdb_error(where: str, error: lmdb.Error) -> LedgerError:
     if isinstance(error, _LMDB_DAMAGE):
         return DataRefused(f"{where}: damaged outside the groups ({error})")
@@ -63,7 +91,7 @@ def lmdb_error(where: str, error: lmdb.Error) -> LedgerError:
 
 
 @contextlib.contextmanager
-def _told_as(number: int) -> Iterator[None]:
+def told_as(number: int) -> Iterator[None]:
     """What cannot be read of a group names it."""
     try:
         yield
@@ -76,14 +104,42 @@ class Reading(ABC):
 
     directory: Path
     cluster: int
+    _end: End
     _env: lmdb.Environment
     _file: int  # LMDB's file, open to be read
     _large_flags = RWF_DONTCACHE  # 0 where the system or the file system does not know it
 
     @property
-    @abstractmethod
     def group(self) -> int:
         """Number of the last group."""
+        return self._end.group
+
+    @property
+    def position(self) -> int:
+        """The last position."""
+        return self._end.position
+
+    @property
+    def clock(self) -> int:
+        """The ledger clock after the last group, ns."""
+        return self._end.clock
+
+    def digest(self) -> bytes:
+        """The digest of the last group, 32 bytes; waits for the worker that computes it."""
+        return self._end.known_digest()
+
+    def end_of(self, number: int) -> tuple[int, bytes]:
+        """The last position of group `number` and its digest, as the next group continues them."""
+        end = self._end  # taken once: another thread may be appending
+        if number == end.group:
+            return end.position, end.known_digest()
+        try:
+            following = self.header(number + 1)
+        except DataRefused:
+            # Each of the two groups says it, so that one damaged group hides no end.
+            header, digest = self._ended(number)
+            return header.position_last, digest
+        return following.position_first - 1, following.digest_previous
 
     @abstractmethod
     def _check_usable(self) -> None:
@@ -172,14 +228,11 @@ class Reading(ABC):
             held = self.group  # what the transaction sees at the least
             deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
             with self.snapshot() as (file, snapshot):
-                with _told_as(number):
+                with told_as(number):
                     pages = _past.Pages(file, snapshot)
                 while True:
                     size, end = self._read(pages, file, number, buffer)
-                    small = size < READ_LARGE_BYTES  # what is read at once needs no advice
-                    if small and ahead_bytes and end + ahead_bytes // 2 >= advised:
-                        os.posix_fadvise(file, end, ahead_bytes, os.POSIX_FADV_WILLNEED)
-                        advised = end + ahead_bytes
+                    advised = advise(file, size, end, ahead_bytes, advised)
                     yield number, buffer[:size].toreadonly()
                     number = next(wanted, None)
                     if number is None or number > held or time.monotonic() > deadline:
@@ -189,7 +242,7 @@ class Reading(ABC):
         self, pages: _past.Pages, file: int, number: int, buffer: memoryview
     ) -> tuple[int, int]:
         """Read the value of a group to `buffer`; its bytes, and where it ends in the file or 0."""
-        with _told_as(number):
+        with told_as(number):
             found = pages.find(key_of(number))
             if found is not None:
                 size = min(found[1], len(buffer))  # what is longer is no group

@@ -26,7 +26,7 @@ from ledger import config
 from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
-from ledger.errors import LedgerError, LedgerStopped
+from ledger.errors import LedgerError, LedgerStopped, SystemLimit
 from ledger.recovery import Parts, Progress, recover, start_id
 from ledger.runner import LoopRunner
 from ledger.scrub import Scrub
@@ -74,6 +74,12 @@ def serve(
     """
     check_address(host, allow_plaintext)
     descriptors = _raise_descriptor_limit()
+    needed = config.DESCRIPTORS_KEPT + config.CONNECTIONS_MIN
+    if descriptors < needed:
+        raise SystemLimit(
+            f"{needed} descriptors are needed, this process may have {descriptors}: raise the limit"
+            f" (`ulimit -n {needed + config.CONNECTIONS_MAX}`, LimitNOFILE of a systemd unit)"
+        )
     # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
     sys.setswitchinterval(config.SWITCH_SECONDS)
     server = _Server(directory, cluster, accept_clock, on_progress, on_warning)

@@ -5,11 +5,14 @@ judged and added up a second time by the audit, which shares nothing with the co
 must have the same accounts and holds, and debits must equal credits. The three go on at the same
 time, a few chunks apart, and keep of the past eight bytes a transfer. What is read may be damaged
 below the groups, where LMDB has no checks and can kill its process: so all of it happens in a child
-process, whose death is a fault with a place. Nobody may serve the book meanwhile.
+process, whose death is a fault with a place. Nobody may serve the book meanwhile, and DIR/lock is
+shared to see to that; where it cannot be had, as on a copy without it, a warning says so. The file
+is read as an onlooker reads it: nothing is written, and no more is needed than to read it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import mmap
@@ -18,7 +21,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -36,6 +38,8 @@ from ledger.audit import Audit, LedgerTotals
 from ledger.config import GROUP_BYTES_MAX
 from ledger.group import Header
 from ledger.journal import Journal
+from ledger.lock import SharedLock
+from ledger.onlooker import LmdbFile, NoBook, Onlooker
 from ledger.schema import ACCOUNT, int_of
 
 CHUNK_BYTES = 2 * GROUP_BYTES_MAX  # bodies judged together
@@ -44,6 +48,7 @@ CHUNKS_JUDGED_MAX = 2  # while another one is filled
 WINDOW_EVENTS = 1 << 16  # that the core remembers; so few stay in the processor's cache
 POLL_SECONDS = 0.1
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _PAGE = struct.Struct("<QQQ")  # Reading, in memory that parent and child share
 
 
@@ -119,34 +124,46 @@ def verify(directory: Path, progress: Progress | None = None) -> Report:
     DataRefused when `directory` holds no book, DirectoryInUse, DirectoryNotWritable; LedgerError
     for an I/O error. Whatever is wrong with the book itself is in the report.
     """
-    environment = dict(os.environ)
-    paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as answer:
-        shared.truncate(_PAGE.size)
-        command = [sys.executable, "-m", "ledger.verify", str(directory), str(shared.fileno())]
-        reader = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            pass_fds=[shared.fileno()],
-            env=environment,
-        )
+    shared, answer = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("at", "answer"))
+    try:
+        os.truncate(shared, _PAGE.size)
+        reader = _start(directory, shared, answer)
         try:
             while (code := _wait(reader)) is None:
                 if progress is not None:
-                    progress(_reading(shared.fileno()))
+                    progress(_reading(shared))
         finally:
             if reader.poll() is None:
                 reader.kill()
             if reader.returncode is None:
                 # An interrupt may have left the lock that reader.wait() takes to whoever held it.
                 reader.returncode = os.waitstatus_to_exitcode(os.waitpid(reader.pid, 0)[1])
-        at = _reading(shared.fileno())
+        at = _reading(shared)
         if code < 0:
             return Report(str(directory), position=at.position, fault=_death(-code, at))
-        answer.seek(0)
-        return _report(code, answer.read())
+        return _report(code, os.pread(answer, os.fstat(answer).st_size, 0))
+    finally:
+        os.close(shared)
+        os.close(answer)
+
+
+def _start(directory: Path, shared: int, answer: int) -> subprocess.Popen[bytes]:
+    """The reader. It finds what this process finds, and nothing where it happens to be called."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
+    paths = [path for path in paths if Path(path).is_absolute()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-P", "-m", "ledger.verify"]
+    try:
+        return subprocess.Popen(
+            [*command, str(directory), str(shared), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=answer,
+            pass_fds=[shared],
+            env=environment,
+        )
+    except OSError as error:
+        raise errors.SystemLimit(f"cannot start a process that reads: {error}") from error
 
 
 def _wait(reader: subprocess.Popen[bytes]) -> int | None:
@@ -176,9 +193,14 @@ def _report(code: int, answer: bytes) -> Report:
 
 
 _REFUSALS: dict[str, type[errors.LedgerError]] = {
-    "DataRefused": errors.DataRefused,
-    "DirectoryInUse": errors.DirectoryInUse,
-    "DirectoryNotWritable": errors.DirectoryNotWritable,
+    kind.__name__: kind
+    for kind in (
+        errors.DataRefused,
+        errors.DirectoryInUse,
+        errors.DirectoryNotReadable,
+        errors.SystemLimit,
+        NoBook,
+    )
 }
 
 
@@ -234,7 +256,7 @@ class _Reader:
     """
 
     def __init__(
-        self, journal: Journal, page: mmap.mmap, replaying: Executor, auditing: Executor
+        self, journal: Onlooker, page: mmap.mmap, replaying: Executor, auditing: Executor
     ) -> None:
         self.core, self.buffers = recovery.new_core(WINDOW_EVENTS)
         self.audit = Audit(os.urandom(16))
@@ -390,14 +412,24 @@ def _plain(value: Any) -> int:
     return int_of(value) if np.ndim(value) else int(value)
 
 
-def _check_stamp(directory: Path, journal: Journal, report: Report) -> None:
+def _check_stamp(directory: Path, journal: Onlooker, report: Report) -> None:
     """Whether the journal still holds what was once stamped as durable."""
-    if not (directory / "state" / "data.mdb").exists():
+    state = directory / "state"
+    try:
+        with LmdbFile(state / "data.mdb") as file:
+            file.check_size()
+            value = file.value(checkpoint.KEY)
+    except (FileNotFoundError, NotADirectoryError):
         report.warnings.append("no head stamp: whether groups were lost cannot be told")
         return
+    except errors.DirectoryNotReadable as error:
+        report.warnings.append(f"{error}: whether groups were lost cannot be told")
+        return
+    except errors.DataRefused as error:
+        report.stamp_fault = checkpoint.damaged(state, str(error))
+        return
     try:
-        with checkpoint.Checkpoint(directory) as stamped:
-            warning = stamped.verify_against(journal)
+        warning = checkpoint.compare(state, checkpoint.parse(state, value), journal)
     except errors.DataRefused as error:
         report.stamp_fault = str(error)
         return
@@ -405,13 +437,34 @@ def _check_stamp(directory: Path, journal: Journal, report: Report) -> None:
         report.warnings.append(warning)
 
 
-def _read_book(directory: Path, page: mmap.mmap) -> Report:
+def _watch_free_pages(journal: Onlooker) -> Fault | None:
+    """Whether LMDB would write the next groups to where there are groups; told with the group."""
+    try:
+        journal.check_free_pages()
+    except errors.DataRefused as error:
+        return Fault(0, 0, str(error))
+    return None
+
+
+def _read_locked(directory: Path, page: mmap.mmap) -> Report:
+    lock = SharedLock(directory)
+    try:
+        report = _read_book(directory, page, locked=lock.warning is None)
+    finally:
+        lock.release()
+    if lock.warning is not None:
+        report.warnings.insert(0, lock.warning)
+    return report
+
+
+def _read_book(directory: Path, page: mmap.mmap, locked: bool = True) -> Report:
+    """`locked`: nobody writes the book meanwhile."""
     started = time.monotonic()
-    if not Journal.exists(directory):
-        raise errors.DataRefused(f"{directory} holds no book")
     report = Report(str(directory))
     try:
-        journal = Journal.open(directory, readonly=True)
+        journal = Onlooker(directory)
+    except NoBook:
+        raise
     except errors.DataRefused as error:
         report.fault = Fault(0, 0, str(error))
         return report
@@ -419,7 +472,8 @@ def _read_book(directory: Path, page: mmap.mmap) -> Report:
         report.cluster, report.groups = journal.cluster, journal.group
         report.position, report.clock_ns = journal.position, journal.clock
         reader = _Reader(journal, page, replaying, auditing)
-        fault = reader.read()
+        damaged = _watch_free_pages(journal) if locked else None
+        fault = reader.read() or damaged
         report.records = {kind.name.lower(): n for kind, n in reader.audit.counts.items()}
         if fault is None:
             report.digest = journal.digest().hex()
@@ -436,12 +490,27 @@ def _child(directory: Path, descriptor: int) -> None:
     page = mmap.mmap(descriptor, _PAGE.size)
     answer: dict[str, Any]
     try:
-        answer = msgspec.to_builtins(_read_book(directory, page))
+        answer = msgspec.to_builtins(_read_locked(directory, page))
     except errors.LedgerError as error:
         answer = {"refused": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        answer = {"refused": "LedgerError", "message": str(error)}
+    except (MemoryError, RuntimeError) as error:
+        if (why := errors.system_limit(error)) is None:
+            raise
+        answer = {"refused": "SystemLimit", "message": str(why)}
     sys.stdout.write(json.dumps(answer))
+
+
+def _end_with(parent: int) -> None:
+    """Let the system end this process with the one that waits for it, so that none is left that
+    holds the lock."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports, not both
+    _end_with(int(sys.argv[3]))
     _child(Path(sys.argv[1]), int(sys.argv[2]))

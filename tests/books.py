@@ -194,14 +194,14 @@ def at_group(directory: Path, number: int, name: str) -> dict[str, str]:
     """An environment whose processes send themselves a signal when they read a group."""
     hook = f"""
 import os, signal
-from ledger import journal
-read = journal.Journal.read
+from ledger import reading
+read = reading.Reading.read
 def hooked(self, *arguments, **named):
     for header, body in read(self, *arguments, **named):
         if header.group == {number}:
             os.kill(os.getpid(), signal.{name})
         yield header, body
-journal.Journal.read = hooked
+reading.Reading.read = hooked
 """
     place = directory / "hook"
     place.mkdir()

@@ -131,6 +131,18 @@ def test_a_seed_is_always_the_same_plan_and_every_byte_is_cut() -> None:
         ("process", "[swarm]\nfaults = ['disk-full']", "no fault 'disk-full'"),
         ("process", "[lives]\narms = ['lightning']", "no arm 'lightning'"),
         ("sim", "[[fault]]\ndo = 'reset'\nafter = 'nothing'", "has the id 'nothing'"),
+        ("sim", "[workload]\nseconds = -1", r"float. >= 0.01 - at `\$.workload.seconds"),
+        ("sim", "[workload]\nseconds = nan", r"float. >= 0.01 - at `\$.workload.seconds"),
+        ("sim", "[workload]\nclients = [5, 1]", r"clients = \[5, 1\]: the first is above"),
+        ("sim", "[workload]\nclients = [0, 1]", r">= 1 - at `\$.workload.clients\[0\]"),
+        ("sim", "[workload]\nmix = {pay = 0}", "mix: nothing has a share"),
+        ("sim", "[workload]\nmix = {pray = 1}", "mix: there is no kind of request 'pray'"),
+        ("sim", "[network]\ndelay_us = [2, 1]", r"delay_us = \[2, 1\]"),
+        ("disk", "[disk]\nimages = 0", r">= 1 - at `\$.disk.images"),
+        ("sim", "[swarm]\nquiet_share = 1.5", r"<= 1.0 - at `\$.swarm.quiet_share"),
+        ("process", "[lives]\neach = [-1, 2]", r">= 0 - at `\$.lives.each\[0\]"),
+        ("sim", "[[fault]]\ndo = 'reset'\nfor_ms = -5", r">= 0 - at `\$.fault\[0\].for_ms"),
+        ("sim", "[bounds]\nHEAD_NS = []", r"length >= 1 - at `\$.bounds"),
     ],
 )
 def test_what_a_tier_cannot_do_is_refused(tmp_path: Path, tier: str, rest: str, why: str) -> None:

@@ -359,8 +359,9 @@ def test_a_journal_that_lost_groups_is_refused(book: Sealed) -> None:
         reopened(book)
     assert str(refused.value) == (
         f"the journal ends at position {position} but {segment(4, 6)} says {seen}: the journal "
-        "has lost acknowledged groups or directories were mixed; only "
-        f"`ledger rebuild {book.directory} --trust-journal` goes on"
+        "has lost acknowledged groups or directories were mixed; find the right one, or let "
+        f"`ledger rebuild {book.directory}` make all that is derived from this journal (with "
+        "--trust-journal when the head stamp is refused, too)"
     )
     assert half.exists(), "nothing is removed of what is refused"
 

@@ -141,7 +141,7 @@ def summary(report: load.Report, facts: dict[str, Any], book: Path) -> Table:
 
 def _verdict(facts: dict[str, Any]) -> str:
     if facts["clean"]:
-        return f"clean, {facts['position']:,} records in {facts['seconds']:.1f} s"
+        return f"clean, {int(facts['position']):,} records in {facts['seconds']:.1f} s"
     return f"FAULT: {facts['fault'] or facts['stamp_fault']}"
 
 

@@ -149,7 +149,7 @@ def check_line(stage: Stage) -> None:
     if code != Exit.OK:
         stage.broken.append(("durable", f"inspect ended with {code}: {told}"))
         return
-    said, durable = stage.relay.position_max, facts["position"]
+    said, durable = stage.relay.position_max, int(facts["position"])
     if said > durable:
         what = f"a reply named position {said}, the journal ends at {durable}"
         stage.broken.append(("behind-the-line", what))

@@ -158,7 +158,7 @@ class SetClock(Trouble, tag="set-clock", kw_only=True):
         name = "ledger_clock_off_seconds"
         if name in stage.figures or "clock_ns" not in stage.facts:
             return
-        off = (stage.facts["clock_ns"] - time.time_ns()) / SECOND
+        off = (int(stage.facts["clock_ns"]) - time.time_ns()) / SECOND
         stage.figures[name] = round(off, 1)
         if abs(off) > CLOCK_OFF_SECONDS_MAX:
             what = f"the ledger's clock is {off:,.1f} s from the true one"
