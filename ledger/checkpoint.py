@@ -21,12 +21,14 @@ from typing import NamedTuple, Protocol, Self
 import lmdb
 
 from ledger import _check
+from ledger.environment import Environment, open_lmdb
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import reserve_lock_file, sync
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
 STATE_MAP_BYTES = 1 << 30  # address space, not disk
+READERS_MAX = 8
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
 _KEY = b"head"
@@ -73,13 +75,19 @@ class Checkpoint:
             if not (self._path / "data.mdb").exists():
                 _make(self._path)
             _check_size(self._path, META_BYTES)
-            self._env = _open_env(self._path)
+            self._environment = Environment(self._path, STATE_MAP_BYTES, READERS_MAX)
+            self._env = self._environment.lmdb
         try:
             pages = self._env.info()["last_pgno"] + 1
             _check_size(self._path, pages * self._env.stat()["psize"])
         except BaseException:
-            self._env.close()
+            self._environment.close()
             raise
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know of how it was opened."""
+        return self._environment.warning
 
     def write(self, cluster: int, group: int, position: int, digest: bytes) -> None:
         """Stamp the head. Only for what is durable: a stamp ahead of the journal refuses a start.
@@ -87,8 +95,10 @@ class Checkpoint:
         LedgerStopped for an I/O error.
         """
         stamp = _STAMP.pack(MAGIC, FORMAT, cluster.to_bytes(16, "little"), group, position, digest)
+        self._environment.check()
         with _errors(self._path), self._env.begin(write=True) as transaction:
             transaction.put(_KEY, stamp + _check.aegis(stamp))
+        self._environment.check()
 
     def read(self) -> Stamp | None:
         """The stamp, or None when there is none yet. DataRefused when it is damaged."""
@@ -137,7 +147,7 @@ class Checkpoint:
         return None
 
     def close(self) -> None:
-        self._env.close()
+        self._environment.close()
 
     def __enter__(self) -> Self:
         return self
@@ -172,9 +182,7 @@ def _make(path: Path) -> None:
 
 def _open_env(path: Path) -> lmdb.Environment:
     reserve_lock_file(path)
-    return lmdb.open(
-        str(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
-    )
+    return open_lmdb(path, STATE_MAP_BYTES, READERS_MAX, create=True)
 
 
 def _check_size(path: Path, bytes_min: int) -> None:

@@ -36,6 +36,7 @@ DIGEST_ASIDE_BYTES = 16 * 1024  # a body whose digest takes longer than asking a
 READ_AHEAD_BYTES = 16 * 1024 * 1024  # while small groups are read in order
 READ_LARGE_BYTES = 256 * 1024  # a group that is read without keeping it in the system's memory
 READER_CHECK_SECONDS = 60.0
+READ_SLOTS = 24  # of LMDB's reader table, that the writer keeps for its own reads
 SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once
 SCRUB_SECONDS = 1.0  # from one such step to the next
 SCRUB_REST_SECONDS = 3600.0  # from the end of a pass to the next one
