@@ -75,7 +75,7 @@ class Checkpoint:
             if not (self._path / "data.mdb").exists():
                 _make(self._path)
             _check_size(self._path, META_BYTES)
-            self._environment = Environment(self._path, STATE_MAP_BYTES, READERS_MAX)
+            self._environment = Environment(self._path, STATE_MAP_BYTES, READERS_MAX, 1)
             self._env = self._environment.lmdb
         try:
             pages = self._env.info()["last_pgno"] + 1
@@ -102,8 +102,9 @@ class Checkpoint:
 
     def read(self) -> Stamp | None:
         """The stamp, or None when there is none yet. DataRefused when it is damaged."""
-        with _errors(self._path), self._env.begin() as transaction:
-            value = transaction.get(_KEY)
+        with _errors(self._path), self._environment.slots.read() as slot:
+            found = slot.get(_KEY)
+            value = None if found is None else bytes(found)
         if value is None:
             return None
         stamp = value[: _STAMP.size]

@@ -27,6 +27,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -47,17 +48,18 @@ class _TableTaken(Exception):
 
 
 class Environment:
-    """One LMDB environment, open to be written. `lmdb` is the library's own handle.
+    """One LMDB environment, open to be written. `lmdb` is the library's own handle; `slots` are for
+    all reads of this process.
 
     `warning` says what an operator should know of how it was opened, or is None. lmdb.Error and
     OSError as the library and the system raise them.
     """
 
-    def __init__(self, folder: Path, map_bytes: int, readers_max: int) -> None:
+    def __init__(self, folder: Path, map_bytes: int, readers_max: int, slots: int) -> None:
         self.path = folder / "data.mdb"
         self.warning: str | None = None
         self._lock_path = folder / "lock.mdb"
-        self._map_bytes, self._readers_max = map_bytes, readers_max
+        self._map_bytes, self._readers_max, self._slots_count = map_bytes, readers_max, slots
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._open()
@@ -89,8 +91,13 @@ class Environment:
             raise
         try:
             self._hold()
-        except BaseException:
+            self.lmdb.reader_check()
+            self.slots = Slots(self.lmdb, self._slots_count)
+        except BaseException as error:
+            full = f"others had taken its reader slots: {self.readers()}"
             self.close()
+            if isinstance(error, lmdb.ReadersFullError):
+                raise _TableTaken(full) from None
             raise
 
     def _hold(self) -> None:
@@ -98,7 +105,7 @@ class Environment:
         pid = os.getpid()
         if not self._lock(fcntl.F_RDLCK, 0):
             raise _TableTaken("another process was about to make its lock table anew")
-        if self.slots()[pid]:
+        if self.taken()[pid]:
             # Of a dead process: the library frees no slot that has the number of its own.
             raise _TableTaken(f"a dead reader had the number of this process, {pid}")
         # The library asks for its lock at our number once, and did; ours cannot be had beside it.
@@ -128,20 +135,19 @@ class Environment:
             f"{self._lock_path} was made anew: {why}; who reads with the old one must open it again"
         )
 
-    def slots(self) -> Counter[int]:
+    def taken(self) -> Counter[int]:
         """How many reader slots each process has, by its number as it knows it."""
         rows = [line.split() for line in self.lmdb.readers().splitlines()]
         return Counter(int(row[0]) for row in rows if row[0].isdigit())
 
     def readers(self) -> str:
         """Who has how many reader slots, for people, the greediest first."""
-        return ", ".join(f"pid {pid} has {count}" for pid, count in self.slots().most_common(5))
+        return ", ".join(f"pid {pid} has {count}" for pid, count in self.taken().most_common(5))
 
     @property
     def crowded(self) -> str | None:
         """Who took all the reader slots, if nobody else can read any more; or None."""
-        slots = self.slots()
-        if sum(slots.values()) < self.lmdb.info()["max_readers"]:
+        if sum(self.taken().values()) < self.lmdb.info()["max_readers"]:
             return None
         return f"all reader slots of {self.path.parent} are taken: {self.readers()}"
 
@@ -194,6 +200,15 @@ class Slot:
         """The value at a key, valid until the end."""
         assert self._transaction is not None
         return self._transaction.get(key)
+
+    def cursor(self) -> lmdb.Cursor[memoryview]:
+        """A cursor, valid until the end."""
+        assert self._transaction is not None
+        return self._transaction.cursor()
+
+    def stat(self) -> Any:
+        assert self._transaction is not None
+        return self._transaction.stat()
 
 
 class Slots:

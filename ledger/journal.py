@@ -31,7 +31,7 @@ from ledger.config import (
     MAP_BYTES,
     READ_SLOTS,
 )
-from ledger.environment import Environment, Slots, open_lmdb
+from ledger.environment import Environment, open_lmdb
 from ledger.errors import (
     DataRefused,
     DirectoryInUse,
@@ -164,7 +164,9 @@ class Journal(Reading):
             if readonly:
                 self._env = _open_env(directory, readonly, map_bytes)
             else:
-                self._writing = Environment(directory / "journal", map_bytes, READERS_MAX)
+                self._writing = Environment(
+                    directory / "journal", map_bytes, READERS_MAX, READ_SLOTS
+                )
                 self._env = self._writing.lmdb
         except lmdb.Error as error:
             raise lmdb_error(str(_data_path(directory)), error) from error
@@ -173,11 +175,11 @@ class Journal(Reading):
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._check_size()
-            self._env.reader_check()
+            if readonly:
+                self._env.reader_check()
             self._find_ends(cluster)
             if self._writing is not None:
                 self._committed = self._env.info()["last_txnid"]
-                self._slots = Slots(self._env, READ_SLOTS)
             self._file = os.open(_data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
         except BaseException as error:
             self._close_environment()
@@ -208,7 +210,7 @@ class Journal(Reading):
 
     def _find_ends(self, cluster: int | None) -> None:
         """Check the first and the last group, and take cluster, position, clock and digest."""
-        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+        with self._transaction() as transaction, transaction.cursor() as cursor:
             if not cursor.first():
                 raise DataRefused(f"{self.directory}: the journal holds no group")
             first, _ = _read_at(cursor, 1)
@@ -372,7 +374,7 @@ class Journal(Reading):
             with super()._transaction() as transaction:
                 yield transaction
         else:
-            with self._slots.read() as slot:
+            with self._writing.slots.read() as slot:
                 yield slot
 
     def close(self) -> None:

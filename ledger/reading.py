@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import lmdb
 import numpy as np
@@ -77,6 +77,8 @@ class Snapshot(Protocol):
 
     def id(self) -> int: ...
     def get(self, key: bytes, /) -> memoryview | None: ...
+    def cursor(self) -> lmdb.Cursor[memoryview]: ...
+    def stat(self) -> Any: ...
 
 
 class Reading(ABC):

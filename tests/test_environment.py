@@ -25,7 +25,7 @@ from chaos.process import Server
 from ledger import verify
 from ledger.checkpoint import Checkpoint
 from ledger.config import Exit
-from ledger.environment import Environment, Slots
+from ledger.environment import Environment
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.files import reserve_lock_file
 from ledger.group import Group
@@ -35,6 +35,7 @@ from ledger.schema import Operation
 OPENS = int(os.environ.get("LEDGER_OPENS", "600"))  # by other processes, a run
 COPIES = int(os.environ.get("LEDGER_COPIES", "40"))  # by the host, a run
 CROWD = 2  # processes that open
+SLOTS = 3
 FIRST = Group(b"s" * 48, 1, 1, 1, 0, 100)
 
 Start = Callable[..., Server]
@@ -54,10 +55,9 @@ def child(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def ask(process: subprocess.Popen[str], line: str = "") -> str:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
+def said(process: subprocess.Popen[str]) -> str:
+    """Its next line; it goes on when its input ends."""
+    assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
@@ -76,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path) -> Environment:
-    return Environment(folder, 1 << 24, 126)
+    return Environment(folder, 1 << 24, 126, SLOTS)
 
 
 def let_go(folder: Path) -> None:
@@ -101,14 +101,13 @@ sys.stdin.readline()
 def test_a_host_that_closes_its_lock_file_keeps_the_lock_table(folder: Path) -> None:
     """Whoever opens next must not take itself for the first, and wipe the table."""
     ours = environment(folder)
-    with ours.lmdb.begin() as transaction:
-        before = ours.slots()[os.getpid()]
-        assert before == 1
+    with ours.slots.read() as slot:
+        assert ours.taken() == {os.getpid(): SLOTS}
         let_go(folder)
         with child(OPENS_ON, folder, 3) as other:
-            assert ask(other) == "done"
-        assert ours.slots()[os.getpid()] == before
-        assert transaction.get(b"key") == b"value"
+            assert said(other) == "done"
+        assert ours.taken() == {os.getpid(): SLOTS}
+        assert slot.get(b"key") == b"value"
     ours.close()
 
 
@@ -123,11 +122,10 @@ sys.stdin.readline()
 def test_nobody_frees_the_slot_of_a_read_of_ours(folder: Path) -> None:
     """LMDB frees the slots of who has no lock at the byte of its number: a host can drop that."""
     ours = environment(folder)
-    slots = Slots(ours.lmdb, 2)
-    with slots.read() as slot:
+    with ours.slots.read() as slot:
         let_go(folder)
         with child(CHECKS_READERS, folder) as other:
-            assert ask(other) == "0"
+            assert said(other) == "0"
         held = [line.split()[2] for line in ours.lmdb.readers().splitlines()[1:]]
         assert str(slot.id()) in held
     ours.close()
@@ -223,25 +221,26 @@ except lmdb.ReadersFullError:
     pass
 print(os.getpid(), len(held), flush=True)
 sys.stdin.readline()
-if len(sys.argv) > 3:
-    os.kill(os.getpid(), 9)
 """
 ALL = 1000
 
 
 def test_reads_of_the_writer_do_not_need_what_others_leave(folder: Path) -> None:
     ours = environment(folder)
-    slots = Slots(ours.lmdb, 3)
     with child(HOLDS, folder, ALL) as other:
-        pid, _ = ask(other).split()
+        pid, _ = said(other).split()
         assert ours.crowded is not None
         assert ours.crowded.startswith(f"all reader slots of {folder} are taken: pid {pid} has 2")
         for _ in range(10):
-            with slots.read() as first, slots.read() as second, slots.read() as third:
+            with (
+                ours.slots.read() as first,
+                ours.slots.read() as second,
+                ours.slots.read() as third,
+            ):
                 assert [bytes(slot.get(b"key") or b"") for slot in (first, second, third)] == [
                     b"value"
                 ] * 3
-        assert ours.slots()[os.getpid()] == 3
+        assert ours.taken()[os.getpid()] == 3
     ours.lmdb.reader_check()
     assert ours.crowded is None
     ours.close()
@@ -249,10 +248,10 @@ def test_reads_of_the_writer_do_not_need_what_others_leave(folder: Path) -> None
 
 def test_a_start_does_not_need_what_others_leave(folder: Path) -> None:
     with child(HOLDS, folder, ALL) as other:
-        ask(other)
+        said(other)
         ours = environment(folder)
         assert ours.warning is not None and "lock.mdb was made anew: others had" in ours.warning
-        Slots(ours.lmdb, 24)
+        assert ours.taken() == {os.getpid(): SLOTS}
         ours.close()
         ours = environment(folder)
         assert ours.warning is None, "the new file is there for the next start"
@@ -261,14 +260,11 @@ def test_a_start_does_not_need_what_others_leave(folder: Path) -> None:
 
 def test_slots_of_the_dead_are_free_at_the_next_start(folder: Path) -> None:
     with child(HOLDS, folder, 1) as living:
-        ask(living)
-        with child(HOLDS, folder, ALL, "die") as dead:
-            ask(dead)
+        said(living)
+        with child(HOLDS, folder, ALL // 10) as dead:
+            said(dead)
         ours = environment(folder)
-        Slots(ours.lmdb, 24)
-        assert ours.slots() == {os.getpid(): 24} | (
-            {} if ours.warning else {living.pid: 1}
-        )
+        assert ours.taken() == {os.getpid(): SLOTS, living.pid: 1} and ours.warning is None
         ours.close()
 
 
@@ -279,14 +275,16 @@ def test_a_server_whose_reader_slots_are_taken_answers_everything(
     running = server(tmp_path / "book")
     peer, session = with_accounts(running.address)
     with child(HOLDS, running.directory / "journal", ALL) as other:
-        ask(other)
+        said(other)
         session.ask(peer, Operation.CREATE_TRANSFERS, transfers(1, 3))
         again = session.results(session.resend(peer))
         assert again["status"].tolist() == [ledger.TransferStatus.CREATED] * 3
         assert posted(peer, session) == 3
         peer.close()
         assert running.terminate() == Exit.OK
-        running.restart()
+        with child(HOLDS, running.directory / "journal", ALL) as more:
+            said(more)
+            running.restart()
         assert "lock.mdb was made anew" in running.wait_line("lock.mdb")
         peer, session = opened(running.address)
         assert posted(peer, session) == 3
@@ -322,7 +320,7 @@ def test_a_server_starts_beside_a_reader_with_its_number(server: Start, tmp_path
     if not can(pidspace):
         return
     with container(READS_ON, book / "journal") as reader:
-        assert reader.stdout is not None and reader.stdout.readline() == "1\n"
+        assert said(reader) == "1"
         running = Server(book, prefix=pidspace.prefix())
         try:
             running.start()
@@ -339,10 +337,9 @@ def test_a_server_starts_beside_a_reader_with_its_number(server: Start, tmp_path
 KILLED = """
 import os, sys
 from pathlib import Path
-from ledger.environment import Environment, Slots
-ours = Environment(Path(sys.argv[1]), 1 << 24, 126)
-slots = Slots(ours.lmdb, 24)
-print(os.getpid(), ours.slots()[os.getpid()], ours.warning, flush=True)
+from ledger.environment import Environment
+ours = Environment(Path(sys.argv[1]), 1 << 24, 126, 24)
+print(os.getpid(), ours.taken()[os.getpid()], ours.warning, flush=True)
 sys.stdin.readline()
 """
 
@@ -353,14 +350,12 @@ def test_slots_of_a_dead_process_with_the_same_number_do_not_stay(folder: Path) 
     if not can(pidspace):
         return
     with child(HOLDS, folder, 1) as reader:
-        ask(reader)
+        said(reader)
         with container(KILLED, folder) as first:
-            assert first.stdout is not None
-            assert first.stdout.readline() == "1 24 None\n"
+            assert said(first) == "1 24 None"
         with container(KILLED, folder) as second:
-            assert second.stdout is not None
-            said = second.stdout.readline()
-            assert said.startswith("1 24 ") and "made anew: a dead reader had the number" in said
+            line = said(second)
+            assert line.startswith("1 24 ") and "made anew: a dead reader had the number" in line
 
 
 # ---- the file -----------------------------------------------------------------------------------
