@@ -39,8 +39,10 @@ READER_CHECK_SECONDS = 60.0
 READ_SLOTS = 24  # of LMDB's reader table, that the writer keeps for its own reads
 SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once
 SCRUB_SECONDS = 1.0  # from one such step to the next
+SCRUB_RETRY_SECONDS = 60.0  # from a step that failed to the next
 SCRUB_REST_SECONDS = 3600.0  # from the end of a pass to the next one
-HEAD_NS = 5_000_000_000  # how often the head stamp is renewed
+HEAD_NS = 5_000_000_000  # how often the head stamp is renewed while group follows group
+STAMP_REST_NS = 100_000_000  # and how soon after the last one
 
 # The engine.
 SESSIONS_MAX = 100_000
@@ -117,3 +119,4 @@ assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
 assert COUNTS_MAX >= 65_534, "the batches of one request fit"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE
+assert STAMP_REST_NS < HEAD_NS
