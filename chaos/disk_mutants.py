@@ -68,27 +68,27 @@ def _stamp_ahead() -> None:
 
 
 def _create_in_place() -> None:
-    def create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
+    def create(directory: Path, cluster: int, group: Group) -> None:
         directory.mkdir(0o700)
         journal._write_first(directory, cluster, group)
         files.sync(directory)
         files.sync(directory.parent)
 
-    journal._create_at = create_at
+    journal._create = create
 
 
 def _create_unsynced() -> None:
-    real = journal._create_at
+    real = journal._create
 
-    def create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
+    def create(directory: Path, cluster: int, group: Group) -> None:
         fsync = os.fsync
         os.fsync = _nothing
         try:
-            real(temporary, directory, cluster, group)
+            real(directory, cluster, group)
         finally:
             os.fsync = fsync
 
-    journal._create_at = create_at
+    journal._create = create
 
 
 def _acknowledge_early() -> None:

@@ -33,3 +33,6 @@ def first_bad_block(body: Buffer, checks: Buffer, group: int) -> int:
 
     ValueError when `checks` has not exactly eight bytes for each started block.
     """
+
+def on_sigbus(line: bytes) -> None:
+    """Have `line` written to standard error before SIGBUS ends the process, for good."""

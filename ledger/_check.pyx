@@ -1,4 +1,5 @@
-"""Leaf: the AEGIS-128L check for Python: of one stretch, and of the blocks of a journal group.
+"""Leaf: the AEGIS-128L check for Python: of one stretch, and of the blocks of a journal group; and
+a word before the signal of mapped memory that is not there kills.
 
 What the check of a block covers is said in blocks.h. This file knows neither what a body holds nor
 where it is kept.
@@ -9,9 +10,14 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
+from libc.signal cimport SIG_DFL, raise_, signal
 from libc.string cimport memcpy
+from posix.unistd cimport write as write_to
 
 from ledger.record cimport u8, u64, u128
+
+cdef extern from "<signal.h>" nogil:
+    int SIGBUS
 
 cdef extern from "aegis.h" nogil:
     ctypedef struct aegis_path_t:
@@ -133,3 +139,24 @@ def first_bad_block(body, checks, group: int) -> int:
     finally:
         PyBuffer_Release(&view)
     return bad
+
+
+cdef enum:
+    TOLD_BYTES_MAX = 4096
+
+cdef char told_line[TOLD_BYTES_MAX]
+cdef size_t told_bytes = 0
+
+
+cdef void tell(int number) noexcept nogil:
+    write_to(2, told_line, told_bytes)
+    signal(number, SIG_DFL)
+    raise_(number)
+
+
+def on_sigbus(line: bytes) -> None:
+    """Have `line` written to standard error before SIGBUS ends the process, for good."""
+    global told_bytes
+    told_bytes = min(len(line), TOLD_BYTES_MAX)
+    memcpy(told_line, PyBytes_AS_STRING(line), told_bytes)
+    signal(SIGBUS, tell)

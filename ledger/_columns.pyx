@@ -21,6 +21,7 @@ from ledger.columns cimport *
 from ledger.record cimport u8, u16, u32, u64, u128
 
 import os
+import stat
 
 import numpy
 
@@ -234,8 +235,12 @@ cdef class ColumnFile:
         self.head = column_pages_new(1)
         if self.head == NULL:
             raise MemoryError("the header of a column file")
-        self.file.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self.file_bytes = os.fstat(self.file.descriptor).st_size
+        # A pipe of this name must not make who opens it wait for a writer.
+        self.file.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self.file.descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataRefused(f"{self.path}: not a file")
+        self.file_bytes = status.st_size
         if self.file_bytes < COLUMN_PAGE_BYTES:
             raise DataRefused(f"{self.path}: too short for a column file")
         if column_read_bytes(self.file.descriptor, 0, 1, self.head, 0, &fault):

@@ -11,7 +11,6 @@ records nor how groups are kept: it asks a journal for its end and for digests.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -22,12 +21,14 @@ from typing import NamedTuple, Protocol, Self
 import lmdb
 
 from ledger import _check
-from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped, MapRefused
+from ledger.environment import Environment, open_lmdb
+from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import reserve_lock_file, sync
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
 STATE_MAP_BYTES = 1 << 30  # address space, not disk
+READERS_MAX = 8
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 
 KEY = b"head"
@@ -74,13 +75,19 @@ class Checkpoint:
             if not (self._path / "data.mdb").exists():
                 _make(self._path)
             _check_size(self._path, META_BYTES)
-            self._env = _open_env(self._path)
+            self._environment = Environment(self._path, STATE_MAP_BYTES, READERS_MAX, 1)
+            self._env = self._environment.lmdb
         try:
             pages = self._env.info()["last_pgno"] + 1
             _check_size(self._path, pages * self._env.stat()["psize"])
         except BaseException:
-            self._env.close()
+            self._environment.close()
             raise
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know of how it was opened."""
+        return self._environment.warning
 
     def write(self, cluster: int, group: int, position: int, digest: bytes) -> None:
         """Stamp the head. Only for what is durable: a stamp ahead of the journal refuses a start.
@@ -88,13 +95,16 @@ class Checkpoint:
         LedgerStopped for an I/O error.
         """
         stamp = _STAMP.pack(MAGIC, FORMAT, cluster.to_bytes(16, "little"), group, position, digest)
+        self._environment.check()
         with _errors(self._path), self._env.begin(write=True) as transaction:
             transaction.put(KEY, stamp + _check.aegis(stamp))
+        self._environment.check()
 
     def read(self) -> Stamp | None:
         """The stamp, or None when there is none yet. DataRefused when it is damaged."""
-        with _errors(self._path), self._env.begin() as transaction:
-            value = transaction.get(KEY)
+        with _errors(self._path), self._environment.slots.read() as slot:
+            found = slot.get(KEY)
+            value = None if found is None else bytes(found)
         return parse(self._path, value)
 
     def verify_against(self, journal: Stamped) -> str | None:
@@ -102,7 +112,7 @@ class Checkpoint:
         return compare(self._path, self.read(), journal)
 
     def close(self) -> None:
-        self._env.close()
+        self._environment.close()
 
     def __enter__(self) -> Self:
         return self
@@ -187,12 +197,7 @@ def _make(path: Path) -> None:
 
 def _open_env(path: Path) -> lmdb.Environment:
     reserve_lock_file(path)
-    try:
-        return lmdb.open(
-            os.fsencode(path), map_size=STATE_MAP_BYTES, mode=0o600, max_readers=8, lib_version=0
-        )
-    except lmdb.MemoryError as error:
-        raise MapRefused(str(path), STATE_MAP_BYTES) from error
+    return open_lmdb(path, STATE_MAP_BYTES, READERS_MAX, create=True)
 
 
 def _check_size(path: Path, bytes_min: int) -> None:

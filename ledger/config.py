@@ -38,10 +38,13 @@ DIGEST_ASIDE_BYTES = 16 * 1024  # a body whose digest takes longer than asking a
 READ_AHEAD_BYTES = 16 * 1024 * 1024  # while small groups are read in order
 READ_LARGE_BYTES = 256 * 1024  # a group that is read without keeping it in the system's memory
 READER_CHECK_SECONDS = 60.0
+READ_SLOTS = 24  # of LMDB's reader table, that the writer keeps for its own reads
 SCRUB_BYTES = 4 * 1024 * 1024  # of the journal read again at once
 SCRUB_SECONDS = 1.0  # from one such step to the next
+SCRUB_RETRY_SECONDS = 60.0  # from a step that failed to the next
 SCRUB_REST_SECONDS = 3600.0  # from the end of a pass to the next one
-HEAD_NS = 5_000_000_000  # how often the head stamp is renewed
+HEAD_NS = 5_000_000_000  # how often the head stamp is renewed while group follows group
+STAMP_REST_NS = 100_000_000  # and how soon after the last one
 
 # The engine.
 SESSIONS_MAX = 100_000
@@ -133,3 +136,4 @@ assert DISK_RESERVE_READS_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX,
 assert DISK_RESERVE_BYTES >= 2 * DISK_RESERVE_READS_BYTES, "readers may come when creates may not"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE
+assert STAMP_REST_NS < HEAD_NS

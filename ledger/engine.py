@@ -173,6 +173,8 @@ class Engine:
         self._shut = False  # whether no new session is taken, either
         self._now_ns = 0
         self._stamped_ns = 0
+        self._stamped = 0  # the group of the last stamp of this run
+        self._stamp_asked = False
         self._handed = log.group  # the last group that was handed over
         self._flush_asked = False
         self._wake_ns = 0
@@ -426,6 +428,31 @@ class Engine:
         if self._stamp is not None:
             log = self._log
             self._stamp.write(log.cluster, log.group, log.position, log.digest())
+            self._stamped = log.group
+
+    def _ask_stamp(self) -> None:
+        """Have the end stamped once no group has followed for a moment: what is acknowledged last
+        would else have no witness for as long as nothing happens."""
+        if self._stamp is not None and not self._stamp_asked and self._stamped < self._durable:
+            self._stamp_asked = True
+            group = self._durable
+            self._runner.later(
+                config.STAMP_REST_NS, lambda: self._or_stop(lambda: self._rested(group))
+            )
+
+    def _rested(self, group: int) -> None:
+        self._stamp_asked = False
+        if self.cause is not None:
+            return
+        if group != self._durable or not self.idle or self._log.room().refusal is not None:
+            self._ask_stamp()  # while space is short what there is, is for groups
+            return
+
+        def done(error: BaseException | None) -> None:
+            if error is not None:
+                self._fail(error)
+
+        self._runner.run(self.write_stamp, done)
 
     def _appended(self, number: int) -> None:
         """The durable line: what waited for this group may leave."""
@@ -444,6 +471,7 @@ class Engine:
             self._sealer.group_durable(number)
         self._resume_refused()
         self._schedule_expiry()
+        self._ask_stamp()
 
     def _release(self) -> None:
         """Deliver what waited. Should that fail, whoever is left is among those to be told."""

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -29,7 +30,9 @@ from ledger.config import (
     DISK_WARN_PERCENT,
     GROUP_VALUE_BYTES_MAX,
     MAP_BYTES,
+    READ_SLOTS,
 )
+from ledger.environment import Environment, open_lmdb
 from ledger.errors import (
     DataRefused,
     DirectoryInUse,
@@ -37,10 +40,9 @@ from ledger.errors import (
     Fenced,
     LedgerError,
     LedgerStopped,
-    MapRefused,
     WrongProcess,
 )
-from ledger.files import remove_leftovers, reserve_lock_file, sync
+from ledger.files import hold_folder, reserve_lock_file, sync
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -52,9 +54,17 @@ from ledger.group import (
     write_group,
 )
 from ledger.lock import Lock
-from ledger.reading import META_BYTES, Reading, check_size, data_path, key_of, lmdb_error
+from ledger.reading import (
+    META_BYTES,
+    Reading,
+    Snapshot,
+    check_size,
+    data_path,
+    key_of,
+    lmdb_error,
+)
 
-READERS_MAX = 126  # transactions that read at once, all processes together
+READERS_MAX = 126  # transactions that read at once, all processes together, at the least
 
 CREATING = ".creating"  # where a book is made inside a directory that exists
 
@@ -99,14 +109,11 @@ class Journal(Reading):
             raise ValueError(f"a book begins at position 1, not {group.position_first}")
         directory = directory.resolve()
         _check_vacant(directory)
-        prefix = f".{directory.name}.creating-"
-        temporary = directory.with_name(f"{prefix}{os.getpid()}")
         try:
             if directory.exists():
                 _create_inside(directory, cluster, group)
-                return
-            remove_leftovers(directory.parent, prefix)
-            _create_at(temporary, directory, cluster, group)
+            else:
+                _create(directory, cluster, group)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 _check_vacant(directory)  # another was first
@@ -167,8 +174,16 @@ class Journal(Reading):
         self._closed = False
         if not readonly:
             _reach_disk(directory, warm=lock is not None and lock.was_clean)
+        self._writing: Environment | None = None
         try:
-            self._env = _open_env(directory, readonly, map_bytes)
+            _check_begins(data_path(directory))
+            if readonly:
+                self._env = _open_env(directory, readonly, map_bytes)
+            else:
+                self._writing = Environment(
+                    directory / "journal", map_bytes, READERS_MAX, READ_SLOTS
+                )
+                self._env = self._writing.lmdb
         except lmdb.Error as error:
             raise lmdb_error(str(data_path(directory)), error) from error
         except OSError as error:
@@ -176,11 +191,14 @@ class Journal(Reading):
         try:
             self._page_bytes = self._env.stat()["psize"]
             self._check_size()
-            self._env.reader_check()
+            if readonly:
+                self._env.reader_check()
             self._find_ends(cluster)
+            if self._writing is not None:
+                self._committed = self._env.info()["last_txnid"]
             self._file = os.open(data_path(directory), os.O_RDONLY | os.O_CLOEXEC)
         except BaseException as error:
-            self._env.close()
+            self._close_environment()
             if isinstance(error, lmdb.Error):
                 raise lmdb_error(str(directory), error) from error
             if isinstance(error, OSError):
@@ -190,6 +208,11 @@ class Journal(Reading):
             # Written to now, so that no append takes the page faults of its first touch.
             self._value = np.full(GROUP_VALUE_BYTES_MAX, 255, np.uint8)
 
+    @property
+    def warning(self) -> str | None:
+        """What an operator should know of how it was opened."""
+        return self._writing.warning if self._writing is not None else None
+
     def _check_size(self) -> None:
         """Refuse a file without its end: reading what is missing would kill the process."""
         path = data_path(self.directory)
@@ -198,7 +221,7 @@ class Journal(Reading):
 
     def _find_ends(self, cluster: int | None) -> None:
         """Check the last group, and take cluster, position, clock and digest from it."""
-        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+        with self._transaction() as transaction, transaction.cursor() as cursor:
             if not cursor.first():
                 raise DataRefused(f"{self.directory}: the journal holds no group")
             _check_key(cursor, 1)
@@ -232,7 +255,10 @@ class Journal(Reading):
             return self._append(expected_position, group)
         except BaseException as error:
             self._cause = error
-            raise LedgerStopped(error) from error
+            if isinstance(error, lmdb.Error):
+                named = lmdb_error(str(data_path(self.directory)), error)
+                self._cause = named.cause if isinstance(named, LedgerStopped) else named
+            raise LedgerStopped(self._cause) from error
 
     def _append(self, expected_position: int, group: Group) -> int:
         if self.readonly:
@@ -247,6 +273,7 @@ class Journal(Reading):
                 f"a group from position {group.position_first}, clock {group.clock_before}, does "
                 f"not follow position {self.position}, clock {self.clock}"
             )
+        self._check_file()
         number = self.group + 1
         header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
         with self._env.begin(write=True) as transaction:
@@ -258,24 +285,48 @@ class Journal(Reading):
                 if self._executor is None or len(body) < DIGEST_ASIDE_BYTES
                 else self._executor.submit(digest_group, header, body)
             )
+            committed = transaction.id()
+        self._committed = committed
+        self._check_file()  # what went to a file that is gone is not durable
         self._end = End(
             number, self.position + group.position_count, group.clock_after, digest
         )
         return number
 
+    def _check_file(self) -> None:
+        """DataRefused unless the file is still the one that was opened, as the last append left it.
+        Where appends are made."""
+        assert self._writing is not None and self._lock is not None
+        self._writing.check()  # its length first: what is cut off kills who touches it
+        self._lock.check()
+        committed = self._env.info()["last_txnid"]
+        if committed != self._committed:
+            raise DataRefused(
+                f"{self._writing.path} was written to by another while it was in use: it ends with "
+                f"transaction {committed}, not with {self._committed}"
+            )
+
     # ---- housekeeping ---------------------------------------------------------------------------
 
     def room(self) -> Room:
         """The space left for groups, on the disk and in the map; pages LMDB could reuse count as
-        used. Refuses when less than the reserves of config.py are left."""
+        used. Refuses when less than the reserves of config.py are left. LedgerStopped when the file
+        is not there any more."""
         self._check_usable()
+        if self._writing is not None:
+            try:
+                self._writing.check()
+            except (DataRefused, OSError) as error:
+                raise LedgerStopped(error) from error
         disk = os.statvfs(self.directory)
         disk_free = disk.f_bavail * disk.f_frsize
-        disk_bytes = max(1, disk.f_blocks * disk.f_frsize)
+        # As df counts: what is kept for root is neither used nor free.
+        disk_used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
         info = self._env.info()
         map_bytes = info["map_size"]
         map_free = map_bytes - (info["last_pgno"] + 1) * self._page_bytes
         free = min(disk_free, map_free)
+        disk_bytes = max(1, disk_used + disk_free)
         used = max(100 - 100 * disk_free // disk_bytes, 100 - 100 * map_free // map_bytes)
         warn = max((percent for percent in DISK_WARN_PERCENT if used >= percent), default=0)
         where = "disk" if disk_free <= map_free else "journal's map"
@@ -295,7 +346,25 @@ class Journal(Reading):
     def reader_check(self) -> int:
         """Free the places of readers whose process is gone; to be called every minute."""
         self._check_usable()
-        return self._env.reader_check()
+        try:
+            return self._env.reader_check()
+        except lmdb.Error as error:
+            raise lmdb_error(str(data_path(self.directory)), error) from error
+
+    @property
+    def crowded(self) -> str | None:
+        """Who took all the reader slots, if nobody else can read any more; or None."""
+        self._check_usable()
+        return self._writing.crowded if self._writing is not None else None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Snapshot]:
+        if self._writing is None:
+            with super()._transaction() as transaction:
+                yield transaction
+        else:
+            with self._writing.slots.read() as slot:
+                yield slot
 
     def close(self) -> None:
         """Close the file and give up the lock. In a process that forked it does nothing."""
@@ -303,9 +372,15 @@ class Journal(Reading):
             return
         self._closed = True
         os.close(self._file)
-        self._env.close()
+        self._close_environment()
         if self._lock is not None:
             self._lock.release(clean=self._cause is None)
+
+    def _close_environment(self) -> None:
+        if self._writing is not None:
+            self._writing.close()
+        else:
+            self._env.close()
 
     def __enter__(self) -> Self:
         return self
@@ -340,33 +415,18 @@ def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
         raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
 
 
+def _check_begins(path: Path) -> None:
+    if path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
+        raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
+
+
 def _open_env(
     directory: Path, readonly: bool, map_bytes: int, create: bool = False
 ) -> lmdb.Environment:
-    """LMDB in its default mode, and with the engine named: the environment could change it."""
-    path = data_path(directory)
-    if not create and path.stat().st_size < META_BYTES:  # LMDB would take it for a new one
-        raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
+    folder = directory / "journal"
     with contextlib.suppress(PermissionError):  # who may only read gets no lock file from LMDB
-        reserve_lock_file(path.parent)
-    try:
-        return lmdb.open(
-            os.fsencode(path.parent),  # a name may be any bytes
-            map_size=map_bytes,
-            subdir=True,
-            readonly=readonly,
-            create=create,
-            mode=0o600,
-            sync=True,
-            metasync=True,
-            writemap=False,
-            readahead=True,
-            max_readers=READERS_MAX,
-            lock=True,
-            lib_version=0,
-        )
-    except lmdb.MemoryError as error:
-        raise MapRefused(str(path), map_bytes) from error
+        reserve_lock_file(folder)
+    return open_lmdb(folder, map_bytes, READERS_MAX, readonly=readonly, create=create)
 
 
 def _reach_disk(directory: Path, warm: bool) -> None:
@@ -407,25 +467,23 @@ def _check_vacant(directory: Path) -> None:
         raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
 
 
-def _create_at(temporary: Path, directory: Path, cluster: int, group: Group) -> None:
-    """Build the book in `temporary`, all of it synced, and rename it to `directory`."""
+def _create(directory: Path, cluster: int, group: Group) -> None:
+    """Build the book beside its place, all of it synced, and rename it there. One at a time."""
+    temporary = directory.with_name(f".{directory.name}.creating")
+    descriptor = hold_folder(temporary)
+    if descriptor is None:
+        raise DirectoryInUse(f"{directory} is being created by another process")
     try:
-        temporary.mkdir(0o700)
-    except FileExistsError as error:
-        raise DirectoryInUse(f"{directory} is being created by another process") from error
-    try:
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_first(temporary, cluster, group)
-            os.fsync(descriptor)
-            temporary.rename(directory)
-            sync(directory.parent)
-        finally:
-            os.close(descriptor)
+        _check_vacant(directory)  # another may have been first
+        _write_first(temporary, cluster, group)
+        os.fsync(descriptor)
+        temporary.rename(directory)
+        sync(directory.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def _create_inside(directory: Path, cluster: int, group: Group) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ledger.errors import DirectoryInUse, DirectoryNotWritable
+from ledger.errors import DataRefused, DirectoryInUse, DirectoryNotWritable
 
 HOLDER_BYTES_MAX = 1024
 COMMAND_CHARACTERS_MAX = 120  # of a holder's command line that are told
@@ -30,7 +30,7 @@ class Lock:
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / "lock"
+        path = self._path = directory / "lock"
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -50,6 +50,16 @@ class Lock:
         except OSError as error:
             os.close(self._fd)
             raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
+
+    def check(self) -> None:
+        """DataRefused when the file is not at its place any more: another could take the book."""
+        held = os.fstat(self._fd)
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            raise DataRefused(f"{self._path} was taken away while the book was in use") from None
+        if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+            raise DataRefused(f"another file was put in the place of {self._path}")
 
     def release(self, clean: bool) -> None:
         """Give the lock up; unless `clean`, the next to hold it will know of a crash."""

@@ -18,6 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import lmdb
 import numpy as np
@@ -97,6 +98,15 @@ def told_as(number: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataRefused(f"group {number}: cannot be read: {error.strerror}") from error
+
+
+class Snapshot(Protocol):
+    """A transaction that reads."""
+
+    def id(self) -> int: ...
+    def get(self, key: bytes, /) -> memoryview | None: ...
+    def cursor(self) -> lmdb.Cursor[memoryview]: ...
+    def stat(self) -> Any: ...
 
 
 class Reading(ABC):
@@ -250,7 +260,7 @@ class Reading(ABC):
                     raise DataRefused(f"group {number}: the file ends before it does")
                 return size, found[0] + size
         # The library finds what our search of its pages does not.
-        with self._env.begin(buffers=True) as transaction:
+        with self._transaction() as transaction:
             if (value := transaction.get(key_of(number))) is None:
                 raise DataRefused(f"group {number} is missing")
             value = value[: len(buffer)]
@@ -275,10 +285,16 @@ class Reading(ABC):
         """
         self._check_usable()
         try:
-            with self._env.begin() as transaction:
+            with self._transaction() as transaction:
                 yield self._file, transaction.id()
         except lmdb.Error as error:
             raise lmdb_error(str(self.directory), error) from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Snapshot]:
+        """What keeps the pages of the moment, and finds values in them."""
+        with self._env.begin(buffers=True) as transaction:
+            yield transaction
 
     def _check_held(self, number: int) -> None:
         if not 1 <= number <= self.group:

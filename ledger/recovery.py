@@ -229,7 +229,7 @@ def recover(
     """
     is_new = not Journal.exists(directory)
     if is_new:
-        create(directory, cluster or 0)
+        is_new = _create(directory, cluster or 0)
     journal = Journal.open(directory, cluster, digest_executor=digest_executor)
     checkpoint = history = None
     try:
@@ -238,7 +238,8 @@ def recover(
         checkpoint = Checkpoint(directory)
         if is_new:
             checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
-        warnings = [checkpoint.verify_against(journal), room_warning(journal)]
+        warnings = [journal.warning, checkpoint.warning]
+        warnings += [checkpoint.verify_against(journal), room_warning(journal)]
         core, buffers, history, sealer = bring_back(
             directory, journal, lambda: new_core(config.WINDOW_EVENTS), progress
         )
@@ -261,6 +262,17 @@ def recover(
         journal.close()
         raise
     return parts
+
+
+def _create(directory: Path, cluster: int) -> bool:
+    """Make a book; False when another process was first, whose book is there now."""
+    try:
+        create(directory, cluster)
+    except DataRefused:
+        if Journal.exists(directory):
+            return False
+        raise
+    return True
 
 
 def room_warning(journal: Journal) -> str | None:

@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any
 
 Callback = Callable[[], None]
@@ -48,6 +49,7 @@ class _Worker(ABC):
             queue.SimpleQueue()
         )
         self._wake: tuple[int, Callback] | None = None
+        self._laters: list[tuple[int, Callback]] = []
         self._name = name
         self._stopping = False
         self._lanes: dict[str, ThreadPoolExecutor] = {}
@@ -74,17 +76,23 @@ class _Worker(ABC):
             self._place(self._finish, done, error, ended)
 
     def _next(self) -> tuple[Callback, Done] | Callback | None:
-        """The next job, or the wake when its time comes first; None at the end."""
+        """The next job, once what is to be called back before it has been; None at the end."""
         while True:
-            wake = self._wake
-            if wake is None:
+            alarms = [*self._laters, *filter(None, [self._wake])]
+            if not alarms:
                 return self._jobs.get()
-            try:
-                return self._jobs.get(timeout=max(0, wake[0] - time.monotonic_ns()) / 1e9)
-            except queue.Empty:
-                if self._wake is wake:
-                    self._wake = None
-                    self._place(wake[1])
+            alarm = min(alarms, key=itemgetter(0))
+            left_ns = alarm[0] - time.monotonic_ns()
+            if left_ns > 0:
+                with contextlib.suppress(queue.Empty):
+                    return self._jobs.get(timeout=left_ns / 1e9)
+            if self._wake is alarm:
+                self._wake = None
+            elif alarm in self._laters:
+                self._laters.remove(alarm)
+            else:
+                continue  # another wake has replaced it
+            self._place(alarm[1])
 
     @abstractmethod
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -119,6 +127,7 @@ class _Worker(ABC):
     def stop(self) -> None:
         """End the threads once what they do is done; what they have not begun is given up."""
         self._wake = None
+        self._laters.clear()
         self._stopping = True
         for lane in self._lanes.values():
             lane.shutdown(wait=False, cancel_futures=True)
@@ -188,9 +197,8 @@ class ThreadRunner(_Worker):
         callback()
 
     def later(self, delay_ns: int, callback: Callback) -> None:
-        timer = threading.Timer(delay_ns / 1e9, self._place, (callback,))
-        timer.daemon = True
-        timer.start()
+        self._laters.append((time.monotonic_ns() + delay_ns, callback))
+        self._jobs.put(_look_again)
 
     def stop(self) -> None:
         super().stop()

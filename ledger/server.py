@@ -23,6 +23,7 @@ from pathlib import Path
 import uvloop
 
 from ledger import config
+from ledger._check import on_sigbus
 from ledger.config import Exit
 from ledger.doors.binary import Door
 from ledger.engine import Engine
@@ -82,6 +83,10 @@ def serve(
         )
     # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
     sys.setswitchinterval(config.SWITCH_SECONDS)
+    on_sigbus(
+        f"ledger: {directory}/journal/data.mdb or a file of {directory}/state was cut short or"
+        " replaced while it was served, or its disk failed (SIGBUS)\n".encode()
+    )
     server = _Server(directory, cluster, accept_clock, on_progress, on_warning)
     server.connections_max = min(config.CONNECTIONS_MAX, descriptors - config.DESCRIPTORS_KEPT)
     with _bound(host, port) as listener:
@@ -189,7 +194,7 @@ class _Server:
             server = await loop.create_server(door.connect, sock=listener, backlog=config.BACKLOG)
             on_listening(*listener.getsockname()[:2])
             watches = [
-                asyncio.create_task(self._keep_house(parts)),
+                asyncio.create_task(self._keep_house(parts, engine)),
                 asyncio.create_task(self._tell_refusals(engine)),
                 asyncio.create_task(self._scrub(parts, runner)),
             ]
@@ -239,34 +244,51 @@ class _Server:
     async def _scrub(self, parts: Parts, runner: LoopRunner) -> None:
         """Read the journal again and again, slowly, and say what is found damaged."""
         scrub = Scrub(parts.journal)
-        while (step := await self._scrub_step(scrub, runner)) is not None:
+        told = False
+        while True:
+            step = await self._scrub_step(scrub, runner)
+            if isinstance(step, BaseException):
+                if not told:
+                    self._on_warning(f"the journal could not be read again, and will be: {step}")
+                told = True
+                await asyncio.sleep(config.SCRUB_RETRY_SECONDS)
+                continue
             found, ended = step
             for why in found:
                 self._on_warning(f"{self._directory}: damaged: {why}: see `ledger verify`")
             await asyncio.sleep(config.SCRUB_REST_SECONDS if ended else config.SCRUB_SECONDS)
 
-    async def _scrub_step(self, scrub: Scrub, runner: LoopRunner) -> tuple[list[str], bool] | None:
-        """One step in a thread of its own; None when there can be no other."""
+    async def _scrub_step(
+        self, scrub: Scrub, runner: LoopRunner
+    ) -> tuple[list[str], bool] | BaseException:
+        """One step in a thread of its own, or the error it ended with."""
         steps: list[tuple[list[str], bool]] = []
-        done = asyncio.Event()
+        ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
         def finished(error: BaseException | None) -> None:
-            if error is not None and not isinstance(error, LedgerStopped):
-                self._on_warning(f"the journal is not read again any more: {error}")
-            done.set()
+            if not ended.done():
+                ended.set_result(error)
 
         runner.aside("scrub", lambda: steps.append(scrub.step(config.SCRUB_BYTES)), finished)
-        await done.wait()
-        return steps[0] if steps else None
+        return await ended or steps[0]
 
-    async def _keep_house(self, parts: Parts) -> None:
-        """Every minute: free dead readers' places, and say when the disk fills up or time jumps."""
+    async def _keep_house(self, parts: Parts, engine: Engine) -> None:
+        """Every minute: free dead readers' places, and say when the disk or the places of readers
+        fill up or time jumps."""
         warned = parts.journal.room().warn_percent
-        alarmed = False
+        alarmed = crowded = False
         while True:
             await asyncio.sleep(config.READER_CHECK_SECONDS)
-            parts.journal.reader_check()
-            room = parts.journal.room()
+            try:
+                parts.journal.reader_check()
+                room = parts.journal.room()
+                why = parts.journal.crowded
+            except LedgerError as error:
+                engine.stop(error)
+                return
+            if why is not None and not crowded:
+                self._on_warning(why)
+            crowded = why is not None
             if room.warn_percent > warned:
                 self._on_warning(f"{self._directory}: {room.used_percent}% of the disk is used")
             warned = room.warn_percent

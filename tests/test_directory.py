@@ -148,7 +148,7 @@ def test_a_directory_in_use(server: Start) -> None:
 
 def test_a_directory_that_is_being_made(tmp_path: Path) -> None:
     """What a killed creation left is no obstacle."""
-    leftover = tmp_path / ".book.creating-999999"
+    leftover = tmp_path / ".book.creating"
     leftover.mkdir()
     (leftover / "half").write_bytes(b"x")
     server = Server(tmp_path / "book").start()

@@ -450,20 +450,22 @@ def test_create_without_a_parent(tmp_path: Path) -> None:
 
 
 def test_create_removes_what_the_dead_left_and_not_what_the_living_make(tmp_path: Path) -> None:
-    dead, living = tmp_path / ".book.creating-1", tmp_path / ".book.creating-2"
-    other = tmp_path / ".book.creating-notes"
-    for directory in (dead, living, other):
+    left, other = tmp_path / ".book.creating", tmp_path / ".book.creating-notes"
+    for directory in (left, other):
         directory.mkdir()
         (directory / "journal").mkdir()
     code = (
         "import fcntl, os\nfd = os.open(a[1], os.O_RDONLY)\nfcntl.flock(fd, fcntl.LOCK_EX)\n"
         "print('held', flush=True); input()"
     )
-    with child(code, living) as creator:
+    with child(code, left) as creator:
         assert creator.stdout is not None and creator.stdout.readline() == "held\n"
-        Journal.create(tmp_path / "book", CLUSTER, FIRST)
-        assert {entry.name for entry in tmp_path.iterdir()} == {"book", living.name, other.name}
+        with pytest.raises(DirectoryInUse, match="is being created by another process"):
+            Journal.create(tmp_path / "book", CLUSTER, FIRST)
+        assert (left / "journal").is_dir()
         creator.communicate("\n")
+    Journal.create(tmp_path / "book", CLUSTER, FIRST)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"book", other.name}
 
 
 def test_a_book_begins_at_position_1(tmp_path: Path) -> None:
