@@ -195,7 +195,7 @@ _LIVE = ("crash", "freeze", "slow-disk", "terminate", "cut", "lose-reply", *_LIN
 FAULTS = {
     "sim": (
         "crash", "crash-append", "fail-append", "crash-aside", "fail-aside", "rot", "freeze",
-        "slow-disk", "disk-full", "clock-step", *_LINE,
+        "slow-disk", "disk-full", "clock-step", "roll-back", *_LINE,
     ),
     "disk": (),
     "process": _LIVE,

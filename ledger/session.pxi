@@ -104,8 +104,9 @@ cdef u8 session_judge(state_t *s, const arrival_t *arrival, u32 *found,
         if session.session > arrival.session:
             answer.reason = EVICT_SESSION_TOO_LOW
             return VERDICT_EVICT
-        if session.session < arrival.session:
-            return VERDICT_DROP
+        if session.session < arrival.session:  # registered in a future that is lost
+            answer.reason, answer.lost = EVICT_NO_SESSION, True
+            return VERDICT_EVICT
         if session.release != arrival.release:
             answer.reason = EVICT_SESSION_RELEASE_MISMATCH
             return VERDICT_EVICT

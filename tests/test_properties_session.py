@@ -150,7 +150,7 @@ class Sessions:
             if session.number > header["session"]:
                 return "SESSION_TOO_LOW"
             if session.number < header["session"]:
-                return "drop"
+                return "NO_SESSION"
             if session.release != header["release"]:
                 return "SESSION_RELEASE_MISMATCH"
         if number < session.request:

@@ -201,7 +201,7 @@ def test_a_session_of_another_number_or_release():
     desk = Desk()
     session = desk.register(7)
     assert reason(desk.ask(7, session - 1, 1, 141, [[]])) == "SESSION_TOO_LOW"
-    assert desk.ask(7, session + 1, 1, 141, [[]]) is None
+    assert reason(desk.ask(7, session + 1, 1, 141, [[]])) == "NO_SESSION", "never given here"
     assert reason(desk.ask(7, session, 1, 141, [[]], release=RELEASE + 1)) == (
         "SESSION_RELEASE_MISMATCH"
     )

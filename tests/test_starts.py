@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ledger import _columns, _core, config, schema
+from ledger import _columns, _core, config, recovery, schema, sealing
 from ledger.engine import Answers
 from ledger.errors import DataRefused
 from ledger.schema import EvictionReason, Operation, Verdict
+from tests.core_book import account
 from tests.core_driver import Driver
+from tests.engine_parts import Asker
+from tests.sealing_parts import WINDOW, Sealing, made
 
 CLIENT = 77
 NOW = 10**18
@@ -184,3 +188,49 @@ def test_starts_out_of_order_are_refused(positions: list[int]) -> None:
     records = np.array([[1, at] for at in positions], np.uint64).view(np.uint8)
     with pytest.raises(DataRefused, match="record 1 of column 19 does not fit"):
         core_of(5).restore(_columns.STARTS, records)
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sealing:
+    monkeypatch.setattr(config, "WINDOW_EVENTS", WINDOW)
+    monkeypatch.setattr(config, "CHECKPOINT_WINDOWS_MIN", 1)
+    bench = Sealing(tmp_path / "book")
+    bench.accounts(Asker(), account(1), account(2))
+    bench.rest()
+    return bench
+
+
+def segments_of(bench: Sealing) -> list[str]:
+    return [name for name in made(bench.directory) if name.startswith("segment")]
+
+
+def test_a_start_from_a_checkpoint_knows_the_starts_before_it(bench: Sealing) -> None:
+    for first in (100, 200, 300):
+        bench.windows(first)
+        before, bench = bench.core.starts(), bench.again()
+        assert bench.restored > 0, "from a checkpoint"
+        assert np.array_equal(bench.core.starts()[:-1], before)
+    bench.close()
+
+
+def test_a_checkpoint_of_software_without_starts_is_made_again(
+    bench: Sealing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before(self: sealing._Snapshot, *arguments: object) -> None:
+        self.few.pop(_columns.STARTS, None)
+        write(self, *arguments)
+
+    write = sealing._Snapshot.write
+    with monkeypatch.context() as patch:
+        patch.setattr(sealing._Snapshot, "write", before)
+        bench.windows(100)
+    bench.close()
+    live, segments = bench.core.state_hash(), segments_of(bench)
+    parts = recovery.recover(bench.directory, accept_clock=True)
+    assert any("software that kept no starts" in warning for warning in parts.warnings)
+    assert parts.core.state_hash() == live
+    assert segments_of(bench) == segments
+    parts.close()

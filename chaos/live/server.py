@@ -49,6 +49,7 @@ class Server:
         shutil.copytree(template, self.directory)
         self.lives: deque[dict[str, Any]] = deque()
         self.acknowledged = 0  # the highest position a client was told of
+        self.rollbacks: list[int] = []  # none on these tiers
         self.starts = 0
         self.core = None  # nobody looks into the process
         self._life: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ names; `judged` is the model's own: a result or a read that differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,31 @@ def judge(
     except AssertionError as error:
         raise Broken("conserved", f"{error}") from error
     return book
+
+
+def rolled_back(asked: list[Request], rollbacks: list[int]) -> set[int]:
+    """The clients that outlived a rollback which took what they had seen, and were not answered
+    again. What it took is as if it had never been answered; nothing else may be gone."""
+    seen: dict[int, list[Request]] = {}
+    for one in asked:
+        if one.returned_ns is not None:
+            seen.setdefault(one.client, []).append(one)
+    outlived = set()
+    for client, answered in seen.items():
+        answered.sort(key=lambda one: one.number)
+        for one, after in pairwise(answered):
+            if one.lost(rollbacks[: after.epoch]):
+                raise Broken(
+                    "durable",
+                    f"client {client:x} had seen {one.position}, which was taken back, and was"
+                    f" answered at {after.position}",
+                )
+        if answered[-1].lost(rollbacks):
+            outlived.add(client)
+    for one in asked:
+        if one.lost(rollbacks):
+            one.returned_ns, one.position, one.results = None, 0, []
+    return outlived
 
 
 def _journal(directory: Path, live: bytes | None) -> tuple[Runs, bytes]:

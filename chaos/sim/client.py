@@ -55,6 +55,7 @@ class Request:
     invoked_ns: int = 0
     returned_ns: int | None = None
     position: int = 0
+    epoch: int = 0  # rollbacks of the server before it returned
     timestamp: int = 0
     results: list[bytes] = field(default_factory=list)
     context: bytes = b""
@@ -64,6 +65,12 @@ class Request:
     @property
     def creates(self) -> bool:
         return self.operation >= Operation.CREATE_ACCOUNTS
+
+    def lost(self, rollbacks: list[int]) -> bool:
+        """Whether the server was put back since to before what this saw, each time to one of the
+        positions given."""
+        since = rollbacks[self.epoch :]
+        return self.returned_ns is not None and any(self.position > kept for kept in since)
 
     def encoded(self) -> list[bytes]:
         return [
@@ -104,7 +111,7 @@ class Client:
         self.sessions: list[Session] = []
         self.history: list[Request] = []
         self.registers: list[Request] = []
-        self.evicted: set[int] = set()
+        self.evicted: dict[int, int] = {}  # rollbacks of the server before it was
         self.storming = 0
         self._replies = np.zeros(REPLIES_MAX, schema.REPLY)
         self._lines: dict[Connection, Buffer] = {}  # alive, the newest last
@@ -287,7 +294,7 @@ class Client:
         # A copy of the register that arrives after the end of its session opens a later one.
         if reason not in (EvictionReason.NO_SESSION, EvictionReason.SESSION_TOO_LOW):
             self.world.breaks("durable", f"client {client:x} was evicted: {reason.name.lower()}")
-        self.evicted.add(client)
+        self.evicted[client] = len(self.server.rollbacks)
         if session.client != client or session.session == 0:
             return
         self.world.count("evicted")
@@ -301,10 +308,11 @@ class Client:
     def _compare(self, request: Request, context: bytes, fields: tuple[Any, ...]) -> None:
         """A second reply to a request that creates says what the first one said."""
         self.world.count("second-reply")
-        if context == fields[_AT["context"]]:
+        if context == fields[_AT["context"]] or request.lost(self.server.rollbacks):
             return
         if request.operation == Operation.REGISTER:
-            self.evicted.add(request.client)  # only after its session's end is this right
+            # Only after its session's end is this right.
+            self.evicted[request.client] = len(self.server.rollbacks)
         elif request.creates:
             what = (request.position, request.timestamp)
             again = (fields[_AT["position"]], fields[_AT["timestamp"]])
@@ -316,7 +324,7 @@ class Client:
     def _return(
         self, session: Session, request: Request, fields: tuple[Any, ...], data: bytes
     ) -> None:
-        request.returned_ns = self.world.now_ns
+        request.returned_ns, request.epoch = self.world.now_ns, len(self.server.rollbacks)
         request.position = fields[_AT["position"]]
         request.timestamp = fields[_AT["timestamp"]]
         request.context = fields[_AT["context"]]

@@ -124,6 +124,9 @@ class Run:
         self._last_troubles(horizon)
         self.troubles.heal()
         self._until(lambda: not any(one.busy for one in self.clients), "requests")
+        asked = [one for client in self.clients for one in (*client.registers, *client.history)]
+        rollbacks = self.server.rollbacks
+        outlived = checks.rolled_back(asked, rollbacks) if rollbacks else set[int]()
         closing = self._close()
         self._rest()
         self._until(lambda: self.server.idle, "the server")
@@ -137,8 +140,14 @@ class Run:
         if world.broken is not None:
             return
         histories = [one.history for one in (*self.clients, closing)]
-        evicted = set().union(*(one.evicted for one in (*self.clients, closing)))
-        checks.judge(self.server.directory, histories, live, evicted, rested_ns)
+        # What ended before a rollback may have ended in what is lost.
+        evicted = {
+            client
+            for one in (*self.clients, closing)
+            for client, epoch in one.evicted.items()
+            if epoch == len(rollbacks)
+        }
+        checks.judge(self.server.directory, histories, live, evicted - outlived, rested_ns)
         self._check_derived()
         world.note(f"state {live.hex() if live else 'not told'}")
 
@@ -242,6 +251,7 @@ class Troubles:
         self._run, self._world = run, run.world
         self._server, self._network = run.server, run.network
         self._ends: list[Any] = []
+        self._copied = False  # there is a copy of the journal that will be put back
 
     def plan(self, entry: dict[str, Any]) -> None:
         name, server = entry["do"], self._server
@@ -296,6 +306,18 @@ class Troubles:
         shut = entry["stage"] == "after"
         self._server.fill(shut)
         return lambda: self._server.free(shut)
+
+    def _roll_back(self, entry: dict[str, Any]) -> Any:
+        # One copy at a time: of two, the later one might bring back what the earlier one took.
+        if self._copied:
+            return None
+        self._copied, copy = True, self._server.copy()
+
+        def end() -> None:
+            self._copied = False
+            self._server.roll_back(copy)
+
+        return end
 
     def _clock_step(self, entry: dict[str, Any]) -> None:
         self._server.wall_step_ns += entry["by_ns"]

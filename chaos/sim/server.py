@@ -161,6 +161,7 @@ class Server:
         self.down_ns = BACK_AFTER_NS
         self.frozen_until_ns = 0  # a process that is stopped and not dead
         self.acknowledged = 0  # the highest position a client was told of
+        self.rollbacks: list[int] = []  # where the journal ended, each time it was put back
         self.hurt = False  # whether a storage error was made for this incarnation
         self.starts = 0
         self._group_first = 0  # the group before this incarnation's start record
@@ -229,7 +230,7 @@ class Server:
             self.core, buffers, journal, clock, self._runner,
             stamp=self._checkpoint, sealer=sealer, on_stopped=self._stopped,
         )  # fmt: skip
-        self.engine.start(self.wall_ns(), RELEASE)
+        self.engine.start(self.wall_ns(), RELEASE, world.draw.bits("start", self.starts))
         self._door = SimDoor(self.engine, self._runner, world)
 
     def _told(self, error: LedgerError) -> str:
@@ -285,6 +286,23 @@ class Server:
         self._close(clean=False)
         self.frozen_until_ns = 0
         world.after(down_ns, self.start)
+
+    def copy(self) -> bytes:
+        """The journal as it lies on the disk, also while it is served: nothing is half written."""
+        return (self.directory / "journal" / "data.mdb").read_bytes()
+
+    def roll_back(self, copy: bytes) -> None:
+        """Kill the process, put the journal back as it was, and give up what is derived."""
+        self.crash("to be rolled back", BACK_AFTER_NS)
+        (self.directory / "journal" / "lock.mdb").unlink(missing_ok=True)
+        (self.directory / "journal" / "data.mdb").write_bytes(copy)
+        shutil.rmtree(self.directory / "state", ignore_errors=True)
+        with SimJournal.open(self.directory, CLUSTER) as journal:
+            kept = journal.position
+        self.world.note(f"rolled back to {kept}, {self.acknowledged} was acknowledged")
+        self.world.count("rolled-back" if kept < self.acknowledged else "rolled-back-nothing")
+        self.rollbacks.append(kept)
+        self.acknowledged = min(self.acknowledged, kept)
 
     def freeze(self, until_ns: int) -> None:
         """Stop the process without killing it: its sockets stay, and nobody reads them."""
