@@ -113,7 +113,6 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "ANSWERS_MAX": (1, 2, 8),
     "REPLY_BYTES_IN_FLIGHT_MAX": (1_000, 20_000),
     "SEND_BYTES_MAX": (1_000, 20_000),
-    "BEHIND_BYTES": (500, 4_000),
     "UNREAD_BYTES_MAX": (5_000, 100_000),
     "RECEIVE_BYTES_MAX": (20_000, 100_000),
     "TURN_BUFFER_BYTES": (1_200, 10_000),

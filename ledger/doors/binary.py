@@ -271,7 +271,7 @@ class Connection(asyncio.BufferedProtocol):
         kept = self._kept
         assert kept is not None
         self._stuck = False
-        self._door.half.pop(self, None)
+        self._leave_lines()
         self.process(kept, self._start, self._filled, self._frame_since, reads_max)
 
     def process(
@@ -377,9 +377,14 @@ class Connection(asyncio.BufferedProtocol):
     def _drop_kept(self) -> None:
         if self._kept is not None:
             self._door.kept_bytes -= self._kept.nbytes
-            self._door.half.pop(self, None)
+            self._leave_lines()
         self._kept, self._start, self._filled, self._needed = None, 0, 0, 0
         self._frame_since, self._stuck = None, False
+
+    def _leave_lines(self) -> None:
+        """What is kept is on its way again, or gone."""
+        self._door.half.pop(self, None)
+        self._door.waiting.pop(self, None)
 
     def _open(self) -> asyncio.Transport | None:
         """The transport while it can be used: one that is closing refuses to be told anything."""
@@ -497,7 +502,6 @@ class Connection(asyncio.BufferedProtocol):
     def _lose(self) -> None:
         """What it sent and did not read is given up; the replies count until they are freed."""
         self._drop_kept()
-        self._door.waiting.pop(self, None)
         unread = self._catch_up()
         self._lost_bytes += unread
         self._door.lost_bytes += unread
