@@ -25,6 +25,7 @@ from ledger.errors import (
     LedgerStopped,
     OutcomeUnknown,
     SessionEvicted,
+    SystemLimit,
     WrongProcess,
 )
 from ledger.ids import id, ids
@@ -81,6 +82,7 @@ __all__ = [
     "QueryFilter",
     "QueryFilterFlags",
     "SessionEvicted",
+    "SystemLimit",
     "Transfer",
     "TransferFlags",
     "TransferStatus",

@@ -392,7 +392,7 @@ def open(
 
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
-    LedgerStopped (an I/O error).
+    SystemLimit (no address space for the journal's map), LedgerStopped (an I/O error).
     """
     lock = threading.Condition()
     runner = ThreadRunner(lock)

@@ -84,7 +84,7 @@ def test_a_server_serves_whatever_becomes_of_its_log(book: Path, how: str) -> No
             with ledger.Client(f"127.0.0.1:{port}", books.CLUSTER, timeout=30) as client:
                 assert len(client.lookup_accounts([1])) == 1
             for number in (0, 1, 2):
-                kind = os.readlink(f"/proc/{server.pid}/fd/{number}")
+                kind = str(Path(f"/proc/{server.pid}/fd/{number}").readlink())
                 assert kind.startswith(("/dev/", "pipe:")), kind
             server.send_signal(signal.SIGTERM)
             assert server.wait(WAIT_SECONDS) == Exit.OK
@@ -218,7 +218,7 @@ def test_what_a_killed_creation_left_is_removed(tmp_path: Path, left: list[str])
 def test_a_path_may_be_any_bytes(tmp_path: Path, groups: books.Groups, name: bytes) -> None:
     book = books.write(tmp_path / "plain", groups)
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
-    os.rename(book, odd)
+    book.rename(odd)
     for command in ("verify", "inspect", "rebuild"):
         for words in ([command, odd], [command, odd, "--json"]):
             done = run(*words, env=os.environ | {"LC_ALL": "C.UTF-8"})
