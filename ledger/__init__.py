@@ -26,6 +26,7 @@ from ledger.errors import (
     LedgerStopped,
     OutcomeUnknown,
     SessionEvicted,
+    SystemLimit,
     WrongProcess,
 )
 from ledger.ids import id, ids
@@ -83,6 +84,7 @@ __all__ = [
     "QueryFilter",
     "QueryFilterFlags",
     "SessionEvicted",
+    "SystemLimit",
     "Transfer",
     "TransferFlags",
     "TransferStatus",

@@ -398,7 +398,8 @@ def open(
 
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
-    DiskFull (no space is left even for a start), LedgerStopped (an I/O error).
+    DiskFull (no space is left even for a start), SystemLimit (no address space for the journal's
+    map, or no thread), LedgerStopped (an I/O error).
     """
     lock = threading.Condition()
     runner = ThreadRunner(lock)

@@ -14,7 +14,6 @@ import asyncio
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar, cast

@@ -86,7 +86,8 @@ class LmdbFile:
 
     def check_size(self) -> None:
         """Refuse a file without its end."""
-        check_size(self.path, os.fstat(self.descriptor).st_size, self.page_last + 1, self.page_bytes)
+        size = os.fstat(self.descriptor).st_size
+        check_size(self.path, size, self.page_last + 1, self.page_bytes)
 
     def find(self, key: bytes) -> tuple[int, int] | None:
         """Where the value of a key lies, and its bytes."""

