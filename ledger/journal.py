@@ -250,7 +250,7 @@ class Journal(Reading):
             raise LedgerStopped(self._cause) from error
 
     def _append(self, expected_position: int, group: Group) -> int:
-        if self.readonly:
+        if self._writing is None:
             raise ValueError("the journal was opened to be read")
         if expected_position != self.position:
             raise Fenced(
@@ -262,7 +262,7 @@ class Journal(Reading):
                 f"a group from position {group.position_first}, clock {group.clock_before}, does "
                 f"not follow position {self.position}, clock {self.clock}"
             )
-        self._check_file()
+        self._check_before()
         number = self.group + 1
         header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
         with self._env.begin(write=True) as transaction:
@@ -276,17 +276,16 @@ class Journal(Reading):
             )
             committed = transaction.id()
         self._committed = committed
-        self._check_file()  # what went to a file that is gone is not durable
+        self._writing.check()  # what went to a file that is gone is not durable
         self._end = End(
             number, self.position + group.position_count, group.clock_after, digest
         )
         return number
 
-    def _check_file(self) -> None:
-        """DataRefused unless the file is still the one that was opened, as the last append left it.
-        Where appends are made."""
+    def _check_before(self) -> None:
+        """DataRefused unless the book is ours, and its file as the last append left it. Whether it
+        is the same file was looked at when its space was, and is again after the append."""
         assert self._writing is not None and self._lock is not None
-        self._writing.check()  # its length first: what is cut off kills who touches it
         self._lock.check()
         committed = self._env.info()["last_txnid"]
         if committed != self._committed:

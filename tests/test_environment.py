@@ -30,6 +30,7 @@ from ledger.errors import DataRefused, LedgerStopped
 from ledger.files import reserve_lock_file
 from ledger.group import Group
 from ledger.journal import Journal
+from ledger.lock import Lock
 from ledger.schema import Operation
 
 OPENS = int(os.environ.get("LEDGER_OPENS", "600"))  # by other processes, a run
@@ -395,14 +396,8 @@ def test_an_append_during_which_the_file_is_replaced_is_not_acknowledged(
 ) -> None:
     Journal.create(tmp_path / "book", 7, FIRST)
     with Journal.open(tmp_path / "book") as journal:
-        checks = Environment.check
-
-        def swap_after(self: Environment) -> None:
-            checks(self)
-            monkeypatch.undo()
-            put_in_place(self.path)
-
-        monkeypatch.setattr(Environment, "check", swap_after)
+        data = journal.directory / "journal" / "data.mdb"
+        monkeypatch.setattr(Lock, "check", lambda self: put_in_place(data))
         with pytest.raises(LedgerStopped, match="another file was put in the place of"):
             journal.append(1, Group(b"x" * 64, 2, 1, 1, 100, 110))
         assert journal.group == 1
