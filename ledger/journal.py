@@ -243,10 +243,7 @@ class Journal(Reading):
         try:
             return self._append(expected_position, group)
         except BaseException as error:
-            self._cause = error
-            if isinstance(error, lmdb.Error):
-                named = lmdb_error(str(_data_path(self.directory)), error)
-                self._cause = named.cause if isinstance(named, LedgerStopped) else named
+            self._cause = _named(_data_path(self.directory), error)
             raise LedgerStopped(self._cause) from error
 
     def _append(self, expected_position: int, group: Group) -> int:
@@ -425,6 +422,14 @@ def _read_at(
 
 def _data_path(directory: Path) -> Path:
     return directory / "journal" / "data.mdb"
+
+
+def _named(path: Path, error: BaseException) -> BaseException:
+    """The error; what the library says of damage names the file."""
+    if isinstance(error, lmdb.Error):
+        told = lmdb_error(str(path), error)
+        return told.cause if isinstance(told, LedgerStopped) else told
+    return error
 
 
 def _check_begins(path: Path) -> None:
