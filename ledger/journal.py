@@ -254,14 +254,11 @@ class Journal(Reading):
         try:
             return self._append(expected_position, group)
         except BaseException as error:
-            self._cause = error
-            if isinstance(error, lmdb.Error):
-                named = lmdb_error(str(data_path(self.directory)), error)
-                self._cause = named.cause if isinstance(named, LedgerStopped) else named
+            self._cause = _named(data_path(self.directory), error)
             raise LedgerStopped(self._cause) from error
 
     def _append(self, expected_position: int, group: Group) -> int:
-        if self.readonly:
+        if self._writing is None:
             raise ValueError("the journal was opened to be read")
         if expected_position != self.position:
             raise Fenced(
@@ -273,7 +270,7 @@ class Journal(Reading):
                 f"a group from position {group.position_first}, clock {group.clock_before}, does "
                 f"not follow position {self.position}, clock {self.clock}"
             )
-        self._check_file()
+        self._check_before()
         number = self.group + 1
         header, body, value = write_group(self._value, self.cluster, number, self.digest(), group)
         with self._env.begin(write=True) as transaction:
@@ -287,17 +284,16 @@ class Journal(Reading):
             )
             committed = transaction.id()
         self._committed = committed
-        self._check_file()  # what went to a file that is gone is not durable
+        self._writing.check()  # what went to a file that is gone is not durable
         self._end = End(
             number, self.position + group.position_count, group.clock_after, digest
         )
         return number
 
-    def _check_file(self) -> None:
-        """DataRefused unless the file is still the one that was opened, as the last append left it.
-        Where appends are made."""
+    def _check_before(self) -> None:
+        """DataRefused unless the book is ours, and its file as the last append left it. Whether it
+        is the same file was looked at when its space was, and is again after the append."""
         assert self._writing is not None and self._lock is not None
-        self._writing.check()  # its length first: what is cut off kills who touches it
         self._lock.check()
         committed = self._env.info()["last_txnid"]
         if committed != self._committed:
@@ -413,6 +409,14 @@ def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
     key = bytes(cursor.key())
     if key != key_of(number):
         raise DataRefused(f"group {number} is missing: found key {key.hex()} in its place")
+
+
+def _named(path: Path, error: BaseException) -> BaseException:
+    """The error; what the library says of damage names the file."""
+    if isinstance(error, lmdb.Error):
+        told = lmdb_error(str(path), error)
+        return told.cause if isinstance(told, LedgerStopped) else told
+    return error
 
 
 def _check_begins(path: Path) -> None:

@@ -37,7 +37,9 @@ class Lock:
             raise DirectoryNotWritable(f"cannot lock {path}: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.was_clean = os.fstat(self._fd).st_size == 0
+            held = os.fstat(self._fd)
+            self.was_clean = held.st_size == 0
+            self._identity = held.st_dev, held.st_ino
             holder = f"pid {os.getpid()}: {_short(sys.orig_argv)}"
             text = holder.encode(errors="surrogateescape")[:HOLDER_BYTES_MAX]
             os.ftruncate(self._fd, 0)
@@ -53,12 +55,11 @@ class Lock:
 
     def check(self) -> None:
         """DataRefused when the file is not at its place any more: another could take the book."""
-        held = os.fstat(self._fd)
         try:
             found = self._path.stat()
         except FileNotFoundError:
             raise DataRefused(f"{self._path} was taken away while the book was in use") from None
-        if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        if (found.st_dev, found.st_ino) != self._identity:
             raise DataRefused(f"another file was put in the place of {self._path}")
 
     def release(self, clean: bool) -> None:

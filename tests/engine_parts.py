@@ -74,8 +74,11 @@ class Log:
 class Stamp:
     def __init__(self) -> None:
         self.written: list[tuple[int, int]] = []
+        self.fail: BaseException | None = None
 
     def write(self, cluster: int, group: int, position: int, digest: bytes) -> None:
+        if self.fail is not None:
+            raise self.fail
         self.written.append((group, position))
 
 

@@ -4,6 +4,7 @@ left as it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -273,3 +274,77 @@ def test_a_taken_address_costs_nothing(server: Start, tmp_path: Path) -> None:
     )
     assert run.returncode == Exit.IO_ERROR and "cannot listen on" in run.stderr
     assert not (tmp_path / "book").exists()
+
+
+# ---- what is not a file, and who was not first ---------------------------------------------------
+
+NAMES = [
+    "state/segment-0000000000000001-0000000000000002",
+    "state/checkpoint-0000000000000001",
+    "state/.segment-0000000000000001-0000000000000002.creating",
+    "state/data.mdb",
+    "state/lock.mdb",
+    "journal/lock.mdb",
+    "lock",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipe_in_a_book_holds_nobody_up(book: Path, name: str) -> None:
+    """It would wait for a writer, and not hear of a signal."""
+    (book / name).unlink(missing_ok=True)
+    os.mkfifo(book / name)
+    server = Server(book)
+    server.begin()
+    try:
+        if "segment" in name or "checkpoint" in name:
+            server.wait_listening()
+            assert serves(server.address)
+            assert not (book / name).exists()
+        else:
+            assert server.wait() in (Exit.DATA_REFUSED, Exit.DIRECTORY, Exit.IO_ERROR)
+            assert len(server.log) == 1 and name.split("/")[0] in server.log[0], server.log
+    finally:
+        server.close()
+
+
+RACERS = 4
+RACES = int(os.environ.get("LEDGER_RACES", "3"))
+
+
+def test_who_loses_the_race_for_a_new_book_hears_that_it_is_in_use(tmp_path: Path) -> None:
+    for race in range(RACES):
+        racers = [Server(tmp_path / f"book-{race}") for _ in range(RACERS)]
+        for racer in racers:
+            racer.begin()
+        try:
+            winners = []
+            for racer in racers:
+                with contextlib.suppress(AssertionError):
+                    racer.wait_listening()
+                    winners.append(racer)
+            [winner] = winners
+            assert serves(winner.address)
+            for racer in racers:
+                if racer is not winner:
+                    assert racer.wait() == Exit.DIRECTORY, racer.log
+                    assert "is in use by" in racer.log[-1] or "is being created" in racer.log[-1]
+        finally:
+            for racer in racers:
+                racer.close()
+
+
+FREE_ROOT_AT = (16 + 64, 4096 + 16 + 64)  # where a meta page says where the free list begins
+
+
+def test_damage_of_the_free_list_names_the_file(book: Path) -> None:
+    """LMDB reads the list of its free pages when a group is written."""
+    with data(book).open("r+b") as file:
+        for at in FREE_ROOT_AT:
+            file.seek(at)
+            root = int.from_bytes(file.read(8), "little")
+            file.seek(at)
+            file.write((root ^ 1 << 30).to_bytes(8, "little"))
+    code, line = refused(book)
+    assert code == Exit.DATA_REFUSED
+    assert f"{data(book)}: damaged outside the groups" in line

@@ -5,10 +5,12 @@ Journals are real; damage is changed bytes of the file, or a library that fails 
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
@@ -17,8 +19,10 @@ import ledger
 from chaos import shim
 from chaos.altered import altered
 from chaos.process import Server
-from ledger import _check, group, journal
+from ledger import _check, config, group, journal
+from ledger import server as server_module
 from ledger.journal import Journal
+from ledger.runner import LoopRunner
 from ledger.scrub import Scrub
 from tests.book_calls import account, pay, rows
 from tests.sealing_parts import flip_payment
@@ -150,3 +154,41 @@ def test_a_server_says_what_rotted_and_serves_on(
         served.wait_line(f"damaged: group {number}")
         assert client.create_transfers([pay(9000)])["status"][0] == ledger.TransferStatus.CREATED
     assert served.terminate() == 0
+
+
+def test_a_step_that_fails_is_not_the_last(
+    book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told once, and the journal is read on."""
+    warnings: list[str] = []
+    steps = 0
+    over = asyncio.Event()
+
+    def step(self: Scrub, bytes_max: int) -> tuple[list[str], bool]:
+        nonlocal steps
+        steps += 1
+        if steps < 4:
+            raise OSError("no memory for a moment")
+        return ["group 7"], True
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        if "group 7" in text:
+            over.set()
+
+    async def run(journal: Journal) -> None:
+        served = server_module._Server(book, None, False, None, warn)
+        runner = LoopRunner()
+        parts = SimpleNamespace(journal=journal)
+        watch = asyncio.create_task(served._scrub(parts, runner))  # type: ignore[arg-type]
+        await over.wait()
+        watch.cancel()
+        await asyncio.to_thread(runner.stop)
+
+    monkeypatch.setattr(Scrub, "step", step)
+    monkeypatch.setattr(config, "SCRUB_RETRY_SECONDS", 0.0)
+    with Journal.open(book) as journal:
+        asyncio.run(run(journal))
+    assert [text.partition(":")[0] for text in warnings] == [
+        "the journal could not be read again, and will be", str(book),
+    ]  # fmt: skip
