@@ -85,6 +85,9 @@ POLL_SECONDS = 0.005
 SWITCH_SECONDS = 0.00002  # how long a thread may keep the interpreter from another
 DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
 
+# Whoever calls, in process or over a socket.
+WAIT_SECONDS_MAX = 1e9  # a longer timeout is for ever, and no clock of the system takes it
+
 # Our own client.
 REQUEST_SECONDS_MAX = 30.0
 RESEND_SECONDS = 0.6

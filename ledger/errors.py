@@ -7,7 +7,8 @@ knows who raises or who catches. Wrong arguments are plain ValueErrors and not l
 from __future__ import annotations
 
 import pickle
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 from ledger.config import Exit
 
@@ -130,7 +131,8 @@ class SessionEvicted(LedgerError):
         self.reason = reason
 
 
-class Refusal(NamedTuple):
+@dataclass(frozen=True)
+class Refusal:
     """One event that was not created: its place in the request, its id and why."""
 
     index: int

@@ -96,7 +96,8 @@ RECORDS = {name: _dtype(name) for name in _LAYOUT}
 def _flags(name: str, table: str) -> Any:
     members = [("NONE", 0)] + [(member, value) for member, value, _ in _NAMES[table]]
     made: Any = enum.IntFlag(name, members, module=__name__)
-    made.__doc__ = "\n".join(f"{member}: {doc}" for member, _, doc in _NAMES[table])
+    rows = [f"{member}: {doc}" for member, _, doc in _NAMES[table]]
+    made.__doc__ = "\n".join(["Bits, to be combined with |.", "", *rows])
     return made
 
 

@@ -31,15 +31,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "_wire.pyx", "_check.pyx", "_load.pyx", "_columns.pyx", "_past.pyx",
         "_audit.pyx", "_audit_requests.pyx",
     ),
-    "view": ("schema.py", "group.py", "calls.py", "runs.py"),
+    "view": ("schema.py", "group.py", "filters.py", "calls.py", "paging.py", "convert.py",
+             "results.py", "runs.py"),
     "parts": (
         "reading.py", "journal.py", "checkpoint.py", "history.py", "resolve.py", "scrub.py",
         "clock.py",
     ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
-        "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
-        "server.py",
+        "runner.py", "book.py", "temporary.py",
+        "doors/__init__.py", "doors/binary.py", "doors/turn.py", "server.py",
         "link.py", "client.py", "load.py", "load_report.py", "ids.py",
     ),
     "commands": ("verify.py", "inspect.py", "cli.py", "__init__.py", "__main__.py"),
@@ -49,8 +50,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 INSIDE: dict[str, tuple[str, ...]] = {
     "errors.py": ("config.py",),
     "record.pxd": ("record.h",),
-    "frame.h": ("aegis.h",),
-    "blocks.h": ("aegis.h",),
+    "frame.h": ("aegis.h",), "blocks.h": ("aegis.h",),
     "places.h": ("blocks.h", "lmdb_file.h"),
     "columns.h": ("aegis.h", "filter.h", "u128.h"),
     "column_file.h": ("columns.h",),
@@ -64,18 +64,17 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "seal.pxi", "request.pxi", "replay.pxi",
     ),
     "_past.pyx": ("select.pxi",),
-    "group.py": ("schema.py",),
-    "calls.py": ("schema.py",),
+    "group.py": ("schema.py",), "convert.py": ("schema.py",), "filters.py": ("schema.py",),
+    "calls.py": ("filters.py", "schema.py"), "paging.py": ("calls.py", "filters.py", "schema.py"),
+    "results.py": ("calls.py", "convert.py", "schema.py"),
     "runs.py": ("group.py", "schema.py"),
-    "journal.py": ("reading.py",),
-    "history.py": ("resolve.py",),
+    "journal.py": ("reading.py",), "history.py": ("resolve.py",),
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
-    "book.py": ("runner.py",),
+    "book.py": ("runner.py",), "temporary.py": ("book.py",),
     "server.py": ("runner.py", "doors/binary.py"),
-    "doors/binary.py": ("doors/turn.py",),
-    "doors/turn.py": ("doors/binary.py",),
+    "doors/binary.py": ("doors/turn.py",), "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
     "load.py": ("client.py", "link.py", "load_report.py"),
     "load_report.py": ("link.py",),
@@ -102,7 +101,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 88
+LEDGER_FILES_MAX = 93
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
