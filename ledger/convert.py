@@ -20,6 +20,7 @@ from ledger.schema import Account, Transfer
 
 _LOW = np.uint64(0xFFFF_FFFF)
 _HALF = np.uint64(32)
+_SCALE_BITS = 5  # up to 31 decimals, with the 39 digits of 128 bits within the context
 _EXACT = Context(prec=80, traps=[Inexact, InvalidOperation])
 _UNPACKS: tuple[tuple[np.dtype[np.void], Callable[[Any], list[Any]]], ...] = (
     (schema.ACCOUNT, schema.unpack_accounts),
@@ -130,14 +131,15 @@ def units(amount: Decimal | int | str, scale: int) -> int:
     """
     if isinstance(amount, bool) or not isinstance(amount, Decimal | int | str):
         raise ValueError(f"amount: {amount!r} is a {type(amount).__name__}: give a Decimal or text")
+    places = schema.whole("scale", scale, _SCALE_BITS)
     try:
-        scaled = _EXACT.create_decimal(amount).scaleb(scale, _EXACT)
-        whole = scaled.quantize(Decimal(1), context=_EXACT)
-    except (Inexact, InvalidOperation):
+        scaled = _EXACT.create_decimal(amount).scaleb(places, _EXACT)
+        whole = int(scaled.quantize(Decimal(1), context=_EXACT))
+    except (Inexact, InvalidOperation, ValueError, OverflowError):
         raise ValueError(f"amount: {amount} is no whole number at {scale} decimals") from None
-    return schema.whole("amount", int(whole))
+    return schema.whole("amount", whole)
 
 
 def decimal(number: int, scale: int) -> Decimal:
     """A number of smallest units as an amount with `scale` decimals; it may be negative."""
-    return Decimal(number).scaleb(-scale, _EXACT)
+    return Decimal(number).scaleb(-schema.whole("scale", scale, _SCALE_BITS), _EXACT)
