@@ -141,5 +141,8 @@ def units(amount: Decimal | int | str, scale: int) -> int:
 
 
 def decimal(number: int, scale: int) -> Decimal:
-    """A number of smallest units as an amount with `scale` decimals; it may be negative."""
+    """A number of smallest units as an amount with `scale` decimals; it may be negative.
+
+    Exact itself; what is computed with it is rounded to the 28 digits of Python's usual context.
+    """
     return Decimal(number).scaleb(-schema.whole("scale", scale, _SCALE_BITS), _EXACT)
