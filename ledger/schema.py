@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _wire, config
+from ledger import _core, _wire, config
 
 _LAYOUT = _wire.layout()
 _NAMES = _wire.names()
@@ -35,6 +35,16 @@ assert _LIMITS["MESSAGE_BYTES_MAX"] == config.MESSAGE_BYTES_MAX
 assert _LIMITS["MESSAGE_HEADER_BYTES"] == config.MESSAGE_HEADER_BYTES
 assert _LIMITS["MESSAGE_BODY_BYTES_MAX"] == config.BODY_BYTES_MAX
 assert _LIMITS["EVENTS_MAX"] == config.EVENTS_MAX
+assert _LIMITS["EVENT_BYTES_WORST"] == config.EVENT_BYTES_WORST
+assert (
+    config.EVENTS_MAX * config.EVENT_BYTES_WORST
+    + 2 * _LIMITS["BATCHES_MAX"]
+    + _LIMITS["REQUEST_BYTES_FIXED"]
+) <= config.REQUEST_BYTES_WORST
+assert _LIMITS["BATCHES_MAX"] <= config.COUNTS_MAX, "the batches of one request fit"
+assert _LIMITS["BODY_BYTES_END"] > config.GROUP_BYTES_MAX, "a place can say where a record lies"
+# One is open, and what a start replays may close one more than a server waits for.
+assert config.WINDOWS_CLOSED_MAX + 2 <= _core.WINDOWS, "the core has room for every closed window"
 
 
 # ---- records ------------------------------------------------------------------------------------
