@@ -16,7 +16,18 @@ from __future__ import annotations
 from ledger.book import AsyncBook, Book, open_async
 from ledger.book import open as open
 from ledger.client import AsyncClient, Client
-from ledger.convert import columns, decimal, ints, limbs, order, rows, structs, total, units
+from ledger.convert import (
+    AMOUNT_MAX,
+    columns,
+    decimal,
+    ints,
+    limbs,
+    order,
+    rows,
+    structs,
+    total,
+    units,
+)
 from ledger.errors import (
     Busy,
     ClockRefused,
@@ -64,6 +75,7 @@ __all__ = [
     "ACCOUNT",
     "ACCOUNT_BALANCE",
     "ACCOUNT_FILTER",
+    "AMOUNT_MAX",
     "CREATE_RESULT",
     "QUERY_FILTER",
     "TRANSFER",

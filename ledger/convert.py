@@ -124,6 +124,9 @@ def _kind(value: object) -> str:
 # ---- money ---------------------------------------------------------------------------------------
 
 
+AMOUNT_MAX = (1 << 128) - 1  # as the amount of a post: all of the hold
+
+
 def units(amount: Decimal | int | str, scale: int) -> int:
     """`amount` in the smallest unit of a ledger with `scale` decimals: units("12.34", 2) is 1234.
 
