@@ -7,13 +7,27 @@
         book.create_transfers([ledger.Transfer(id=ledger.id(), debit_account_id=1, ...)])
 
 The names below are the public ones; everything else may change. Records are numpy arrays of the
-dtypes given here, or the structs of the same names, or plain bytes.
+dtypes given here, or the structs of the same names, or plain bytes. `from ledger import *` leaves
+`open`, `id` and `ids` out: they would hide Python's own.
 """
 
 from __future__ import annotations
 
-from ledger.book import AsyncBook, Book, open, open_async
+from ledger.book import AsyncBook, Book, open_async
+from ledger.book import open as open
 from ledger.client import AsyncClient, Client
+from ledger.convert import (
+    AMOUNT_MAX,
+    columns,
+    decimal,
+    ints,
+    limbs,
+    order,
+    rows,
+    structs,
+    total,
+    units,
+)
 from ledger.errors import (
     Busy,
     ClockRefused,
@@ -24,12 +38,16 @@ from ledger.errors import (
     HistoryLost,
     LedgerError,
     LedgerStopped,
+    NotCreated,
     OutcomeUnknown,
+    Refusal,
     SessionEvicted,
     SystemLimit,
     WrongProcess,
 )
-from ledger.ids import id, ids
+from ledger.ids import id as id
+from ledger.ids import ids as ids
+from ledger.results import describe, raise_for_status, refusals
 from ledger.schema import (
     ACCOUNT,
     ACCOUNT_BALANCE,
@@ -51,6 +69,7 @@ from ledger.schema import (
     int_of,
     u128,
 )
+from ledger.temporary import open_temporary, open_temporary_async
 
 __version__ = "0.1.0"
 
@@ -58,6 +77,7 @@ __all__ = [
     "ACCOUNT",
     "ACCOUNT_BALANCE",
     "ACCOUNT_FILTER",
+    "AMOUNT_MAX",
     "CREATE_RESULT",
     "QUERY_FILTER",
     "TRANSFER",
@@ -80,19 +100,32 @@ __all__ = [
     "HistoryLost",
     "LedgerError",
     "LedgerStopped",
+    "NotCreated",
     "OutcomeUnknown",
     "QueryFilter",
     "QueryFilterFlags",
+    "Refusal",
     "SessionEvicted",
     "SystemLimit",
     "Transfer",
     "TransferFlags",
     "TransferStatus",
     "WrongProcess",
-    "id",
-    "ids",
+    "columns",
+    "decimal",
+    "describe",
     "int_of",
-    "open",
+    "ints",
+    "limbs",
     "open_async",
+    "open_temporary",
+    "open_temporary_async",
+    "order",
+    "raise_for_status",
+    "refusals",
+    "rows",
+    "structs",
+    "total",
     "u128",
+    "units",
 ]

@@ -12,6 +12,7 @@ GROUP_FULL: int
 ANSWERS_FULL: int
 NO_MEMORY: int
 COLD: int
+WINDOWS: int  # in memory at once, the open one too
 
 class Core:
     """One book's state machine. Not safe from several threads at once: its engine serialises.

@@ -15,7 +15,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +23,10 @@ from typing import Any, Self
 import numpy as np
 
 from ledger import config, schema
-from ledger.calls import Answered, Calls, Rows, kind, pieces
+from ledger.calls import Answered, Awaited, Calls, Records, Rows, kind, pieces
 from ledger.engine import Engine
 from ledger.errors import Busy, DataRefused, DiskFull, LedgerError, LedgerStopped, WrongProcess
+from ledger.paging import AsyncPages, Pages
 from ledger.recovery import Parts, recover, start_id
 from ledger.runner import LoopRunner, ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
@@ -175,7 +176,7 @@ class _Door(Calls[Answered]):
         ).digest()
 
 
-class Book(_Door[Rows]):
+class Book(_Door[Rows], Pages):
     """One open book, for threads. Made by `open`; closed by close() or the end of `with`."""
 
     def __init__(self, parts: Parts, runner: ThreadRunner, lock: threading.Condition) -> None:
@@ -187,7 +188,7 @@ class Book(_Door[Rows]):
             engine.start(time.time_ns(), config.RELEASE, start_id())
         self._wait_idle()
 
-    def create_many(self, records: Any) -> Rows:
+    def create_many(self, records: Records) -> Rows:
         """Create any number of accounts or transfers, several requests under way at once.
 
         records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
@@ -270,7 +271,7 @@ class Book(_Door[Rows]):
         self.close()
 
 
-class AsyncBook(_Door[Awaitable[Rows]]):
+class AsyncBook(_Door[Awaited], AsyncPages):
     """One open book, for the asyncio loop it was opened in. Made by `open_async`."""
 
     def __init__(self, parts: Parts, runner: LoopRunner) -> None:
@@ -281,7 +282,7 @@ class AsyncBook(_Door[Awaitable[Rows]]):
         super().__init__(parts, engine)
         engine.start(time.time_ns(), config.RELEASE, start_id())
 
-    async def create_many(self, records: Any) -> Rows:
+    async def create_many(self, records: Records) -> Rows:
         """As Book.create_many."""
         operation, rows = kind(records)
         parts = await asyncio.gather(*[self._ask(operation, piece, None) for piece in pieces(rows)])
@@ -399,13 +400,15 @@ def open(
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
     DiskFull (no space is left even for a start), SystemLimit (no address space for the journal's
-    map, or no thread), LedgerStopped (an I/O error).
+    map, or no thread), LedgerStopped (an I/O error); ValueError for a path or a cluster that is
+    none.
     """
+    place, number = _place(path), schema.whole("cluster", cluster)
     lock = threading.Condition()
     runner = ThreadRunner(lock)
     try:
         parts = recover(
-            Path(path), cluster, digest_executor=runner.digests, accept_clock=accept_clock
+            place, number, digest_executor=runner.digests, accept_clock=accept_clock
         )
     except BaseException:
         runner.stop()
@@ -424,10 +427,11 @@ async def open_async(
     path: str | os.PathLike[str], cluster: int = 0, *, accept_clock: bool = False
 ) -> AsyncIterator[AsyncBook]:
     """As open, for `async with`: the book lives in the running loop."""
+    place, number = _place(path), schema.whole("cluster", cluster)
     runner = LoopRunner()
     try:
         parts = await asyncio.to_thread(
-            recover, Path(path), cluster, digest_executor=runner.digests, accept_clock=accept_clock
+            recover, place, number, digest_executor=runner.digests, accept_clock=accept_clock
         )
     except BaseException:
         runner.stop()
@@ -439,3 +443,15 @@ async def open_async(
         yield book
     finally:
         await book.close()
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """The directory that `path` names. ValueError for what names none, or none on purpose."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"path: {path!r} names no directory")
+    if os.fspath(path) == ":memory:":
+        raise ValueError(
+            "path: ':memory:': a book is always on disk; ledger.open_temporary() is one for tests,"
+            " removed when it is closed"
+        )
+    return Path(path)

@@ -7,41 +7,58 @@ This file knows neither engines nor sockets.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Coroutine, Iterator, Sequence
+from numbers import Real
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ledger import config, schema
-from ledger.schema import Operation
+from ledger import config, filters, schema
+from ledger.schema import Account, AccountFilter, Operation, QueryFilter, Transfer
 
 Rows = npt.NDArray[Any]
-Answered = TypeVar("Answered")  # what a call returns: an array, or an awaitable of one
+Answered = TypeVar("Answered")  # what a call returns: an array, or a coroutine of one
+Awaited: TypeAlias = Coroutine[Any, Any, Rows]  # a type checker says when it is not awaited
+
+Packed: TypeAlias = npt.NDArray[np.void] | bytes | bytearray | memoryview
+Accounts: TypeAlias = Account | Sequence[Account] | Packed
+Transfers: TypeAlias = Transfer | Sequence[Transfer] | Packed
+Ids: TypeAlias = (
+    int | Sequence[int | np.integer[Any] | npt.NDArray[np.uint64]] | npt.NDArray[np.uint64] | Packed
+)
+OneAccountFilter: TypeAlias = AccountFilter | Sequence[AccountFilter] | Packed
+OneQueryFilter: TypeAlias = QueryFilter | Sequence[QueryFilter] | Packed
+Records: TypeAlias = (
+    Account | Transfer | Sequence[Account] | Sequence[Transfer] | npt.NDArray[np.void]
+)
 
 
 class Calls(ABC, Generic[Answered]):
     """The calls. Records are arrays of the dtype named, structs of the kind, or bytes; ids are
     integers, uint64 of shape (n, 2) low limb first, or bytes; a filter is one struct or an array
-    of one. `timeout` is in seconds; the class says what it ends and what None means.
+    of one. `timeout` is in seconds; the class says what it ends and what None means; `math.inf`
+    waits for ever.
 
     Every call raises ValueError, before anything is asked, for what cannot be a request: records
-    of another kind, numbers that do not fit, more than 8,189 events.
+    of another kind, numbers that do not fit, more than 8,189 events, a filter that selects nothing
+    by the way it is written. A filter in bytes is sent as it is.
     """
 
     @abstractmethod
     def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Answered:
         """Have one request of one batch answered: an array of the operation's result."""
 
-    def create_accounts(self, accounts: object, timeout: float | None = None) -> Answered:
+    def create_accounts(self, accounts: Accounts, timeout: float | None = None) -> Answered:
         """Create accounts (ACCOUNT, (n,)), each on its own or, where linked, together.
 
         An array of CREATE_RESULT, (n,): status (AccountStatus) and timestamp (ns since 1970).
         """
         return self._call(Operation.CREATE_ACCOUNTS, accounts, timeout)
 
-    def create_transfers(self, transfers: object, timeout: float | None = None) -> Answered:
+    def create_transfers(self, transfers: Transfers, timeout: float | None = None) -> Answered:
         """Create transfers (TRANSFER, (n,)), each on its own or, where linked, together.
 
         The id is the idempotency key: what is sent again is answered `exists`. An array of
@@ -49,54 +66,73 @@ class Calls(ABC, Generic[Answered]):
         """
         return self._call(Operation.CREATE_TRANSFERS, transfers, timeout)
 
-    def lookup_accounts(self, ids: object, timeout: float | None = None) -> Answered:
+    def lookup_accounts(self, ids: Ids, timeout: float | None = None) -> Answered:
         """The accounts that exist, in the order asked: array of ACCOUNT, (m,), m <= len(ids)."""
         return self._call(Operation.LOOKUP_ACCOUNTS, ids, timeout)
 
-    def lookup_transfers(self, ids: object, timeout: float | None = None) -> Answered:
+    def lookup_transfers(self, ids: Ids, timeout: float | None = None) -> Answered:
         """The transfers that exist, in the order asked: array of TRANSFER, (m,), m <= len(ids)."""
         return self._call(Operation.LOOKUP_TRANSFERS, ids, timeout)
 
-    def get_account_transfers(self, filter: object, timeout: float | None = None) -> Answered:
+    def get_account_transfers(
+        self, filter: OneAccountFilter, timeout: float | None = None
+    ) -> Answered:
         """Transfers of an account by time, by an AccountFilter: array of TRANSFER, (m,)."""
         return self._call(Operation.GET_ACCOUNT_TRANSFERS, filter, timeout)
 
-    def get_account_balances(self, filter: object, timeout: float | None = None) -> Answered:
+    def get_account_balances(
+        self, filter: OneAccountFilter, timeout: float | None = None
+    ) -> Answered:
         """An account's balances right after each transfer that an AccountFilter selects.
 
         Array of ACCOUNT_BALANCE, (m,); empty unless the account has the flag HISTORY.
         """
         return self._call(Operation.GET_ACCOUNT_BALANCES, filter, timeout)
 
-    def query_accounts(self, filter: object, timeout: float | None = None) -> Answered:
+    def query_accounts(self, filter: OneQueryFilter, timeout: float | None = None) -> Answered:
         """Accounts by their fields and time, by a QueryFilter: array of ACCOUNT, (m,)."""
         return self._call(Operation.QUERY_ACCOUNTS, filter, timeout)
 
-    def query_transfers(self, filter: object, timeout: float | None = None) -> Answered:
+    def query_transfers(self, filter: OneQueryFilter, timeout: float | None = None) -> Answered:
         """Transfers by their fields and time, by a QueryFilter: array of TRANSFER, (m,)."""
         return self._call(Operation.QUERY_TRANSFERS, filter, timeout)
 
-    def _call(self, operation: Operation, value: object, timeout: float | None) -> Answered:
+    def _call(self, operation: Operation, value: Any, timeout: float | None) -> Answered:
         shape = schema.SHAPES[operation]
         events = schema.records(value, shape.event)
-        if shape.single and len(events) != 1:
-            raise ValueError(f"filter: exactly one, not {len(events)}")
+        if shape.single:
+            if len(events) != 1:
+                raise ValueError(f"filter: exactly one, not {len(events)}")
+            if not isinstance(value, bytes | bytearray | memoryview):
+                filters.check(operation, events)
         if len(events) > config.EVENTS_MAX:
+            how = "create_many splits them" if shape.creates else "ask for them in parts"
             raise ValueError(
-                f"{len(events)} events are more than one request holds, {config.EVENTS_MAX}:"
-                " create_many splits them"
+                f"{len(events)} events are more than one request holds, {config.EVENTS_MAX}: {how}"
             )
-        return self._ask(operation, events, timeout)
+        return self._ask(operation, events, None if timeout is None else seconds(timeout))
 
 
-def kind(records: object) -> tuple[Operation, Rows]:
+def seconds(timeout: float) -> float:
+    """A timeout that every clock here takes. ValueError for what is no time from now on."""
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise ValueError(f"timeout: {timeout!r} is no number of seconds")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout: {timeout} is not 0 or more seconds (math.inf is for ever)")
+    return min(float(timeout), config.WAIT_SECONDS_MAX)
+
+
+def kind(records: Any) -> tuple[Operation, Rows]:
     """The records of a create_many as an array, and the operation that their kind asks for."""
-    first = records[0] if isinstance(records, list | tuple) and records else records
+    sequence = isinstance(records, Sequence) and not isinstance(records, str | bytes | bytearray)
+    first = records[0] if sequence and len(records) else records
     dtype = records.dtype if isinstance(records, np.ndarray) else None
     if isinstance(first, schema.Account) or dtype == schema.ACCOUNT:
         return Operation.CREATE_ACCOUNTS, schema.records(records, schema.ACCOUNT)
-    if isinstance(first, schema.Transfer) or dtype == schema.TRANSFER or first == []:
+    if isinstance(first, schema.Transfer) or dtype == schema.TRANSFER:
         return Operation.CREATE_TRANSFERS, schema.records(records, schema.TRANSFER)
+    if sequence and not len(records):
+        return Operation.CREATE_TRANSFERS, schema.records([], schema.TRANSFER)
     raise ValueError("records: neither accounts nor transfers (bytes do not say which they are)")
 
 

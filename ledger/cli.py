@@ -28,6 +28,27 @@ if TYPE_CHECKING:
 PROGRESS_AFTER_SECONDS = 2.0
 INTERRUPTED = 130  # as shells have it
 
+# Not docstrings: an interpreter that drops those (PYTHONOPTIMIZE=2) must not drop the help.
+_HELP = {
+    "ledger": "A double-entry payment ledger: durable, exactly once, fast.",
+    "serve": """\
+Serve the book in DIRECTORY until SIGTERM or SIGINT; a new one is made when it is empty.""",
+    "verify": """\
+Read all of the book in DIRECTORY, which nobody serves, and add it up again.
+
+Exit code 1 and the first wrong position when it is not clean.""",
+    "inspect": "Tell what the book in DIRECTORY holds; it may be served meanwhile.",
+    "rebuild": """\
+Make all that is derived from the journal in DIRECTORY anew, once it is verified.
+
+With --trust-journal the one way on when a book is refused because its journal ends before its
+head stamp.""",
+    "load": """\
+Pay at the server at HOST:PORT as fast as it takes it, or at a rate, and tell what it did.
+
+Exit code 1 when anything is wrong: a payment unanswered, or not as it was sent.""",
+}
+
 _DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
 
@@ -59,13 +80,13 @@ def _number(_: click.Context, parameter: click.Parameter, value: str | None) -> 
     return number
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(help=_HELP["ledger"], context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ledger", message="%(prog)s %(version)s")
 def cli() -> None:
-    """A double-entry payment ledger: durable, exactly once, fast."""
+    ...
 
 
-@cli.command()
+@cli.command(help=_HELP["serve"])
 @_DIRECTORY
 @click.option(
     "--address",
@@ -90,7 +111,6 @@ def serve(
     accept_clock: bool,
     allow_plaintext: bool,
 ) -> int:
-    """Serve the book in DIRECTORY until SIGTERM or SIGINT; a new one is made when it is empty."""
     from ledger import server
 
     def listening(host: str, port: int) -> None:
@@ -111,14 +131,10 @@ def serve(
         )
 
 
-@cli.command()
+@cli.command(help=_HELP["verify"])
 @_DIRECTORY
 @_JSON
 def verify(directory: Path, as_json: bool) -> int:
-    """Read all of the book in DIRECTORY, which nobody serves, and add it up again.
-
-    Exit code 1 and the first wrong position when it is not clean.
-    """
     from ledger.verify import verify as run
 
     with _progress("verifying") as progress:
@@ -127,7 +143,7 @@ def verify(directory: Path, as_json: bool) -> int:
     return Exit.OK if report.clean else Exit.FAULT_FOUND
 
 
-@cli.command()
+@cli.command(help=_HELP["inspect"])
 @_DIRECTORY
 @click.option("--account", callback=_number, metavar="ID", help="One account and its balances.")
 @click.option("--transfer", callback=_number, metavar="ID", help="One transfer and its hold.")
@@ -136,7 +152,6 @@ def verify(directory: Path, as_json: bool) -> int:
 def inspect(
     directory: Path, account: int | None, transfer: int | None, group: int | None, as_json: bool
 ) -> None:
-    """Tell what the book in DIRECTORY holds; it may be served meanwhile."""
     from ledger import inspect as room
 
     if sum(choice is not None for choice in (account, transfer, group)) > 1:
@@ -153,18 +168,13 @@ def inspect(
     _tell(facts, as_json)
 
 
-@cli.command()
+@cli.command(help=_HELP["rebuild"])
 @_DIRECTORY
 @click.option(
     "--trust-journal", is_flag=True, help="Accept that what the journal has lost is gone."
 )
 @_JSON
 def rebuild(directory: Path, trust_journal: bool, as_json: bool) -> int:
-    """Make all that is derived from the journal in DIRECTORY anew, once it is verified.
-
-    With --trust-journal the one way on when a book is refused because its journal ends before its
-    head stamp.
-    """
     from ledger import recovery
     from ledger import verify as room
 
@@ -238,14 +248,10 @@ def _load_option(name: str, kind: Any, default: Any) -> click.Option:
     )
 
 
-@cli.command(cls=_LoadCommand)
+@cli.command(cls=_LoadCommand, help=_HELP["load"])
 @click.argument("address", metavar="HOST:PORT")
 @_JSON
 def load(address: str, as_json: bool, **options: Any) -> int:
-    """Pay at the server at HOST:PORT as fast as it takes it, or at a rate, and tell what it did.
-
-    Exit code 1 when anything is wrong: a payment unanswered, or not as it was sent.
-    """
     from ledger import load as room
 
     try:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from ledger import config, schema
-from ledger.calls import Calls, Rows, kind, pieces
+from ledger.calls import Records, Rows, kind, pieces
 from ledger.errors import LedgerError, WrongProcess
 from ledger.link import Link
+from ledger.paging import AsyncPages, Pages
 from ledger.schema import Operation
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-class AsyncClient(Calls[Awaitable[Rows]]):
+class AsyncClient(AsyncPages):
     """A client for asyncio. All calls come from one event loop; they may overlap.
 
     `address` is "HOST:PORT"; `sessions` is how many requests may be under way at once; `timeout`
@@ -71,7 +72,7 @@ class AsyncClient(Calls[Awaitable[Rows]]):
 
     # ---- calls ----------------------------------------------------------------------------------
 
-    async def create_many(self, records: object) -> Rows:
+    async def create_many(self, records: Records) -> Rows:
         """Create any number of accounts or of transfers, several requests at a time.
 
         `records` is an array of ACCOUNT or TRANSFER, or structs of one kind. It is cut where
@@ -118,7 +119,7 @@ async def _all(works: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Client(Calls[Rows]):
+class Client(Pages):
     """A client for programs without an event loop. May be used from several threads at once.
 
     The arguments, methods and errors are AsyncClient's. It runs an event loop in a thread of its
@@ -163,7 +164,7 @@ class Client(Calls[Rows]):
     def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Rows:
         return self._run(lambda: self._client._ask(operation, events, timeout))
 
-    def create_many(self, records: object) -> Rows:
+    def create_many(self, records: Records) -> Rows:
         """See AsyncClient.create_many."""
         return self._run(lambda: self._client.create_many(records))
 

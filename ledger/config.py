@@ -97,6 +97,9 @@ SWITCH_SECONDS = 0.00002  # how long a thread may keep the interpreter from anot
 DESCRIPTORS_KEPT = 64  # for the journal and what the interpreter opens
 CONNECTIONS_MIN = 16  # fewer are not worth a server: it does not start
 
+# Whoever calls, in process or over a socket.
+WAIT_SECONDS_MAX = 1e9  # a longer timeout is for ever, and no clock of the system takes it
+
 # Our own client.
 REQUEST_SECONDS_MAX = 30.0
 RESEND_SECONDS = 0.6
@@ -120,7 +123,6 @@ class Exit(enum.IntEnum):
 assert REQUEST_BYTES_WORST <= GROUP_BYTES_MAX, "a request with its worst outcomes fits in a group"
 assert GROUP_BYTES_MAX + GROUP_BYTES_MAX // CHECK_BLOCK_BYTES * 8 + 1024 <= GROUP_VALUE_BYTES_MAX
 assert GROUP_BYTES_MAX % CHECK_BLOCK_BYTES == 0
-assert GROUP_BYTES_MAX < 1 << 21, "a place in the journal says where in its group a record lies"
 assert BODY_BYTES_MAX // 128 - 1 == EVENTS_MAX
 assert CONNECTIONS_MIN <= CONNECTIONS_MAX
 assert TURN_BUFFER_BYTES >= 2 * MESSAGE_BYTES_MAX, "half of it takes the longest frame"
@@ -131,9 +133,25 @@ assert READS_RESUMED >= COLD_REQUESTS_MAX * READS_SHARE, "all that were answered
 assert READS_LITTLE < READS_SHARE <= READS_A_TURN <= READS_RESUMED
 assert RECEIVE_BYTES_MIN * CONNECTIONS_MAX <= RECEIVE_BYTES_MAX // 8, "a few bytes each crowd none"
 assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
-assert COUNTS_MAX >= 65_534, "the batches of one request fit"
 assert DISK_RESERVE_READS_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX, "all can land"
 assert DISK_RESERVE_BYTES >= 2 * DISK_RESERVE_READS_BYTES, "readers may come when creates may not"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
 assert RELEASE_MIN <= RELEASE
 assert STAMP_REST_NS < HEAD_NS
+assert READ_LARGE_BYTES <= READ_AHEAD_BYTES, "what is read ahead holds a large group"
+assert DIGEST_ASIDE_BYTES <= GROUP_BYTES_MAX
+assert DISK_RESERVE_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX, "accepted work has room"
+assert WINDOWS_CLOSED_MAX >= 1, "a window is sealed while the next one fills"
+assert WINDOW_EVENTS > EVENTS_MAX, "a request does not fill windows"
+assert 1 <= COLD_LITTLE_MAX <= EVENTS_MAX
+assert REFUSED_RETRY_NS <= WAKE_NS_MAX
+assert CLOCK_STEP_ALARM_NS < CLOCK_GAP_MAX_NS
+assert TURN_READ_BYTES <= TURN_BUFFER_BYTES
+assert TURN_BUFFER_BYTES <= RECEIVE_BYTES_MAX
+assert BEHIND_BYTES < SEND_BYTES_MAX, "a peer is behind before it is closed"
+assert min(FRAME_SECONDS_MAX, SEND_SECONDS_MAX, IDLE_SECONDS_MAX) > SWEEP_SECONDS
+assert IDLE_SECONDS_MAX > 2 * 30, "a client that pings every 30 s is not idle"
+assert 1 <= CLIENT_SESSIONS <= SESSIONS_MAX
+assert RESEND_SECONDS < REQUEST_SECONDS_MAX < WAIT_SECONDS_MAX
+assert RECONNECT_SECONDS_MAX < REQUEST_SECONDS_MAX
+assert WAIT_SECONDS_MAX < 2**63 // 1_000_000_000, "every clock of the system takes it"

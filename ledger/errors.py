@@ -6,13 +6,38 @@ knows who raises or who catches. Wrong arguments are plain ValueErrors and not l
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import dataclass
+from typing import Any, Self
+
 from ledger.config import Exit
 
 
 class LedgerError(Exception):
-    """Base of all errors of the ledger."""
+    """Base of all errors of the ledger. Pickled, it comes back with its text and attributes."""
 
     exit_code: Exit = Exit.IO_ERROR
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class again: what it is given is not what it hands to Exception.
+        return _again, (type(self), self.args, self._attributes())
+
+    def _attributes(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def _made(cls, arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Self:
+        error = cls.__new__(cls)
+        error.args = arguments
+        vars(error).update(attributes)
+        return error
+
+
+def _again(
+    kind: type[LedgerError], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> LedgerError:
+    """An error out of what a pickle holds of it."""
+    return kind._made(arguments, attributes)
 
 
 class DataRefused(LedgerError):
@@ -92,6 +117,19 @@ class LedgerStopped(LedgerError):
         if isinstance(cause, LedgerError):
             self.exit_code = cause.exit_code
 
+    def _attributes(self) -> dict[str, Any]:
+        """A cause that no pickle brings back is told by its words."""
+        attributes = super()._attributes()
+        try:
+            back = pickle.loads(pickle.dumps(self.cause))
+            whole = type(back) is type(self.cause) and str(back) == str(self.cause)
+        except Exception:
+            whole = False
+        if not whole:
+            words = f"{type(self.cause).__name__}: {self.cause}"
+            attributes["cause"] = LedgerError(words)
+        return attributes
+
 
 class DiskFull(LedgerError):
     """Refused before acceptance: the space that accepted work may need is not there."""
@@ -132,9 +170,6 @@ class HistoryLost(LedgerError):
         )
         self.seen, self.position = seen, position
 
-    def __reduce__(self) -> tuple[type[HistoryLost], tuple[int, int]]:
-        return type(self), (self.seen, self.position)
-
 
 def system_limit(error: BaseException) -> SystemLimit | None:
     """What Python raises when the system gives no thread and no memory, as an error of ours."""
@@ -143,3 +178,31 @@ def system_limit(error: BaseException) -> SystemLimit | None:
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return SystemLimit("the system lets this process start no other thread (`ulimit -u`)")
     return None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One event that was not created: its place in the request, its id and why."""
+
+    index: int
+    id: int
+    status: Any  # an AccountStatus or a TransferStatus
+
+
+class NotCreated(LedgerError):
+    """Events of a request were refused, by the rules and for good; `refusals` says which and why.
+
+    The others of the request were created: a request is not a chain.
+    """
+
+    def __init__(self, refusals: list[Refusal], count: int) -> None:
+        shown = [f"[{one.index}] id {one.id}: {one.status.name}" for one in refusals[:SHOWN_MAX]]
+        more = len(refusals) - len(shown)
+        super().__init__(
+            f"{len(refusals)} of {count} events were not created: {'; '.join(shown)}"
+            f"{f'; and {more} more' if more else ''}"
+        )
+        self.refusals = refusals
+
+
+SHOWN_MAX = 10  # refusals that an error's text names

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 
 LOCK_FILE_BYTES = 16 * 1024  # more than LMDB's for as many readers as a book has
@@ -22,6 +23,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_to_all(directory: Path) -> str | None:
+    """A warning when everybody on this machine may write into the book in `directory`, or None."""
+    parts = [directory, *(directory / name for name in ("journal", "journal/data.mdb", "state"))]
+    found = [path for path in parts if path.exists() and path.stat().st_mode & stat.S_IWOTH]
+    if not found:
+        return None
+    return (
+        f"{', '.join(map(str, found))}: everybody on this machine may write there and so change or"
+        " destroy the book: chmod -R o-w"
+    )
 
 
 def reserve_lock_file(environment: Path) -> None:

@@ -38,6 +38,7 @@ from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
 __all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
 
 MERGED_AT_ONCE = 8  # adjacent segments of as many windows each
+assert 2 <= MERGED_AT_ONCE <= _columns.MERGE_MAX, "they are merged in one pass"
 CHUNK_BYTES = 1 << 20
 COLUMNS = (  # of a segment
     _columns.IDS,

@@ -14,6 +14,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from ledger import schema
+
 _RANDOM_BITS = 80
 _lock = threading.Lock()
 _last = 0
@@ -37,10 +39,9 @@ def id() -> int:
 def ids(count: int) -> NDArray[np.uint64]:
     """`count` new ids in rising order: uint64, (count, 2), low limb first.
 
-    ValueError for a negative count.
+    ValueError for a count that is none.
     """
-    if count < 0:
-        raise ValueError(f"{count} ids cannot be made")
+    count = schema.whole("count", count, 32)
     first = _take(count)
     limbs = np.empty((count, 2), np.uint64)
     limbs[:, 0] = np.arange(count, dtype=np.uint64) + np.uint64(first & 0xFFFF_FFFF_FFFF_FFFF)

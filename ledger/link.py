@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import config, schema
+from ledger import calls, config, schema
 from ledger._wire import ClientCodec
 from ledger.errors import Busy, HistoryLost, LedgerError, OutcomeUnknown, SessionEvicted
 from ledger.schema import EvictionReason, Operation, Verdict, WireError
@@ -136,7 +136,7 @@ def prepare(sock: socket.socket | None) -> None:
 
 def parse_address(address: str) -> tuple[str, int]:
     """Host and port of "HOST:PORT" or "[HOST]:PORT". ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
+    host, colon, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
     if not colon or not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"address: {address!r} is not HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
@@ -150,16 +150,16 @@ class Link:
 
     def __init__(self, address: str, cluster: int, sessions_max: int, timeout: float) -> None:
         self.address = address
-        self.cluster = cluster
+        self.cluster = schema.whole("cluster", cluster)
         self.position = 0  # highest position a reply has seen
         self._host, self._port = parse_address(address)
-        if not 1 <= sessions_max <= config.SESSIONS_MAX:
+        self._sessions_max = schema.whole("sessions", sessions_max, 32)
+        if not 1 <= self._sessions_max <= config.SESSIONS_MAX:
             raise ValueError(f"sessions: {sessions_max} is not within 1 .. {config.SESSIONS_MAX}")
-        if not timeout > 0:
+        self._timeout = calls.seconds(timeout)
+        if not self._timeout:
             raise ValueError(f"timeout: {timeout} is not above 0")
-        self._codec = ClientCodec(cluster, config.RELEASE)
-        self._sessions_max = sessions_max
-        self._timeout = timeout
+        self._codec = ClientCodec(self.cluster, config.RELEASE)
         self._sessions: dict[bytes, _Session] = {}
         self._free: list[_Session] = []
         self._waiters: dict[asyncio.Future[_Session], None] = {}

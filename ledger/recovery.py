@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _columns, _core, config
+from ledger import _columns, _core, config, files
 from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
@@ -238,7 +238,7 @@ def recover(
         checkpoint = Checkpoint(directory)
         if is_new:
             checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
-        warnings = [journal.warning, checkpoint.warning]
+        warnings = [journal.warning, checkpoint.warning, files.open_to_all(directory)]
         warnings += [checkpoint.verify_against(journal), room_warning(journal)]
         core, buffers, history, sealer = bring_back(
             directory, journal, lambda: new_core(config.WINDOW_EVENTS), progress

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import enum
 import struct
+import textwrap
+import uuid
 from collections.abc import Iterable, Sequence
-from operator import attrgetter, index
+from decimal import Decimal
+from itertools import chain, cycle, repeat
+from operator import index
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _wire, config
+from ledger import _core, _wire, config
 
 _LAYOUT = _wire.layout()
 _NAMES = _wire.names()
@@ -31,6 +35,16 @@ assert _LIMITS["MESSAGE_BYTES_MAX"] == config.MESSAGE_BYTES_MAX
 assert _LIMITS["MESSAGE_HEADER_BYTES"] == config.MESSAGE_HEADER_BYTES
 assert _LIMITS["MESSAGE_BODY_BYTES_MAX"] == config.BODY_BYTES_MAX
 assert _LIMITS["EVENTS_MAX"] == config.EVENTS_MAX
+assert _LIMITS["EVENT_BYTES_WORST"] == config.EVENT_BYTES_WORST
+assert (
+    config.EVENTS_MAX * config.EVENT_BYTES_WORST
+    + 2 * _LIMITS["BATCHES_MAX"]
+    + _LIMITS["REQUEST_BYTES_FIXED"]
+) <= config.REQUEST_BYTES_WORST
+assert _LIMITS["BATCHES_MAX"] <= config.COUNTS_MAX, "the batches of one request fit"
+assert _LIMITS["BODY_BYTES_END"] > config.GROUP_BYTES_MAX, "a place can say where a record lies"
+# One is open, and what a start replays may close one more than a server waits for.
+assert config.WINDOWS_CLOSED_MAX + 2 <= _core.WINDOWS, "the core has room for every closed window"
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -91,7 +105,10 @@ RECORDS = {name: _dtype(name) for name in _LAYOUT}
 
 def _flags(name: str, table: str) -> Any:
     members = [("NONE", 0)] + [(member, value) for member, value, _ in _NAMES[table]]
-    return enum.IntFlag(name, members, module=__name__)
+    made: Any = enum.IntFlag(name, members, module=__name__)
+    rows = [f"{member}: {doc}" for member, _, doc in _NAMES[table]]
+    made.__doc__ = "\n".join(["Bits, to be combined with |.", "", *rows])
+    return made
 
 
 def _numbers(name: str, table: str) -> Any:
@@ -145,9 +162,18 @@ SHAPES = {
 # ---- one record as a Python object --------------------------------------------------------------
 
 
+def _doc(record: str) -> str:
+    """What a record is and what each field means, as the C lists have it."""
+    _, fields, what = _LAYOUT[record]
+    rows = [f"{f[0]}: {f[1]} -- {f[5]}" for f in fields if f[0] != "reserved"]
+    return "\n".join([f"{what[0].upper()}{what[1:]}.", "", *rows])
+
+
 def _struct(name: str, record: str) -> Any:
     fields = [(field[0], int, 0) for field in _LAYOUT[record][1] if field[0] != "reserved"]
-    return msgspec.defstruct(name, fields, module=__name__, gc=False)
+    return msgspec.defstruct(
+        name, fields, module=__name__, gc=False, namespace={"__doc__": _doc(record)}
+    )
 
 
 Account = _struct("Account", "account")
@@ -158,39 +184,82 @@ QueryFilter = _struct("QueryFilter", "query_filter")
 AccountBalance = _struct("AccountBalance", "account_balance")
 
 
+_SHOWN_CHARACTERS = 100  # of a wrong value, in an error
+_HINTS: tuple[tuple[Any, str], ...] = (
+    (uuid.UUID, "of a UUID give its .int"),
+    (Decimal, "of a Decimal give ledger.units(value, scale)"),
+    ((bool, np.bool_), "True and False are no numbers here"),
+    (float, "amounts are whole numbers of the smallest unit: ledger.units(value, scale)"),
+    (np.ndarray, "a field holds one number, not an array"),
+)
+
+
+def whole(where: str, value: object, bits: int = 128) -> int:
+    """`value` as a whole number of `bits` bits. ValueError says `where` it is wrong, and how.
+
+    Any integer is taken but True and False; for 128 bits also one row of two uint64, as `ids` makes
+    them.
+    """
+    number: int | None = None
+    if bits == 128 and isinstance(value, np.ndarray) and value.shape == (2,):
+        number = int_of(value) if value.dtype == np.uint64 else None
+    elif not isinstance(value, bool):
+        try:
+            number = index(value)  # type: ignore[arg-type]
+        except TypeError:
+            number = None
+    if number is not None and 0 <= number < 1 << bits:
+        return number
+    what = "within" if number is not None else "an integer within"
+    hint = next((f" ({hint})" for kinds, hint in _HINTS if isinstance(value, kinds)), "")
+    shown = textwrap.shorten(repr(value), _SHOWN_CHARACTERS)
+    raise ValueError(f"{where}: {shown} is not {what} 0 .. 2^{bits}-1{hint}")
+
+
 def u128(value: int) -> tuple[int, int]:
     """The low and the high limb of `value`. ValueError outside 0 .. 2^128-1."""
-    if not 0 <= value < 1 << 128:
-        raise ValueError(f"{value} is not within 0 .. 2^128-1")
-    return value & 0xFFFF_FFFF_FFFF_FFFF, value >> 64
+    number = whole("u128", value)
+    return number & 0xFFFF_FFFF_FFFF_FFFF, number >> 64
 
 
 def int_of(limbs: Sequence[int] | NDArray[np.uint64]) -> int:
-    """The number of which `limbs` are the low and the high 64 bits."""
-    return int(limbs[0]) | int(limbs[1]) << 64
-
-
-def _column(name: str, values: Sequence[Any], field: str, size: int) -> bytes:
-    column = map(attrgetter(field), values)
+    """The number of which `limbs` are the low and the high 64 bits. Of a column use `ints`."""
     try:
-        return b"".join([index(value).to_bytes(size, "little") for value in column])
+        low, high = limbs
+        return int(low) | int(high) << 64
+    except (TypeError, ValueError):
+        raise ValueError(f"{type(limbs).__name__} is no low and high limb of one number") from None
+
+
+def _bytes(values: Iterable[Any], sizes: Iterable[int]) -> bytes | None:
+    """Whole numbers, little-endian, of the sizes in turn; None when one is none or does not fit.
+
+    It runs in C for as many records as there are; who is wrong is found out afterwards.
+    """
+    try:
+        return b"".join(map(int.to_bytes, values, sizes, repeat("little")))
     except (OverflowError, TypeError):
-        for place, value in enumerate(map(attrgetter(field), values)):
-            if not (hasattr(value, "__index__") and 0 <= index(value) < 1 << 8 * size):
-                raise ValueError(
-                    f"{name}[{place}].{field}: {value!r} is not an integer"
-                    f" within 0 .. 2^{8 * size}-1"
-                ) from None
-        raise
+        return None
 
 
 def _pack(name: str, record: str, values: Sequence[Any]) -> NDArray[np.void]:
-    rows = np.zeros(len(values), RECORDS[record])
-    for field, kind, _, _, size, _ in _LAYOUT[record][1]:
-        if field != "reserved":
-            column = np.frombuffer(_column(name, values, field, size), _FORMATS[kind])
-            rows[field] = column.reshape(-1, 2) if kind == "u128" else column
-    return rows
+    fields = _LAYOUT[record][1]
+    sizes = [field[4] for field in fields]
+    rows = [msgspec.structs.astuple(value) for value in values]
+    for hole in [place for place, field in enumerate(fields) if field[0] == "reserved"]:
+        rows = [(*row[:hole], 0, *row[hole:]) for row in rows]
+    packed = None
+    if bool not in set(map(type, chain.from_iterable(rows))):
+        packed = _bytes(chain.from_iterable(rows), cycle(sizes))
+    if packed is None:
+        numbers = [
+            whole(f"{name}[{place}].{field[0]}", value, 8 * size)
+            for place, row in enumerate(rows)
+            for field, size, value in zip(fields, sizes, row, strict=True)
+        ]
+        packed = _bytes(numbers, cycle(sizes))
+    assert packed is not None
+    return np.frombuffer(bytearray(packed), RECORDS[record])
 
 
 def _unpack(record: str, struct: Any, rows: NDArray[np.void], flags: Any = int) -> list[Any]:
@@ -231,14 +300,16 @@ def pack_query_filters(filters: Sequence[QueryFilter]) -> NDArray[np.void]:
 
 
 def pack_ids(ids: Sequence[int]) -> NDArray[np.void]:
-    """An array of ID. ValueError names the first value outside 0 .. 2^128-1."""
-    rows = np.zeros(len(ids), ID)
-    for place, value in enumerate(ids):
-        try:
-            rows["id"][place] = u128(value)
-        except ValueError as error:
-            raise ValueError(f"ids[{place}]: {error}") from None
-    return rows
+    """An array of ID. ValueError names the first value outside 0 .. 2^128-1.
+
+    A row of two uint64, low limb first, is taken for one id too.
+    """
+    packed = None if bool in set(map(type, ids)) else _bytes(ids, repeat(ID.itemsize))
+    if packed is None:
+        numbers = [whole(f"ids[{place}]", value) for place, value in enumerate(ids)]
+        packed = _bytes(numbers, repeat(ID.itemsize))
+    assert packed is not None
+    return np.frombuffer(bytearray(packed), ID)
 
 
 def unpack_accounts(rows: NDArray[np.void]) -> list[Account]:
@@ -282,17 +353,31 @@ def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         if dtype == ID and value.dtype == np.uint64 and value.shape[1:] == (2,):
             return np.ascontiguousarray(value).view(ID).reshape(-1)
         if value.dtype != dtype or value.ndim != 1:
-            raise ValueError(f"{value.dtype} of shape {value.shape} is no row of {dtype}")
+            raise ValueError(_no_rows(value, dtype, struct))
         return np.ascontiguousarray(value)
     if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, memoryview) and not value.c_contiguous:
+            raise ValueError("a memoryview with gaps is no whole records: give bytes(it)")
         size = memoryview(value).nbytes
         if size % dtype.itemsize:
             raise ValueError(f"{size} bytes are not whole records of {dtype.itemsize}")
         return np.frombuffer(value, dtype)
-    values = [value] if isinstance(value, struct) else value
+    values: Any = value
+    if isinstance(value, struct) or (struct is int and hasattr(value, "__index__")):
+        values = [value]
     if not isinstance(values, Sequence):
         raise ValueError(f"{type(value).__name__} is no {struct.__name__} nor a sequence of them")
-    for place, item in enumerate(values):
-        if not isinstance(item, struct) and not (struct is int and isinstance(item, np.integer)):
-            raise ValueError(f"[{place}] is a {type(item).__name__}, not a {struct.__name__}")
-    return pack([int(item) for item in values] if struct is int else values)
+    if struct is not int and set(map(type, values)) - {struct}:
+        for place, item in enumerate(values):
+            if not isinstance(item, struct):
+                raise ValueError(f"[{place}] is a {type(item).__name__}, not a {struct.__name__}")
+    return pack(values)
+
+
+def _no_rows(value: NDArray[Any], dtype: np.dtype[np.void], struct: Any) -> str:
+    """Why an array is none of `dtype`, without the layouts of both."""
+    names = {str(known): name.upper() for name, known in _EVENTS.items()}
+    kind = names.get(str(value.dtype), str(value.dtype) if value.dtype.names is None else "others")
+    wanted = names[str(dtype)]
+    taken = "a list of integers, or uint64 of shape (n, 2)" if struct is int else f"{wanted}, (n,)"
+    return f"an array of {kind}, shape {value.shape}, is no row of {wanted}: give {taken}"

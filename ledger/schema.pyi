@@ -35,6 +35,16 @@ REPLY: np.dtype[np.void]
 RECORDS: dict[str, np.dtype[np.void]]
 
 class AccountFlags(enum.IntFlag):
+    """Bits, to be combined with |.
+
+    LINKED: succeeds or fails with the next event of the batch
+    DEBITS_MUST_NOT_EXCEED_CREDITS: debits, holds included, stay within credits posted
+    CREDITS_MUST_NOT_EXCEED_DEBITS: credits, holds included, stay within debits posted
+    HISTORY: its balances after each transfer can be asked for
+    IMPORTED: comes from elsewhere with its own timestamp
+    CLOSED: takes no transfer but the void of a hold
+    """
+
     NONE = 0
     LINKED = 1
     DEBITS_MUST_NOT_EXCEED_CREDITS = 2
@@ -44,6 +54,19 @@ class AccountFlags(enum.IntFlag):
     CLOSED = 32
 
 class TransferFlags(enum.IntFlag):
+    """Bits, to be combined with |.
+
+    LINKED: succeeds or fails with the next event of the batch
+    PENDING: opens a hold: moves only the pending balances
+    POST_PENDING_TRANSFER: resolves a hold by moving all or part of it
+    VOID_PENDING_TRANSFER: resolves a hold by releasing it
+    BALANCING_DEBIT: moves at most what the debit account has
+    BALANCING_CREDIT: moves at most what the credit account owes
+    CLOSING_DEBIT: closes the debit account until the hold is voided or expires
+    CLOSING_CREDIT: closes the credit account until the hold is voided or expires
+    IMPORTED: comes from elsewhere with its own timestamp
+    """
+
     NONE = 0
     LINKED = 1
     PENDING = 2
@@ -56,12 +79,24 @@ class TransferFlags(enum.IntFlag):
     IMPORTED = 256
 
 class AccountFilterFlags(enum.IntFlag):
+    """Bits, to be combined with |.
+
+    DEBITS: transfers that debit the account
+    CREDITS: transfers that credit the account
+    REVERSED: newest first
+    """
+
     NONE = 0
     DEBITS = 1
     CREDITS = 2
     REVERSED = 4
 
 class QueryFilterFlags(enum.IntFlag):
+    """Bits, to be combined with |.
+
+    REVERSED: newest first
+    """
+
     NONE = 0
     REVERSED = 1
 
@@ -234,6 +269,22 @@ class Shape(NamedTuple):
 SHAPES: dict[Operation, Shape]
 
 class Account(msgspec.Struct):
+    """An account and its balances.
+
+    id: u128 -- unique in the book; neither 0 nor 2^128-1
+    debits_pending: u128 -- sum of open holds that debit the account
+    debits_posted: u128 -- sum of posted transfers that debit the account
+    credits_pending: u128 -- sum of open holds that credit the account
+    credits_posted: u128 -- sum of posted transfers that credit the account
+    user_data_128: u128 -- the application's own; 0 when unused
+    user_data_64: u64 -- the application's own; 0 when unused
+    user_data_32: u32 -- the application's own; 0 when unused
+    ledger: u32 -- what is counted (a currency); transfers stay inside one; not 0
+    code: u16 -- the application's kind of account; not 0
+    flags: u16 -- AccountFlags
+    timestamp: u64 -- ns since 1970; given by the ledger; 0 in requests unless imported
+    """
+
     id: int = 0
     debits_pending: int = 0
     debits_posted: int = 0
@@ -248,6 +299,23 @@ class Account(msgspec.Struct):
     timestamp: int = 0
 
 class Transfer(msgspec.Struct):
+    """A movement of money between two accounts.
+
+    id: u128 -- unique in the book; the idempotency key; neither 0 nor 2^128-1
+    debit_account_id: u128 -- account debited
+    credit_account_id: u128 -- account credited
+    amount: u128 -- in the ledger's smallest unit
+    pending_id: u128 -- the hold that a post or void resolves; else 0
+    user_data_128: u128 -- the application's own; 0 when unused
+    user_data_64: u64 -- the application's own; 0 when unused
+    user_data_32: u32 -- the application's own; 0 when unused
+    timeout: u32 -- seconds until a hold expires; 0 for never
+    ledger: u32 -- the ledger of both accounts
+    code: u16 -- the application's reason for the transfer; not 0
+    flags: u16 -- TransferFlags
+    timestamp: u64 -- ns since 1970; given by the ledger; 0 in requests unless imported
+    """
+
     id: int = 0
     debit_account_id: int = 0
     credit_account_id: int = 0
@@ -263,10 +331,29 @@ class Transfer(msgspec.Struct):
     timestamp: int = 0
 
 class CreateResult(msgspec.Struct):
+    """The answer to one event.
+
+    timestamp: u64 -- of the stored record, or when the event was judged; ns since 1970
+    status: u32 -- AccountStatus or TransferStatus; created is 2^32-1
+    """
+
     timestamp: int = 0
     status: int = 0
 
 class AccountFilter(msgspec.Struct):
+    """Which transfers or balances of one account.
+
+    account_id: u128 -- the account whose transfers or balances are asked for
+    user_data_128: u128 -- 0 for any
+    user_data_64: u64 -- 0 for any
+    user_data_32: u32 -- 0 for any
+    code: u16 -- 0 for any
+    timestamp_min: u64 -- inclusive; 0 for open
+    timestamp_max: u64 -- inclusive; 0 for open
+    limit: u32 -- results at most; not 0; clamped to 8,189
+    flags: u32 -- AccountFilterFlags
+    """
+
     account_id: int = 0
     user_data_128: int = 0
     user_data_64: int = 0
@@ -278,6 +365,19 @@ class AccountFilter(msgspec.Struct):
     flags: int = 0
 
 class QueryFilter(msgspec.Struct):
+    """Which accounts or transfers.
+
+    user_data_128: u128 -- 0 for any
+    user_data_64: u64 -- 0 for any
+    user_data_32: u32 -- 0 for any
+    ledger: u32 -- 0 for any
+    code: u16 -- 0 for any
+    timestamp_min: u64 -- inclusive; 0 for open
+    timestamp_max: u64 -- inclusive; 0 for open
+    limit: u32 -- results at most; not 0; clamped to 8,189
+    flags: u32 -- QueryFilterFlags
+    """
+
     user_data_128: int = 0
     user_data_64: int = 0
     user_data_32: int = 0
@@ -289,17 +389,33 @@ class QueryFilter(msgspec.Struct):
     flags: int = 0
 
 class AccountBalance(msgspec.Struct):
+    """An account's balances right after one transfer.
+
+    debits_pending: u128 -- right after the transfer
+    debits_posted: u128 -- right after the transfer
+    credits_pending: u128 -- right after the transfer
+    credits_posted: u128 -- right after the transfer
+    timestamp: u64 -- of the transfer
+    """
+
     debits_pending: int = 0
     debits_posted: int = 0
     credits_pending: int = 0
     credits_posted: int = 0
     timestamp: int = 0
 
+def whole(where: str, value: object, bits: int = 128) -> int:
+    """`value` as a whole number of `bits` bits. ValueError says `where` it is wrong, and how.
+
+    Any integer is taken but True and False; for 128 bits also one row of two uint64, as `ids` makes
+    them.
+    """
+
 def u128(value: int) -> tuple[int, int]:
     """The low and the high limb of `value`. ValueError outside 0 .. 2^128-1."""
 
 def int_of(limbs: Sequence[int] | NDArray[np.uint64]) -> int:
-    """The number of which `limbs` are the low and the high 64 bits."""
+    """The number of which `limbs` are the low and the high 64 bits. Of a column use `ints`."""
 
 def pack_accounts(accounts: Sequence[Account]) -> NDArray[np.void]:
     """An array of ACCOUNT. ValueError names the first value that does not fit its field."""
@@ -314,7 +430,10 @@ def pack_query_filters(filters: Sequence[QueryFilter]) -> NDArray[np.void]:
     """An array of QUERY_FILTER. ValueError names the first value that does not fit its field."""
 
 def pack_ids(ids: Sequence[int]) -> NDArray[np.void]:
-    """An array of ID. ValueError names the first value outside 0 .. 2^128-1."""
+    """An array of ID. ValueError names the first value outside 0 .. 2^128-1.
+
+    A row of two uint64, low limb first, is taken for one id too.
+    """
 
 def unpack_accounts(rows: NDArray[np.void]) -> list[Account]:
     """An Account for each row of an array of ACCOUNT."""

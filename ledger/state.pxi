@@ -29,6 +29,8 @@ cdef enum:
     OLD_ABSENT = 4
     OLD_TIMESTAMP = 5  # whether a sealed transfer has it: `resolution` says
 
+WINDOWS = WINDOWS_MAX  # for who says how many may be closed
+
 cdef struct hold_t:
     u128 amount
     u64 expires_at  # ns; 0 for never

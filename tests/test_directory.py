@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from raw import Peer, Session, serves, transfers, with_accounts
 
+import ledger
 from chaos import shim
 from chaos.altered import days_ahead
 from chaos.process import SERVE, Server
@@ -348,3 +349,26 @@ def test_damage_of_the_free_list_names_the_file(book: Path) -> None:
     code, line = refused(book)
     assert code == Exit.DATA_REFUSED
     assert f"{data(book)}: damaged outside the groups" in line
+
+
+@pytest.mark.parametrize("name", ["", "journal", "journal/data.mdb", "state"])
+def test_a_book_that_everybody_may_write_to_is_opened_with_a_warning(tmp_path, name):
+    path = tmp_path / "book"
+
+    def warnings() -> list[str]:
+        with ledger.open(path) as book:
+            return [one for one in book.warnings if "disk is used" not in one]
+
+    assert warnings() == []
+    (path / name).chmod((path / name).stat().st_mode | 0o002)
+    [warning] = warnings()
+    assert warning.startswith(f"{path / name}: everybody on this machine may write there")
+    (path / name).chmod((path / name).stat().st_mode & ~0o002)
+    assert warnings() == []
+
+
+def test_the_log_of_a_server_has_that_warning_too(server, tmp_path):
+    with ledger.open(tmp_path / "book"):
+        pass
+    (tmp_path / "book").chmod(0o777)
+    server(tmp_path / "book").wait_line("everybody on this machine may write there")

@@ -54,6 +54,28 @@ def check(words: list[str]) -> None:
     assert any(f'"{words[1]}"' in text for text in tests), f"no test runs {words[1]}"
 
 
+def programs(page: str) -> str:
+    """The python blocks of a page as one program, each line where it is in the page."""
+    lines, inside = [], False
+    for line in page.splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
+)
+def test_python_of_the_pages_runs(page, server, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    if "127.0.0.1:3000" in programs(text):
+        text = text.replace("127.0.0.1:3000", server(tmp_path / "served").address)
+    exec(compile(programs(text), str(page), "exec"), {"__name__": page.stem})
+
+
 def test_what_is_generated_is_fresh() -> None:
     for tool in ("docs.py", "stubs.py"):
         run = [sys.executable, str(ROOT / "tools" / tool), "--check"]

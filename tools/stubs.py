@@ -48,12 +48,20 @@ from numpy.typing import NDArray
 def _enum(name: str, members: type[enum.IntEnum] | type[enum.IntFlag]) -> str:
     base = "IntFlag" if issubclass(members, enum.IntFlag) else "IntEnum"
     rows = [f"    {member} = {value.value}" for member, value in members.__members__.items()]
-    return "\n".join([f"class {name}(enum.{base}):", *rows])
+    # Only the flags have words of their own: an enum without any has those of Python.
+    doc = _doc(members) if base == "IntFlag" else []
+    return "\n".join([f"class {name}(enum.{base}):", *doc, *rows])
 
 
 def _struct(name: str, struct: type[msgspec.Struct]) -> str:
     rows = [f"    {field}: int = 0" for field in struct.__struct_fields__]
-    return "\n".join([f"class {name}(msgspec.Struct):", *rows])
+    return "\n".join([f"class {name}(msgspec.Struct):", *_doc(struct), *rows])
+
+
+def _doc(kind: type) -> list[str]:
+    """The docstring of a class, as lines of its body."""
+    doc = textwrap.indent(inspect.getdoc(kind) or "", "    ").lstrip()
+    return [*f'    """{doc}\n    """'.splitlines(), ""]
 
 
 def _function(name: str, function: object) -> str:
