@@ -148,7 +148,6 @@ assert REFUSED_RETRY_NS <= WAKE_NS_MAX
 assert CLOCK_STEP_ALARM_NS < CLOCK_GAP_MAX_NS
 assert TURN_READ_BYTES <= TURN_BUFFER_BYTES
 assert TURN_BUFFER_BYTES <= RECEIVE_BYTES_MAX
-assert BEHIND_BYTES < SEND_BYTES_MAX, "a peer is behind before it is closed"
 assert min(FRAME_SECONDS_MAX, SEND_SECONDS_MAX, IDLE_SECONDS_MAX) > SWEEP_SECONDS
 assert IDLE_SECONDS_MAX > 2 * 30, "a client that pings every 30 s is not idle"
 assert 1 <= CLIENT_SESSIONS <= SESSIONS_MAX
