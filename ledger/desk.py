@@ -1,4 +1,4 @@
-"""Edge: an open book's engine, alone with its thread, and the desk where callers leave what they ask.
+"""Edge: an open book's engine in a thread of its own, and the desk where callers ask.
 
 No caller works in the engine. What interrupts a caller (a signal's handler that raises, a time-out,
 a cancellation, another call from a handler or a finalizer) can therefore only meet its wait: the
@@ -24,7 +24,7 @@ import numpy as np
 from ledger import config, schema
 from ledger.calls import Rows
 from ledger.engine import Engine
-from ledger.errors import Busy, DataRefused, DiskFull, LedgerError, LedgerStopped, WrongProcess
+from ledger.errors import Busy, DataRefused, DiskFull, LedgerStopped, WrongProcess
 from ledger.recovery import Parts, recover
 from ledger.runner import ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
@@ -111,7 +111,7 @@ class Call(Ask):
         self._desk.unaccepted[self] = None
         self._try()
 
-    def give_up(self, why: LedgerError) -> None:
+    def give_up(self, why: Exception) -> None:
         """Its caller does not wait for room any longer. What is accepted goes on."""
         if not self._accepted:
             self._fail(why)

@@ -55,7 +55,7 @@ class _Runner(ABC):
             queue.SimpleQueue()
         )
         self._handed = self._finished = 0  # jobs that the journal's thread was given, and did
-        # What the journal's thread calls back later (ns, which, what): the one wake, a heap of others.
+        # What the journal's thread calls back later (ns, which, what): one wake, a heap of others.
         self._wake: tuple[int, int, Callback] | None = None
         self._alarms: list[tuple[int, int, Callback]] = []
         self._numbers = itertools.count()

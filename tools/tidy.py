@@ -19,7 +19,7 @@ from pathlib import Path
 LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
-        "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h",
+        "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h", "worker.py",
         "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
         "lmdb_file.h", "places.h", "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
-        "runner.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
+        "runner.py", "desk.py", "book.py", "doors/__init__.py", "doors/binary.py", "doors/turn.py",
         "server.py",
         "link.py", "client.py", "load.py", "load_report.py", "ids.py",
     ),
@@ -72,7 +72,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
-    "book.py": ("runner.py",),
+    "desk.py": ("runner.py",), "book.py": ("desk.py",),
     "server.py": ("runner.py", "doors/binary.py"),
     "doors/binary.py": ("doors/turn.py",),
     "doors/turn.py": ("doors/binary.py",),
@@ -85,7 +85,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
 
 # What few may import, and who.
 LOOPS = {"asyncio", "threading", "socket", "socketserver", "selectors", "select", "uvloop"}
-LOOPS_IN = set(LAYERS["edge"])
+LOOPS_IN = {*LAYERS["edge"], "worker.py"}
 STORE = {"lmdb"}
 STORE_IN = {"journal.py", "reading.py", "checkpoint.py"}
 # Time and chance are handed to whoever decides, so that a run can be repeated.
@@ -102,7 +102,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 88
+LEDGER_FILES_MAX = 90
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
