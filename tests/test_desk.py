@@ -24,6 +24,8 @@ import ledger
 from ledger import config, recovery
 from tests.book_calls import CREATED, account, appending, call, fill, held, pay, posted, rows, until
 
+pytestmark = pytest.mark.timeout(300, method="thread")  # the alarm is taken
+
 COUNT = int(os.environ.get("LEDGER_INTERRUPTS", "300"))
 SEED = int(os.environ.get("LEDGER_SEED", "13"))
 EXISTS = ledger.TransferStatus.EXISTS
