@@ -156,10 +156,13 @@ from ledger import config
 from tests.book_calls import account, rows
 config.WINDOW_EVENTS = 64
 directory, told, closed = sys.argv[1], sys.argv[2], [int(one) for one in sys.argv[3]]
+late = sys.argv[4] == "late"
 for one in closed:
     os.close(one)
 with ledger.open(directory) as book:
     book.create_accounts([account(1), account(2)])
+    for one in closed if late else ():
+        os.close(one)
     for first in range(1, 1001, 100):
         book.create_transfers(rows(range(first, first + 100)))
     book.lookup_transfers([1])
@@ -173,9 +176,10 @@ with open(told, "w") as file:
 """
 
 
+@pytest.mark.parametrize("when", ["before", "late"])
 @pytest.mark.parametrize("closed", ["0", "2", "012"])
-def test_no_file_of_a_book_becomes_a_standard_descriptor(tmp_path, closed):
-    done = run(WITHOUT, tmp_path / "book", tmp_path / "told", closed)
+def test_no_file_of_a_book_becomes_a_standard_descriptor(tmp_path, closed, when):
+    done = run(WITHOUT, tmp_path / "book", tmp_path / "told", closed, when)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "told").read_text() == f"{[True] * len(closed)} True\n"
     with ledger.open(tmp_path / "book") as book:
