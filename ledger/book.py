@@ -4,18 +4,22 @@ Book is for threads, AsyncBook for an asyncio loop; both ask the same engine the
 thousands of callers share a group. One call is one request of at most 8,189 events. A call either
 raises before it was accepted (ValueError, Busy, DiskFull, LedgerStopped) or returns when what it
 did, or saw, is durable. An engine that stops raises LedgerStopped from every call and leaves its
-host alone.
+host alone. What is open lives at a desk (desk.py); here are the handles that callers hold, how they
+wait, and what becomes of a book whose handle is gone. The engine's thread knows no handle.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+import warnings
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,120 +28,34 @@ import numpy as np
 
 from ledger import config, schema
 from ledger.calls import Answered, Awaited, Calls, Records, Rows, kind, pieces
-from ledger.engine import Engine
-from ledger.errors import Busy, DataRefused, DiskFull, LedgerError, LedgerStopped, WrongProcess
+from ledger.desk import Ask, Call, Desk
+from ledger.errors import Busy
 from ledger.paging import AsyncPages, Pages
-from ledger.recovery import Parts, recover, start_id
-from ledger.runner import LoopRunner, ThreadRunner
-from ledger.schema import ARRIVAL, Operation, Verdict
-
-_CLOSED = "the book is closed"
-
-
-class _Call:
-    """One request on its way: an asker of the engine whose caller waits to be woken.
-
-    `accepted` or `error` says what became of it; with neither, there was no room yet.
-    """
-
-    def __init__(
-        self,
-        door: _Door[Any],
-        operation: Operation,
-        records: Rows,
-        wake: Callable[[], None],
-        room: Callable[[], None],
-    ) -> None:
-        self._door = door
-        # A copy: the caller's other threads must not change an event while it is judged.
-        self._records = records.copy()
-        self._arrivals = np.zeros(1, ARRIVAL)
-        self._arrivals["operation"] = operation
-        self._arrivals["verdict"] = Verdict.REPLY
-        self._arrivals["event_count"] = len(records)
-        self._arrivals["batch_count"] = 1
-        self._dtype = schema.SHAPES[operation].result
-        self._wake = wake
-        self._room = room
-        self._taken = False
-        self._results: Rows | None = None
-        self.accepted = False
-        self.error: LedgerError | None = None
-
-    def submit(self) -> None:
-        """Ask the engine for room. DiskFull is the error when there is no space for the request."""
-        try:
-            taken = self._door._engine.submit(self, self._records, self._arrivals, 1)
-        except LedgerStopped as stopped:
-            self.error = stopped
-            return
-        if taken and not self._taken and self.error is None:
-            why = self._door._engine.refusal or "there is no space for another request"
-            self.error = DiskFull(why)
-        self.accepted = bool(taken)
-
-    def settled(self) -> bool:
-        """Whether the engine took the request; raises what it was refused for."""
-        if self.error is not None:
-            raise self.error
-        return self.accepted
-
-    def of(self, arrival: int) -> _Call:
-        return self
-
-    def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
-        answer = engine.answers[0]
-        start = int(answer["payload_offset"])
-        end = start + int(answer["payload_bytes"])
-        self._taken = True
-        results = np.frombuffer(bytearray(engine.payload[start:end]), self._dtype)
-        return results, results.nbytes + 1
-
-    def deliver(self, taken: Any) -> None:
-        self._results = taken
-        self._wake()
-
-    def full(self) -> bool:
-        return False
-
-    def resume(self) -> None:
-        # Here and now: what was attached for this request may be gone when its caller is awake.
-        # In a book that is being closed nobody appends what would be taken.
-        if not self._door._closed:
-            self.submit()
-        self._room()
-
-    def refused(self, why: DataRefused) -> None:
-        self.error = why
-        self._room()
-
-    def unanswered(self, why: DataRefused) -> None:
-        """Only what a session asks again is answered from the journal."""
-
-    def stopped(self, cause: LedgerStopped) -> None:
-        self.error = LedgerStopped(cause.cause)  # its own: each is raised in another thread
-        self._wake()
-        self._room()
-
-    def result(self) -> Rows:
-        if self.error is not None:
-            raise self.error
-        assert self._results is not None
-        return self._results
+from ledger.schema import Operation
 
 
 class _Door(Calls[Answered]):
     """What both kinds of book are. `timeout` ends only the wait for acceptance, with Busy; None
     waits for ever. Besides ValueError the calls raise DiskFull before acceptance, DataRefused when
     what the call needs of the journal is damaged, LedgerStopped when the engine has stopped,
-    WrongProcess after a fork.
+    WrongProcess after a fork, and RuntimeError inside a call: from a finalizer that runs in a
+    thread of the ledger's own. A signal's handler may call the book wherever it interrupts.
+
+    What interrupts a call (a handler that raises, a cancellation) is raised at once. A request that
+    was not accepted by then is not executed any more; one that was is executed and durable, and
+    only this caller does not learn of it: it asks again, with the same ids.
     """
 
-    def __init__(self, parts: Parts, engine: Engine) -> None:
-        self._parts = parts
-        self._engine = engine
-        self._pid = os.getpid()
-        self._closed = False
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        finalizer = weakref.finalize(self, _dropped, desk)
+        # A book that is open when its host ends is left as a kill would leave it.
+        finalizer.atexit = False
+
+    def _opened(self) -> None:
+        desk = self._desk
+        assert desk.parts is not None and desk.engine is not None
+        self._parts, self._engine, self._runner = desk.parts, desk.engine, desk.runner
 
     @property
     def cluster(self) -> int:
@@ -154,110 +72,135 @@ class _Door(Calls[Answered]):
         """What the operator should know of how the book was opened."""
         return self._parts.warnings
 
-    def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise WrongProcess(
-                f"the book was opened by process {self._pid} and cannot be used by {os.getpid()}:"
-                " let several processes use `ledger serve`"
-            )
-        if self._closed:
-            raise ValueError(_CLOSED)
-        self._engine.check()
 
-    def _check_open(self, call: _Call) -> None:
-        """A call that waits for room finds none in a book that was closed meanwhile."""
-        if self._closed and not call.accepted:
-            raise ValueError(_CLOSED)
-
-    def _hash(self) -> bytes:
-        """Of a book at rest: what two books that went through the same groups have in common."""
-        return hashlib.sha256(
-            self._engine.core.state_hash() + self._parts.journal.digest()
-        ).digest()
+def _dropped(desk: Desk) -> None:
+    """The handle is gone. What was accepted becomes durable, and everything is released."""
+    if os.getpid() != desk.pid or desk.ended:
+        return
+    was_closed = desk.closed
+    desk.close_soon()
+    if not was_closed:
+        warnings.warn(
+            f"the book in {desk.path} was dropped and not closed", ResourceWarning, stacklevel=2
+        )
 
 
 class Book(_Door[Rows], Pages):
     """One open book, for threads. Made by `open`; closed by close() or the end of `with`."""
 
-    def __init__(self, parts: Parts, runner: ThreadRunner, lock: threading.Condition) -> None:
-        self._lock = lock
-        self._runner = runner
-        engine = parts.engine(runner)
-        super().__init__(parts, engine)
-        with lock:
-            engine.start(time.time_ns(), config.RELEASE, start_id())
-        self._wait_idle()
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        try:
+            opening, opened = self._new_ask()
+            desk.start(opening)
+            opened.acquire()
+            opening.result()
+        except BaseException:
+            desk.close_soon()
+            raise
+        self._opened()
 
     def create_many(self, records: Records) -> Rows:
         """Create any number of accounts or transfers, several requests under way at once.
 
         records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
         Returns an array of CREATE_RESULT, (n,). ValueError, with nothing done, for a chain longer
-        than a request. When it raises DiskFull or LedgerStopped, earlier parts may be done: retry
-        all of it with the same ids.
+        than a request. When it raises DiskFull or LedgerStopped, or is interrupted, earlier parts
+        may be done: retry all of it with the same ids.
         """
         operation, rows = kind(records)
-        waiting = [self._begin(operation, piece, None) for piece in pieces(rows)]
-        parts = [self._end(*one) for one in waiting]
-        return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
+        found = [np.zeros(0, schema.CREATE_RESULT)]
+        waiting: deque[tuple[Call, threading.Lock]] = deque()
+        before = None
+        try:
+            for piece in pieces(rows):
+                if len(waiting) == config.PIECES_AHEAD_MAX:
+                    found.append(self._end(*waiting[0], None))
+                    waiting.popleft()
+                waiting.append(self._begin(operation, piece, None, before))
+                before = waiting[-1][0]
+            while waiting:
+                found.append(self._end(*waiting[0], None))
+                waiting.popleft()
+        except BaseException:
+            for call, _ in waiting:
+                call.abandon()
+            raise
+        return np.concatenate(found)
 
     def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        return self._end(*self._begin(operation, records, timeout))
+        return self._end(*self._begin(operation, records, timeout), timeout)
 
     def _begin(
-        self, operation: Operation, records: Rows, timeout: float | None
-    ) -> tuple[_Call, threading.Lock]:
+        self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
+    ) -> tuple[Call, threading.Lock]:
+        desk = self._desk
+        desk.check()
+        if desk.places <= 0:
+            self._wait_for_place(timeout)
         done = threading.Lock()
         done.acquire()
-        call = _Call(self, operation, records, done.release, self._lock.notify_all)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._check()
-        with self._lock:
-            self._check()
-            try:
-                call.submit()
-                while not call.settled():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise Busy(_busy(timeout))
-                    self._lock.wait(left)
-                    self._check_open(call)
-            finally:
-                self._engine.forget(call)
+        call = Call(desk, done.release, operation, records, before)
+        desk.put_ask(call, call.begin)
         return call, done
 
-    def _end(self, call: _Call, done: threading.Lock) -> Rows:
-        done.acquire()
-        return call.result()
+    def _end(self, call: Call, done: threading.Lock, timeout: float | None) -> Rows:
+        try:
+            if timeout is None:
+                done.acquire()
+            elif not done.acquire(timeout=_seconds(timeout)):
+                self._desk.put(partial(call.give_up, _busy(timeout)))
+                done.acquire()
+        except BaseException:
+            call.abandon()
+            raise
+        results: Rows = call.result()
+        return results
 
-    def _wait_idle(self) -> None:
-        """Until all that was accepted is durable, or the engine has stopped."""
-        with self._lock:
-            while not self._engine.idle and self._engine.cause is None:
-                self._engine.notify_after_group(_Idle(self._lock.notify_all))
-                self._lock.wait()
+    def _wait_for_place(self, timeout: float | None) -> None:
+        """Until there are fewer calls that wait. It takes more threads than a host has, so it is
+        simple: nothing that a caller could hold when it is interrupted."""
+        deadline = None if timeout is None else time.monotonic() + _seconds(timeout)
+        while self._desk.places <= 0:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _busy(timeout)
+            time.sleep(config.POLL_SECONDS)
+            self._desk.check()
+
+    def _new_ask(self) -> tuple[Ask, threading.Lock]:
+        settled = threading.Lock()
+        settled.acquire()
+        return Ask(self._desk, settled.release), settled
 
     def state_hash(self) -> bytes:
         """SHA-256 of the state, 32 bytes: equal in every book that went through the same groups."""
-        self._check()
-        with self._lock:
-            self._wait_idle()
-            self._check()
-            return self._hash()
+        self._desk.check()
+        ask, settled = self._new_ask()
+        self._desk.state_hash(ask)
+        settled.acquire()
+        found: bytes = ask.result()
+        return found
 
     def close(self) -> None:
-        """Make durable what was accepted, and close. A stopped or forked book just closes."""
-        if os.getpid() != self._pid:
+        """Make durable what was accepted, and close. A stopped or forked book just closes.
+
+        Who is interrupted here has closed it: it waits a moment until all is released.
+        """
+        desk = self._desk
+        if os.getpid() != desk.pid:
             return
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._wait_idle()
-        self._runner.stop()
-        with self._lock:
-            self._lock.notify_all()  # who waits for more than room, and will not get it
-        _stamp_and_close(self._engine, self._parts)
+        desk.check_here()
+        if desk.ended:
+            return
+        closing, closed = self._new_ask()
+        try:
+            if desk.close(closing):
+                closed.acquire()
+        except BaseException:
+            desk.close_soon()
+            raise
+        desk.thread.join()
+        closing.result()
 
     def __enter__(self) -> Self:
         return self
@@ -272,124 +215,189 @@ class Book(_Door[Rows], Pages):
 
 
 class AsyncBook(_Door[Awaited], AsyncPages):
-    """One open book, for the asyncio loop it was opened in. Made by `open_async`."""
+    """One open book, for the asyncio loop it was opened in. Made by `open_async`.
 
-    def __init__(self, parts: Parts, runner: LoopRunner) -> None:
-        self._runner = runner
-        self._loop = asyncio.get_running_loop()
-        self._rooms: set[asyncio.Future[None]] = set()  # callers that wait for acceptance
-        engine = parts.engine(runner)
-        super().__init__(parts, engine)
-        engine.start(time.time_ns(), config.RELEASE, start_id())
+    RuntimeError, and nothing done, when it is called in another loop or in none.
+    """
+
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(desk)
+        self._loop = loop
+        self._outside = _Outside(desk, loop)
+        desk.tell = self._outside.tell
 
     async def create_many(self, records: Records) -> Rows:
         """As Book.create_many."""
         operation, rows = kind(records)
-        parts = await asyncio.gather(*[self._ask(operation, piece, None) for piece in pieces(rows)])
-        return np.concatenate(parts) if parts else np.zeros(0, schema.CREATE_RESULT)
+        found = [np.zeros(0, schema.CREATE_RESULT)]
+        waiting: deque[Call] = deque()
+        before = None
+        try:
+            for piece in pieces(rows):
+                if len(waiting) == config.PIECES_AHEAD_MAX:
+                    found.append(await waiting[0].future)
+                    waiting.popleft()
+                before = await self._begin(operation, piece, None, before)
+                waiting.append(before)
+            while waiting:
+                found.append(await waiting[0].future)
+                waiting.popleft()
+        except BaseException:
+            for call in waiting:
+                call.future.cancel()
+                call.abandon()
+            raise
+        return np.concatenate(found)
 
     async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        done: asyncio.Future[None] = self._loop.create_future()
-        call = _Call(self, operation, records, lambda: _wake(done), self._room)
-        deadline = None if timeout is None else self._loop.time() + timeout
+        call = await self._begin(operation, records, timeout)
+        timer = None
+        if timeout is not None:
+            busy = partial(call.give_up, _busy(timeout))
+            timer = self._loop.call_later(_seconds(timeout), self._desk.put, busy)
+        try:
+            results: Rows = await call.future
+        except asyncio.CancelledError:
+            call.abandon()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return results
+
+    async def _begin(
+        self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
+    ) -> Call:
         self._check()
-        try:
-            call.submit()
-            while not call.settled():
-                left = None if deadline is None else deadline - self._loop.time()
-                if left is not None and left <= 0:
-                    raise Busy(_busy(timeout))
-                await self._wait_for_room(left)
-                self._check_open(call)
-        finally:
-            self._engine.forget(call)
-        await done
-        return call.result()
+        if self._outside.crowded:
+            if not await self._outside.wait(timeout):
+                raise _busy(timeout)
+            self._check()
+        call = Call(self._desk, None, operation, records, before)
+        call.future = self._loop.create_future()
+        self._desk.put_ask(call, call.begin)
+        return call
 
-    def _room(self) -> None:
-        rooms, self._rooms = self._rooms, set()
-        for waiting in rooms:
-            _wake(waiting)
+    def _check(self) -> None:
+        self._desk.check()
+        self._check_loop()
 
-    async def _wait_for_room(self, seconds: float | None) -> None:
-        waiting: asyncio.Future[None] = self._loop.create_future()
-        self._rooms.add(waiting)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiting, seconds)
-        finally:
-            self._rooms.discard(waiting)
-
-    async def _wait_idle(self) -> None:
-        while not self._engine.idle and self._engine.cause is None:
-            self._engine.notify_after_group(_Idle(self._room))
-            await self._wait_for_room(None)
+    def _check_loop(self) -> None:
+        running = None
+        with contextlib.suppress(RuntimeError):
+            running = asyncio.get_running_loop()
+        if running is not self._loop:
+            raise RuntimeError(
+                "an AsyncBook is called in the asyncio loop that it was opened in, and only there;"
+                " nothing was done: threads and other loops use `ledger.open`, or"
+                " asyncio.run_coroutine_threadsafe"
+            )
 
     async def state_hash(self) -> bytes:
         """As Book.state_hash."""
         self._check()
-        await self._wait_idle()
-        self._check()
-        return self._hash()
+        ask = self._new_ask()
+        self._desk.state_hash(ask)
+        found: bytes = await ask.future
+        return found
+
+    def _new_ask(self) -> Ask:
+        ask = Ask(self._desk, None)
+        ask.future = self._loop.create_future()
+        return ask
+
+    async def _open(self) -> None:
+        opening = self._new_ask()
+        self._desk.start(opening)
+        await opening.future
+        self._opened()
 
     async def close(self) -> None:
         """As Book.close."""
-        if self._closed or os.getpid() != self._pid:
+        desk = self._desk
+        if os.getpid() != desk.pid:
             return
-        self._closed = True
-        await self._wait_idle()
-        self._runner.stop()
-        self._room()  # who waits for more than room, and will not get it
-        await asyncio.to_thread(_stamp_and_close, self._engine, self._parts)
+        desk.check_here()
+        if desk.ended:
+            return
+        self._check_loop()
+        closing = self._new_ask()
+        if desk.close(closing):
+            try:
+                await asyncio.wait([closing.future])
+            except asyncio.CancelledError:
+                await asyncio.wait([closing.future], timeout=config.CLOSE_SECONDS_MAX)
+                raise
+            closing.future.result()
+        desk.thread.join()
 
 
-class _Idle:
-    """An asker that submits nothing and only wants to hear of the next group, or the end."""
+class _Outside:
+    """The loop's side of a desk: who is told there, and who finds no place to wait at it."""
 
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify = notify
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        self._desk = desk
+        self._loop = loop
+        self._waiting: dict[asyncio.Future[bool], None] = {}  # in order
+        self._let_in = 0  # that have a place and did not take it yet
 
-    def of(self, arrival: int) -> _Idle:
-        return self
+    @property
+    def crowded(self) -> bool:
+        """Whether who comes now must wait: in their order, so also while others do."""
+        return bool(self._waiting) or self._let_in > 0 or self._desk.places <= 0
 
-    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
-        return None, 0
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for a place; whether there was one in time."""
+        place: asyncio.Future[bool] = self._loop.create_future()
+        self._waiting[place] = None
+        timer = None
+        if timeout is not None:
+            timer = self._loop.call_later(_seconds(timeout), self._answer, place, False)
+        try:
+            return await place
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiting.pop(place, None)
+            if place.done() and not place.cancelled() and place.result():
+                self._let_in -= 1
+                self._fill()
 
-    def deliver(self, taken: Any) -> None:
-        pass
+    def _answer(self, place: asyncio.Future[bool], is_one: bool) -> None:
+        self._waiting.pop(place, None)
+        if not place.done():
+            place.set_result(is_one)
+            self._let_in += is_one
 
-    def full(self) -> bool:
-        return False
+    def _fill(self) -> None:
+        """Let in as many as there are places."""
+        while self._waiting and self._let_in < self._desk.places:
+            self._answer(next(iter(self._waiting)), True)
 
-    def resume(self) -> None:
-        self._notify()
+    def tell(self, asks: list[Ask]) -> None:
+        """From the engine's thread, once for all that a turn has settled."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
+            self._loop.call_soon_threadsafe(self._told, asks)
 
-    def refused(self, why: DataRefused) -> None:
-        pass
-
-    def unanswered(self, why: DataRefused) -> None:
-        pass
-
-    def stopped(self, cause: LedgerStopped) -> None:
-        self._notify()
-
-
-def _busy(timeout: float | None) -> str:
-    return f"no room for the request within {timeout} s; nothing of it was done"
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    """A caller that was cancelled is not there to be woken."""
-    if not future.done():
-        future.set_result(None)
+    def _told(self, asks: list[Ask]) -> None:
+        """In the loop: everybody learns of it. Who was cancelled is not there any more."""
+        for ask in asks:
+            if ask.future.done():
+                continue
+            if ask.error is not None:
+                ask.future.set_exception(ask.error)
+            else:
+                ask.future.set_result(ask.value)
+        self._fill()
 
 
-def _stamp_and_close(engine: Engine, parts: Parts) -> None:
-    try:
-        if engine.cause is None:
-            engine.write_stamp()
-    finally:
-        parts.close()
+def _busy(timeout: float | None) -> Busy:
+    return Busy(f"no room for the request within {timeout} s; nothing of it was done")
+
+
+def _seconds(timeout: float) -> float:
+    """A time that locks and loops can wait for."""
+    return min(max(0.0, timeout), threading.TIMEOUT_MAX)
 
 
 def open(
@@ -400,49 +408,27 @@ def open(
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
     DiskFull (no space is left even for a start), SystemLimit (no address space for the journal's
-    map, or no thread), LedgerStopped (an I/O error); ValueError for a path or a cluster that is
-    none.
+    map), LedgerStopped (an I/O error), RuntimeError (the system gives no thread); ValueError for a
+    path or a cluster that is none. Who is interrupted here finds the directory free.
     """
-    place, number = _place(path), schema.whole("cluster", cluster)
-    lock = threading.Condition()
-    runner = ThreadRunner(lock)
-    try:
-        parts = recover(
-            place, number, digest_executor=runner.digests, accept_clock=accept_clock
-        )
-    except BaseException:
-        runner.stop()
-        raise
-    book = Book(parts, runner, lock)
-    try:
-        book._check()
-    except BaseException:
-        book.close()
-        raise
-    return book
+    return Book(_desk(path, cluster, accept_clock))
 
 
 @contextlib.asynccontextmanager
 async def open_async(
     path: str | os.PathLike[str], cluster: int = 0, *, accept_clock: bool = False
 ) -> AsyncIterator[AsyncBook]:
-    """As open, for `async with`: the book lives in the running loop."""
-    place, number = _place(path), schema.whole("cluster", cluster)
-    runner = LoopRunner()
+    """As open, for `async with`: the book is for the running loop."""
+    book = AsyncBook(_desk(path, cluster, accept_clock), asyncio.get_running_loop())
     try:
-        parts = await asyncio.to_thread(
-            recover, place, number, digest_executor=runner.digests, accept_clock=accept_clock
-        )
-    except BaseException:
-        runner.stop()
-        raise
-    book = AsyncBook(parts, runner)
-    try:
-        await book._wait_idle()
-        book._check()
+        await book._open()
         yield book
     finally:
         await book.close()
+
+
+def _desk(path: str | os.PathLike[str], cluster: int, accept_clock: bool) -> Desk:
+    return Desk(_place(path), schema.whole("cluster", cluster), accept_clock)
 
 
 def _place(path: str | os.PathLike[str]) -> Path:

@@ -8,9 +8,12 @@ books or directories.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import threading
+import warnings
+import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -21,6 +24,7 @@ from ledger.errors import LedgerError, WrongProcess
 from ledger.link import Link
 from ledger.paging import AsyncPages, Pages
 from ledger.schema import Operation
+from ledger.worker import Own, check_outside
 
 T = TypeVar("T")
 
@@ -35,7 +39,9 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 class AsyncClient(AsyncPages):
-    """A client for asyncio. All calls come from one event loop; they may overlap.
+    """A client for asyncio. All calls come from one event loop (RuntimeError in another, and
+    nothing is sent); they may overlap. A cancelled call ends at once: what was not sent is never
+    sent, of what was the outcome is unknown.
 
     `address` is "HOST:PORT"; `sessions` is how many requests may be under way at once; `timeout`
     is how long a call may take, in seconds, unless the call says otherwise. The connection is made
@@ -60,6 +66,7 @@ class AsyncClient(AsyncPages):
     ) -> None:
         self._link = Link(address, cluster, sessions, timeout)
         self._sessions_max = sessions
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the first call
 
     @property
     def address(self) -> str:
@@ -96,7 +103,18 @@ class AsyncClient(AsyncPages):
 
     async def close(self) -> None:
         """End the connection. Calls still under way raise OutcomeUnknown or ConnectionError."""
+        self._check_loop()
         await self._link.close()
+
+    def _check_loop(self) -> None:
+        """RuntimeError, before anything is sent, in another loop than that of the first call."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                "an AsyncClient is called in one asyncio loop, that of its first call; nothing was"
+                " sent: make a client for each loop, or use `ledger.Client`"
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,6 +123,7 @@ class AsyncClient(AsyncPages):
         await self.close()
 
     async def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Rows:
+        self._check_loop()
         return await self._link.request(operation, events, timeout)
 
 
@@ -123,7 +142,8 @@ class Client(Pages):
     """A client for programs without an event loop. May be used from several threads at once.
 
     The arguments, methods and errors are AsyncClient's. It runs an event loop in a thread of its
-    own. WrongProcess when used after a fork.
+    own. WrongProcess when used after a fork; RuntimeError inside a call, from a finalizer that runs
+    in that thread. What interrupts a call is raised at once, and its outcome is then unknown.
     """
 
     def __init__(
@@ -136,9 +156,10 @@ class Client(Pages):
         self._client = AsyncClient(address, cluster, sessions, timeout)
         self._pid = os.getpid()
         self._loop = new_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True,
-                                        name=f"ledger client {address}")
+        self._thread = Own(f"ledger client {address}", partial(_serve, self._loop))
         self._thread.start()
+        finalizer = weakref.finalize(self, _dropped, self._client, self._loop, self._pid)
+        finalizer.atexit = False
 
     @property
     def address(self) -> str:
@@ -152,6 +173,7 @@ class Client(Pages):
     def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if os.getpid() != self._pid:
             raise WrongProcess("the client was made by another process: make one after the fork")
+        check_outside()  # a finalizer in the loop's thread would wait for itself
         if self._loop.is_closed():
             raise LedgerError("the client is closed")
         future = asyncio.run_coroutine_threadsafe(call(), self._loop)
@@ -172,13 +194,42 @@ class Client(Pages):
         """End the connection and the thread. Calls under way in other threads raise."""
         if self._loop.is_closed() or os.getpid() != self._pid:
             return
-        self._run(self._client.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        try:
+            self._run(self._client.close)
+        finally:
+            _stop(self._loop)
         self._thread.join()
-        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    with contextlib.suppress(RuntimeError):  # it is closed already
+        loop.call_soon_threadsafe(loop.stop)
+
+
+def _dropped(client: AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    """A Client is gone that nobody has closed: its connection and its thread end."""
+    if os.getpid() != pid or loop.is_closed():
+        return
+
+    def end() -> None:
+        closing = loop.create_task(client.close())
+        closing.add_done_callback(lambda _: loop.stop())
+
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(end)
+    warnings.warn(
+        f"the client of {client.address} was dropped and not closed", ResourceWarning, stacklevel=2
+    )

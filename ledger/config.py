@@ -66,6 +66,13 @@ CHECKPOINT_BYTES_A_WINDOW = WINDOW_EVENTS * 192  # a checkpoint: half more than 
 WAKE_NS_MAX = 3600 * 1_000_000_000
 REFUSED_RETRY_NS = 100_000_000  # how often due expiries look for space again
 
+# A book in a host's process.
+CALLS_WAITING_MAX = 1024  # calls, at most a request each, that are not accepted yet
+TURN_CALLS_MAX = 256  # taken up before what they did is handed to the journal
+EVENTS_ALONE_MAX = 64  # of a lone call whose group is appended without another thread
+PIECES_AHEAD_MAX = 8  # requests of one create_many under way at once
+CLOSE_SECONDS_MAX = 5.0  # that who is interrupted waits for a book to be closed
+
 # The clock.
 CLOCK_SLEW_MAX = 0.10
 CLOCK_GAP_MAX_NS = 30 * 24 * 3600 * 1_000_000_000
@@ -136,6 +143,9 @@ assert PAYLOAD_BYTES_MAX >= BODY_BYTES_MAX, "the results of one request fit"
 assert DISK_RESERVE_READS_BYTES >= GROUPS_IN_FLIGHT_MAX * GROUP_VALUE_BYTES_MAX, "all can land"
 assert DISK_RESERVE_BYTES >= 2 * DISK_RESERVE_READS_BYTES, "readers may come when creates may not"
 assert REPLY_BYTES_IN_FLIGHT_MAX >= PAYLOAD_BYTES_MAX
+assert CALLS_WAITING_MAX * MESSAGE_BYTES_MAX <= RECEIVE_BYTES_MAX, "no more waits than at a door"
+assert TURN_CALLS_MAX <= CALLS_WAITING_MAX
+assert PIECES_AHEAD_MAX > GROUPS_IN_FLIGHT_MAX, "one call alone keeps the log busy"
 assert RELEASE_MIN <= RELEASE
 assert STAMP_REST_NS < HEAD_NS
 assert READ_LARGE_BYTES <= READ_AHEAD_BYTES, "what is read ahead holds a large group"

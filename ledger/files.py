@@ -1,5 +1,5 @@
 """Leaf: what the LMDB environments of a book need of files beside LMDB: syncs, a lock file, a
-folder to make a new book in.
+folder to make a new book in, and descriptors that nobody writes to by habit.
 
 Errors are the system's own, OSError with the path. It knows no journal and no record.
 """
@@ -35,6 +35,21 @@ def open_to_all(directory: Path) -> str | None:
         f"{', '.join(map(str, found))}: everybody on this machine may write there and so change or"
         " destroy the book: chmod -R o-w"
     )
+
+
+def occupy_standard_descriptors() -> None:
+    """See to it that no file opened from now on becomes descriptor 0, 1 or 2.
+
+    A process that was started with these closed gives them to the next files it opens, and whatever
+    prints (a library's warning, a crash report) would be written into a book. Where one is closed
+    it becomes the null device, and stays that: a later file could land there as well.
+    """
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+        os.set_inheritable(descriptor, True)  # a child's files could land there too
 
 
 def reserve_lock_file(environment: Path) -> None:

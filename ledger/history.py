@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ledger import _columns
 from ledger._columns import ColumnFile, ColumnWriter
 from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
-from ledger.files import sync
+from ledger.files import occupy_standard_descriptors, sync
 from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
 
 __all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
@@ -391,12 +391,14 @@ class _NewFile:
         self._path = folder / name
         self._temporary = folder / f".{name}{_CREATING}"
         self._temporary.unlink(missing_ok=True)
+        occupy_standard_descriptors()  # the host may have closed them since
         self.writer = ColumnWriter(str(self._temporary), **header)
 
     def commit(self, facts: bytes = b"") -> ColumnFile:
         self.writer.finish(facts)
         self._temporary.rename(self._path)
         sync(self._path.parent)
+        occupy_standard_descriptors()
         return ColumnFile(str(self._path))
 
     def abandon(self) -> None:

@@ -2,7 +2,8 @@
 
 48 bits of milliseconds since 1970, then 80 random bits that count up within a millisecond: unique
 without coordination, and neighbours in time are neighbours in every index. Never 0 nor 2^128-1.
-Safe from several threads. Nothing else in the ledger asks for ids.
+Safe from several threads, and from a signal's handler or a finalizer that interrupts it. Nothing
+else in the ledger asks for ids.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ledger import schema
 
 _RANDOM_BITS = 80
-_lock = threading.Lock()
+_lock = threading.RLock()  # the same thread may come twice: a handler interrupts it anywhere
 _last = 0
 
 
@@ -25,9 +26,14 @@ def _take(count: int) -> int:
     global _last
     fresh = int.from_bytes(os.urandom(_RANDOM_BITS // 8), "little")
     with _lock:
-        first = max(_last + 1, (time.time_ns() // 1_000_000 << _RANDOM_BITS) | fresh)
-        _last = first + count - 1
-        return first
+        while True:
+            before = _last
+            first = max(before + 1, (time.time_ns() // 1_000_000 << _RANDOM_BITS) | fresh)
+            last = first + count - 1
+            # Nothing is called between these two, so no handler that makes ids comes between them.
+            if _last == before:
+                _last = last
+                return first
 
 
 def id() -> int:
@@ -53,7 +59,7 @@ def ids(count: int) -> NDArray[np.uint64]:
 def _forget_in_child() -> None:
     """A forked child has the parent's count and would make its ids again; the lock may be held."""
     global _last, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _last = 0
 
 

@@ -42,7 +42,12 @@ from ledger.errors import (
     LedgerStopped,
     WrongProcess,
 )
-from ledger.files import hold_folder, reserve_lock_file, sync
+from ledger.files import (
+    hold_folder,
+    occupy_standard_descriptors,
+    reserve_lock_file,
+    sync,
+)
 from ledger.group import (
     DIGEST_BYTES,
     HEADER_BYTES,
@@ -107,6 +112,7 @@ class Journal(Reading):
         """
         if group.position_first != 1:
             raise ValueError(f"a book begins at position 1, not {group.position_first}")
+        occupy_standard_descriptors()
         directory = directory.resolve()
         _check_vacant(directory)
         try:
@@ -145,6 +151,7 @@ class Journal(Reading):
         """
         if not (readonly or locked):
             raise ValueError("a journal is written only under its lock")
+        occupy_standard_descriptors()
         directory = directory.resolve()
         if not cls.exists(directory):
             raise DataRefused(f"{directory} holds no book: {data_path(directory)} is missing")

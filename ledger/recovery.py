@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from ledger.group import Group
 from ledger.history import History, drop
 from ledger.journal import Journal
 from ledger.sealing import Sealer, WindowsDiffer, decode_numbers
+from ledger.worker import Worker
 
-Progress = Callable[[int, int], None]  # groups done, groups in all
+Progress = Callable[[int, int], None]  # groups done, groups in all; what it raises ends the work
 
 
 @dataclass
@@ -135,15 +136,18 @@ def forget_window(core: _core.Core) -> None:
         core.drop()
 
 
-def restore(history: History, core: _core.Core) -> int:
+def restore(
+    history: History, core: _core.Core, go_on: Callable[[], None] = lambda: None
+) -> int:
     """Put the newest checkpoint back; the group it was taken after, 0 when there is none.
 
-    ColumnDamaged when it is damaged.
+    go_on is called again and again, and may raise. ColumnDamaged when the checkpoint is damaged.
     """
     checkpoint = history.checkpoint
     core.filter_expect(history.id_count)
     for hashes in _ahead(history.hashes()):
         core.filter_insert(hashes)
+        go_on()
     if checkpoint is None:
         return 0
     if checkpoint.count(_columns.STARTS) == 0:
@@ -158,6 +162,7 @@ def restore(history: History, core: _core.Core) -> int:
     ):
         for records in _ahead(_records(checkpoint, column, step)):
             core.restore(column, records)
+            go_on()
     core.restore_numbers(decode_numbers(checkpoint.facts))
     return checkpoint.group_last
 
@@ -171,7 +176,7 @@ def _records(file: ColumnFile, column: int, step: int) -> Iterator[NDArray[np.ui
 
 def _ahead(items: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
     """The items; each is read in another thread while the one before is used."""
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    with Worker("ledger-ahead") as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
@@ -190,13 +195,18 @@ def bring_back(
     the history say so.
     """
     warnings: list[str] = []
+
+    def begun() -> None:
+        if progress is not None:
+            progress(0, journal.group)
+
     while True:
         history = History(directory, journal)
         history.warnings[:0] = warnings
         try:
             core, buffers = make_core()
             sealer = Sealer(core, history, journal)
-            from_group = restore(history, core) + 1
+            from_group = restore(history, core, begun) + 1
             replay(journal, core, progress, from_group, sealer.replayed)
             sealer.check_replayed()
             return core, buffers, history, sealer

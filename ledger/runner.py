@@ -1,28 +1,35 @@
 """Edge: where an engine's work happens: one thread appends, everything else has one place.
 
-LoopRunner's place is an asyncio loop (the server, the async book); ThreadRunner's is whoever holds
-the book's lock (the sync book). Who works there holds `place`, so that the thread that appends can
+LoopRunner's place is an asyncio loop (the server); ThreadRunner's is the thread that calls `turn`
+(a book in a host's process). Who works there holds `place`, so that the thread that appends can
 hand the next group over when nobody does. Both keep histograms of how long a group takes from
-hand-over to synced, and from synced to its release. They know nothing of what they run.
+hand-over to synced, and from synced to its release. All threads are started before the first work.
+They know nothing of what they run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import os
 import queue
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from typing import Any
+
+from ledger import config
+from ledger.worker import Own, Worker
 
 Callback = Callable[[], None]
 Done = Callable[[BaseException | None], None]
 
+LANES = ("seal", "merge", "checkpoint", "past", "reads")
+SERVED_LANES = (*LANES, "scrub")
 PATIENT_LANES = ("merge", "scrub")
 
 
@@ -36,27 +43,45 @@ class Timings:
         self.counts[min(31, max(0, (ns // 1000).bit_length() - 1))] += 1
 
 
-class _Worker(ABC):
-    """The journal's one thread, and another that computes digests beside it.
+class _Runner(ABC):
+    """The journal's one thread, another that computes digests beside it, and one for each lane.
 
     Jobs come one at a time: an engine has one append under way.
     """
 
-    def __init__(self, name: str) -> None:
-        self.digests = ThreadPoolExecutor(1, f"{name}-digest")
+    def __init__(self, name: str, lanes: tuple[str, ...]) -> None:
         self.synced, self.released = Timings(), Timings()
         self._jobs: queue.SimpleQueue[tuple[Callback, Done] | Callback | None] = (
             queue.SimpleQueue()
         )
-        self._wake: tuple[int, Callback] | None = None
-        self._laters: list[tuple[int, Callback]] = []
-        self._name = name
+        self._handed = self._finished = 0  # jobs that the journal's thread was given, and did
+        # What the journal's thread calls back later (ns, which, what): one wake, a heap of others.
+        self._wake: tuple[int, int, Callback] | None = None
+        self._alarms: list[tuple[int, int, Callback]] = []
+        self._numbers = itertools.count()
         self._stopping = False
-        self._lanes: dict[str, ThreadPoolExecutor] = {}
-        self._thread = threading.Thread(target=self._work, name=f"{name}-journal", daemon=True)
-        self._thread.start()
+        self._workers: dict[str, Worker] = {}
+        self._name, self._lanes = name, lanes
+        self._thread = Own(f"{name}-journal", self._work)
+
+    def start(self) -> None:
+        """Start all threads. RuntimeError, and none is left, when the system gives no more."""
+        try:
+            for lane in ("digest", *self._lanes):
+                begin = _yield_to_others if lane in PATIENT_LANES else None
+                self._workers[lane] = Worker(f"{self._name}-{lane}", begin)
+            self._thread.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def digests(self) -> Worker:
+        """The worker that computes digests."""
+        return self._workers["digest"]
 
     def run(self, job: Callback, done: Done) -> None:
+        self._handed += 1
         self._jobs.put((job, done))
 
     def _work(self) -> None:
@@ -65,34 +90,40 @@ class _Worker(ABC):
                 item()
                 continue
             job, done = item
-            started = time.monotonic_ns()
-            error: BaseException | None = None
-            try:
-                job()
-            except BaseException as raised:
-                error = raised
-            ended = time.monotonic_ns()
-            self.synced.add_ns(ended - started)
-            self._place(self._finish, done, error, ended)
+            error, ended_ns = self._do(job)
+            self._place(self._finish, done, error, ended_ns)
+            self._finished += 1
+
+    def _do(self, job: Callback) -> tuple[BaseException | None, int]:
+        """Run a job; its error, and when it ended, ns."""
+        started_ns = time.monotonic_ns()
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as raised:
+            error = raised
+        ended_ns = time.monotonic_ns()
+        self.synced.add_ns(ended_ns - started_ns)
+        return error, ended_ns
 
     def _next(self) -> tuple[Callback, Done] | Callback | None:
-        """The next job, once what is to be called back before it has been; None at the end."""
+        """The next job, or what is to be called back when its time comes first; None at the end."""
         while True:
-            alarms = [*self._laters, *filter(None, [self._wake])]
-            if not alarms:
+            alarm = self._alarms[0] if self._alarms else None
+            due = [one for one in (self._wake, alarm) if one is not None]
+            if not due:
                 return self._jobs.get()
-            alarm = min(alarms, key=itemgetter(0))
-            left_ns = alarm[0] - time.monotonic_ns()
-            if left_ns > 0:
-                with contextlib.suppress(queue.Empty):
-                    return self._jobs.get(timeout=left_ns / 1e9)
-            if self._wake is alarm:
-                self._wake = None
-            elif alarm in self._laters:
-                self._laters.remove(alarm)
-            else:
-                continue  # another wake has replaced it
-            self._place(alarm[1])
+            first = min(due, key=itemgetter(0))
+            try:
+                return self._jobs.get(timeout=max(0, first[0] - time.monotonic_ns()) / 1e9)
+            except queue.Empty:
+                if first is alarm:
+                    heapq.heappop(self._alarms)
+                elif self._wake is first:
+                    self._wake = None
+                else:
+                    continue
+                self._place(first[2])
 
     @abstractmethod
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -103,16 +134,16 @@ class _Worker(ABC):
         done(error)
 
     def wake(self, delay_ns: int, callback: Callback) -> None:
-        self._wake = (time.monotonic_ns() + delay_ns, callback)
+        self._wake = (time.monotonic_ns() + delay_ns, 0, callback)
         self._jobs.put(_look_again)
+
+    def later(self, delay_ns: int, callback: Callback) -> None:
+        alarm = (time.monotonic_ns() + delay_ns, next(self._numbers), callback)
+        self._jobs.put(lambda: heapq.heappush(self._alarms, alarm))
 
     def aside(self, lane: str, job: Callback, done: Done) -> None:
         if self._stopping:
             return
-        if lane not in self._lanes:
-            self._lanes[lane] = ThreadPoolExecutor(
-                1, f"{self._name}-{lane}", _yield_to_others if lane in PATIENT_LANES else None
-            )
 
         def work() -> None:
             error: BaseException | None = None
@@ -122,21 +153,20 @@ class _Worker(ABC):
                 error = raised
             self._place(done, error)
 
-        self._lanes[lane].submit(work)
+        self._workers[lane].submit(work)
 
     def stop(self) -> None:
         """End the threads once what they do is done; what they have not begun is given up."""
         self._wake = None
-        self._laters.clear()
         self._stopping = True
-        for lane in self._lanes.values():
-            lane.shutdown(wait=False, cancel_futures=True)
+        lanes = [worker for lane, worker in self._workers.items() if lane != "digest"]
+        for worker in lanes:
+            worker.shutdown(wait=False, cancel_futures=True)
         self._jobs.put(None)
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive():
             self._thread.join()
-        for lane in self._lanes.values():
-            lane.shutdown()
-        self.digests.shutdown()
+        for worker in self._workers.values():
+            worker.shutdown()
 
 
 def _yield_to_others() -> None:
@@ -149,13 +179,14 @@ def _look_again() -> None:
     """A job that does nothing but end the wait for the one before the new wake."""
 
 
-class LoopRunner(_Worker):
+class LoopRunner(_Runner):
     """Everything but the appends happens in the loop that is running now."""
 
     def __init__(self, name: str = "ledger") -> None:
+        super().__init__(name, SERVED_LANES)
         self._loop = asyncio.get_running_loop()
         self.place = threading.RLock()
-        super().__init__(name)
+        self.start()
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(self._here, callback, *arguments)
@@ -167,41 +198,73 @@ class LoopRunner(_Worker):
     def soon(self, callback: Callback) -> None:
         self._loop.call_soon(self._here, callback)
 
-    def later(self, delay_ns: int, callback: Callback) -> None:
-        self._loop.call_later(delay_ns / 1e9, self._here, callback)
 
+class ThreadRunner(_Runner):
+    """Everything but the appends happens in the one thread that calls `turn` again and again.
 
-class ThreadRunner(_Worker):
-    """Everything but the appends happens in whichever thread holds `place`.
-
-    What is called back has a thread of its own: a request that waited for room is executed there,
-    while the journal's thread is already appending the group before it.
+    A turn is all that was put until it began, one after the other, and then what was to come soon.
+    The weak spot: a thread's hand-over costs as much as executing a payment, so who pays alone and
+    waits has its group appended in the same thread (`alone`), which does nothing else meanwhile.
     """
 
-    def __init__(self, place: threading.Condition, name: str = "ledger") -> None:
-        self.place = place
-        self._placed: queue.SimpleQueue[Callback | None] = queue.SimpleQueue()
-        self._back = threading.Thread(target=self._call_back, name=f"{name}-back", daemon=True)
-        self._back.start()
-        super().__init__(name)
+    def __init__(self, name: str = "ledger") -> None:
+        super().__init__(name, LANES)
+        self.place = threading.RLock()
+        self.alone = False  # set in a turn by what would like its job done in this thread
+        self._put: queue.SimpleQueue[Callback] = queue.SimpleQueue()
+        self._soon: list[Callback] = []
+        self._here: tuple[Callback, Done] | None = None
 
-    def _call_back(self) -> None:
-        while (callback := self._placed.get()) is not None:
+    def put(self, callback: Callback) -> None:
+        """Have it called in one of the next turns. From any thread, a signal handler, a finalizer:
+        nothing that these can interrupt is held or half done by this."""
+        self._put.put(callback)
+
+    @property
+    def waiting(self) -> int:
+        """How much was put and is not called yet, about."""
+        return self._put.qsize()
+
+    def turn(self) -> None:
+        """Wait until there is something, and do it. What is called must not raise."""
+        callback = self._put.get()
+        self.alone = False
+        with self.place:
+            callback()
+            for _ in range(min(self._put.qsize(), config.TURN_CALLS_MAX)):
+                self._put.get()()
+                self.alone = False
+            self._do_soon()
+        if self._here is not None:
+            (job, done), self._here = self._here, None
+            error, ended_ns = self._do(job)
             with self.place:
-                callback()
+                self._finish(done, error, ended_ns)
+                self._do_soon()
+
+    def _do_soon(self) -> None:
+        while self._soon:
+            self._soon.pop(0)()
+        self.alone = False
+
+    def run(self, job: Callback, done: Done) -> None:
+        # In order: all that the journal's thread was given must be done and told.
+        if self.alone and self._handed == self._finished and self._put.empty():
+            self._here = (job, done)
+        else:
+            super().run(job, done)
 
     def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
-        self._placed.put(lambda: callback(*arguments))
+        def unless_stopped() -> None:
+            if not self._stopping:
+                callback(*arguments)
+
+        self._put.put(unless_stopped)
 
     def soon(self, callback: Callback) -> None:
-        callback()
+        self._soon.append(callback)
 
-    def later(self, delay_ns: int, callback: Callback) -> None:
-        self._laters.append((time.monotonic_ns() + delay_ns, callback))
-        self._jobs.put(_look_again)
-
-    def stop(self) -> None:
-        super().stop()
-        self._placed.put(None)
-        if self._back is not threading.current_thread():
-            self._back.join()
+    def finish(self) -> None:
+        """After `stop`: call what was put, which finds nobody at work."""
+        while not self._put.empty():
+            self._put.get()()

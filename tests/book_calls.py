@@ -13,6 +13,7 @@ import numpy as np
 
 import ledger
 from ledger import config
+from ledger.runner import ThreadRunner
 
 CREATED = ledger.TransferStatus.CREATED
 
@@ -43,17 +44,18 @@ def posted(book, id=1):
 @contextlib.contextmanager
 def held(book):
     """Appends wait until the event that is given is set, or the block ends."""
-    event, run = threading.Event(), book._runner.run
+    event, runner = threading.Event(), book._runner
 
     def run_later(job, done):
-        run(lambda: (event.wait(), job())[1], done)
+        # In the journal's thread: what is held back there keeps nobody from asking more.
+        super(ThreadRunner, runner).run(lambda: (event.wait(), job())[1], done)
 
-    book._runner.run = run_later
+    runner.run = run_later
     try:
         yield event
     finally:
         event.set()
-        book._runner.run = run
+        del runner.run
 
 
 def call(function, *arguments):
@@ -72,9 +74,9 @@ def call(function, *arguments):
 
 
 def until(book, reached):
-    """Wait for other threads; each look takes the book's lock, so that it sees whole steps."""
+    """Wait for other threads; each look takes the engine's place, so that it sees whole steps."""
     while True:
-        with book._lock:
+        with book._runner.place:
             if reached():
                 return
 

@@ -271,7 +271,7 @@ def test_a_call_that_waits_for_the_past_ends_with_its_book(sealed, ask):
         thread, got = call(getattr(book, ask), records)
         until(book, lambda: asked)
         closing, _ = call(book.close)
-        until(book, lambda: book._closed)
+        until(book, lambda: book._desk.closed)
         answer.set()
         thread.join()
         closing.join()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,17 +15,36 @@ from ledger.runner import LoopRunner, ThreadRunner, Timings
 MS = 1_000_000
 
 
+@contextmanager
+def turning():
+    """A runner, and the thread that turns it, which stops it too."""
+    runner, ended = ThreadRunner("test"), []
+    runner.start()
+
+    def work():
+        while not ended:
+            runner.turn()
+        runner.stop()
+        runner.finish()
+
+    thread = threading.Thread(target=work, name="test-turns")
+    thread.start()
+    try:
+        yield runner
+    finally:
+        runner.put(lambda: ended.append(True))
+        thread.join()
+
+
 @pytest.fixture
 def runner():
-    lock = threading.Condition()
-    runner = ThreadRunner(lock, "test")
-    yield runner
-    runner.stop()
+    with turning() as one:
+        yield one
 
 
 def test_jobs_run_in_order_in_one_thread_and_are_done_under_the_lock(runner):
     lock, order, threads = runner.place, [], set()
-    finished = threading.Event()
+    finished, tellers = threading.Event(), set()
 
     def job(n):
         assert not lock._is_owned(), "a job does not hold up the callers"
@@ -33,13 +53,15 @@ def test_jobs_run_in_order_in_one_thread_and_are_done_under_the_lock(runner):
 
     def done(error):
         assert error is None and lock._is_owned()
+        tellers.add(threading.current_thread().name)
         if len(order) == 50:
             finished.set()
 
     for n in range(50):
         runner.run(lambda n=n: job(n), done)
     assert finished.wait(30)
-    assert order == list(range(50)) and threads == {"test-journal"}
+    assert order == list(range(50))
+    assert (threads, tellers) == ({"test-journal"}, {"test-turns"})
     assert sum(runner.synced.counts) == 50 and sum(runner.released.counts) == 50
 
 
@@ -72,18 +94,54 @@ def test_done_waits_for_the_lock(runner):
 
 def test_the_next_job_does_not_wait_until_the_one_before_is_told(runner):
     """What is called back may execute a request: the log goes on meanwhile."""
-    ran, told = threading.Event(), []
+    ran, told, finished = threading.Event(), [], threading.Event()
     runner.run(lambda: None, lambda error: told.append(ran.wait(30)))
-    runner.run(ran.set, lambda error: told.append("second"))
-    assert ran.wait(30)
-    runner.stop()
+    runner.run(ran.set, lambda error: (told.append("second"), finished.set()))
+    assert finished.wait(30)
     assert told == [True, "second"]
 
 
-def test_soon_is_now_for_whoever_holds_the_lock(runner):
-    called = []
-    runner.soon(lambda: called.append(threading.current_thread()))
-    assert called == [threading.current_thread()]
+def test_what_comes_soon_comes_after_all_that_was_put(runner):
+    called, begun, gate, finished = [], threading.Event(), threading.Event(), threading.Event()
+    runner.put(lambda: (begun.set(), gate.wait(30)))
+    assert begun.wait(30)
+    runner.put(lambda: runner.soon(lambda: called.append("soon")))
+    for n in range(5):
+        runner.put(lambda n=n: called.append(n))
+    runner.put(lambda: runner.soon(finished.set))
+    gate.set()
+    assert finished.wait(30)
+    assert called == [*range(5), "soon"]
+
+
+def test_a_lone_job_needs_no_other_thread_and_never_overtakes_one(runner):
+    told, finished = [], threading.Event()
+
+    def asks(alone, gate):
+        def job():
+            gate.wait(30)
+            told.append(("ran", threading.current_thread().name))
+
+        def ask():
+            runner.alone = alone
+            runner.run(job, lambda error: (told.append("told"), finished.set()))
+
+        return ask
+
+    open_gate, gate = threading.Event(), threading.Event()
+    open_gate.set()
+    for alone, name in ((True, "test-turns"), (False, "test-journal")):
+        runner.put(asks(alone, open_gate))
+        assert finished.wait(30)
+        assert told == [("ran", name), "told"]
+        told.clear()
+        finished.clear()
+    runner.put(asks(False, gate))
+    runner.put(asks(True, open_gate))
+    gate.set()
+    while len(told) < 4:
+        assert finished.wait(30)
+    assert [one for one in told if one != "told"] == [("ran", "test-journal")] * 2
 
 
 def test_a_wake_comes_and_a_new_one_takes_the_place_of_the_last(runner):
@@ -112,19 +170,43 @@ def test_jobs_go_on_while_a_wake_is_waited_for(runner):
     assert finished.wait(30)
 
 
+def test_what_comes_later_comes_in_order_and_beside_the_wake(runner):
+    called, finished = [], threading.Event()
+    runner.wake(3600 * 1000 * MS, lambda: called.append("wake"))
+    runner.later(40 * MS, lambda: (called.append("last"), finished.set()))
+    runner.later(10 * MS, lambda: called.append("first"))
+    runner.later(10 * MS, lambda: called.append("second"))
+    assert finished.wait(30)
+    assert called == ["first", "second", "last"]
+
+
 def test_stop_ends_the_threads_after_what_was_asked():
-    runner = ThreadRunner(threading.Condition(), "test")
-    done = []
-    gate = threading.Event()
-    runner.run(gate.wait, done.append)
-    runner.run(lambda: None, done.append)
-    runner.wake(3600 * 1000 * MS, lambda: done.append("wake"))
-    gate.set()
-    runner.stop()
-    assert done == [None, None]
-    assert not runner._thread.is_alive()
+    threads = threading.active_count()
+    done, gate = [], threading.Event()
+    with turning() as runner:
+        runner.run(gate.wait, done.append)
+        runner.run(lambda: done.append("ran"), done.append)
+        runner.wake(3600 * 1000 * MS, lambda: done.append("wake"))
+        gate.set()
+    assert "ran" in done and "wake" not in done
+    assert not runner._thread.is_alive() and threading.active_count() == threads
     with pytest.raises(RuntimeError):
         runner.digests.submit(int)
+
+
+def test_without_threads_nothing_is_left(monkeypatch):
+    threads, start, started = threading.active_count(), threading.Thread.start, []
+
+    def refuse(thread):
+        if len(started) == 4:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        ThreadRunner("test").start()
+    assert threading.active_count() == threads
 
 
 ASKS = {
@@ -132,7 +214,7 @@ ASKS = {
     "soon": lambda runner, callback: runner.soon(callback),
     "later": lambda runner, callback: runner.later(1, callback),
     "wake": lambda runner, callback: runner.wake(1, callback),
-    "aside": lambda runner, callback: runner.aside("lane", lambda: None, callback),
+    "aside": lambda runner, callback: runner.aside("reads", lambda: None, callback),
 }
 
 

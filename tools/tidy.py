@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h", "environment.py",
+        "worker.py",
         "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
         "lmdb_file.h", "places.h", "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
@@ -39,7 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
-        "runner.py", "book.py", "temporary.py",
+        "runner.py", "desk.py", "book.py", "temporary.py",
         "doors/__init__.py", "doors/binary.py", "doors/turn.py", "server.py",
         "link.py", "client.py", "load.py", "load_report.py", "ids.py", "tell.py",
     ),
@@ -73,7 +74,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
-    "book.py": ("runner.py",), "temporary.py": ("book.py",),
+    "desk.py": ("runner.py",), "book.py": ("desk.py",), "temporary.py": ("book.py",),
     "server.py": ("runner.py", "doors/binary.py"),
     "doors/binary.py": ("doors/turn.py",), "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
@@ -85,7 +86,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
 
 # What few may import, and who.
 LOOPS = {"asyncio", "threading", "socket", "socketserver", "selectors", "select", "uvloop"}
-LOOPS_IN = {*LAYERS["edge"], "environment.py"}
+LOOPS_IN = {*LAYERS["edge"], "environment.py", "worker.py"}
 STORE = {"lmdb"}
 STORE_IN = {"environment.py", "journal.py", "reading.py", "checkpoint.py"}
 # Time and chance are handed to whoever decides, so that a run can be repeated.
