@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ledger
 from chaos.host.host import Host, Interrupted, Wrong
@@ -46,7 +47,7 @@ def copies_its_book(host: Host) -> None:
             copy = Path(place, "copy")
             shutil.copytree(host.directory, copy)
             shutil.rmtree(copy)
-            host.seen["copy"] += 1
+            host.happens("copy")
     _join(threads)
     host.close()
 
@@ -59,7 +60,7 @@ def opens_its_lock_files(host: Host) -> None:
         for name in FILES:
             with (host.directory / name).open("rb") as file:
                 file.read(64)
-            host.seen["own file opened"] += 1
+            host.happens("own file opened")
         time.sleep(host.between(0, 2000) / US)
     _join(threads)
     host.close()
@@ -76,7 +77,7 @@ def closes_descriptors(host: Host) -> None:
             if host.directory in target.parents:
                 host.diary.write("broken", "descriptors", f"descriptor {descriptor} is {target}")
                 host.stopped = True
-        host.seen["descriptor closed"] += 1
+        host.happens("descriptor closed")
     threads = host.background(host.life.threads)
     while not host.over():
         host.step()
@@ -97,7 +98,7 @@ def forks(host: Host) -> None:
         code = _wait(child)
         if code != 0:
             host.breaks("one-writer", f"a forked child that used the book ended with {code}")
-        host.seen["fork"] += 1
+        host.happens("fork")
         time.sleep(host.between(0, 10_000) / US)
     _join(threads)
     host.close()
@@ -133,7 +134,7 @@ def interrupted(host: Host) -> None:
     """A timer's handler raises, as Ctrl-C and soft time limits do, at any moment of a call."""
 
     def handler(number: int, frame: FrameType | None) -> None:
-        host.seen["interrupt"] += 1
+        host.happens("interrupt")
         raise Interrupted
 
     def work() -> None:
@@ -165,7 +166,7 @@ def async_exceptions(host: Host) -> None:
     """Another thread raises in a thread that pays, as task queues end what takes too long."""
     host.open()
 
-    def start() -> threading.Thread:
+    def start() -> Any:
         return host.background(1, lambda: _until_over(host, host.step))[0]
 
     victims = [start() for _ in range(host.life.threads)]
@@ -178,7 +179,8 @@ def async_exceptions(host: Host) -> None:
             continue
         assert victim.ident is not None
         thread, raised = ctypes.c_ulong(victim.ident), ctypes.py_object(Interrupted)
-        host.seen["async exception"] += ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, raised)
+        if ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, raised):
+            host.happens("async exception")
         time.sleep(host.between(100, 3_000) / US)
     _join(victims + threads)
     host.close()
@@ -200,7 +202,7 @@ def interrupted_open(host: Host) -> None:
             host.open()
             signal.setitimer(signal.ITIMER_REAL, 0)
         except Interrupted:
-            host.seen["interrupted open or close"] += 1
+            host.happens("interrupted open or close")
             if host.book is not None:  # it may be closed, or be on its way
                 host.close()
             host.book = None
@@ -221,7 +223,7 @@ def drops_its_book(host: Host) -> None:
         host.book = None
         gc.collect()
         host.open_again()
-        host.seen["book dropped"] += 1
+        host.happens("book dropped")
     host.close()
 
 
@@ -240,13 +242,13 @@ class _Inside:
             return
         self.is_inside = True
         try:
-            self.host.seen["call inside"] += 1
+            self.host.happens("call inside")
             with contextlib.suppress(Wrong):
                 self.ask()
         except Exception as error:
             if isinstance(error, ledger.LedgerStopped):
                 self.host.stopped = True
-            self.host.seen["refused inside"] += 1
+            self.host.happens("refused inside")
         finally:
             self.is_inside = False
 
@@ -301,7 +303,7 @@ def _last_payments(host: Host) -> None:
     while not host.over():
         host.step()
         host.pay(LAST_PAYMENTS)
-        host.seen["late call"] += 1
+        host.happens("late call")
     host.close()
     host.end()
 

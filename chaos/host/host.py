@@ -23,7 +23,7 @@ import ledger
 from chaos.draw import Draw
 from chaos.host import payments
 from chaos.host.diary import Diary
-from chaos.host.plan import Life
+from chaos.host.plan import HOLDS_READERS, Life
 
 ACKED_MAX = 200  # blocks that are remembered, to be asked for again
 AGAIN_SHARE = 0.1
@@ -68,6 +68,12 @@ class Host:
         is_late = time.monotonic() > self._until
         return is_late or self.stopped or self._asked > self.life.payments_max
 
+    def happens(self, what: str) -> None:
+        """Count; the first time is written down at once, so that who is killed has told."""
+        self.seen[what] += 1
+        if self.seen[what] == 1:
+            self.diary.write("seen", what, 1)
+
     # ---- the book -------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -103,7 +109,7 @@ class Host:
     def end(self) -> None:
         """The last thing that a host writes down."""
         for what, times in self.seen.items():
-            self.diary.write("seen", what, times)
+            self.diary.write("seen", what, times - 1)
         self.diary.write("end")
 
     # ---- payments -------------------------------------------------------------------------------
@@ -178,11 +184,20 @@ class Host:
     def step(self) -> None:
         """One call, as hosts make them."""
         if self.chance(AGAIN_SHARE):
-            self.pay_again()
+            self.past(self.pay_again)
         elif self.chance(LOOK_SHARE):
-            self.look_up()
+            self.past(self.look_up)
         else:
             self.pay(self.between(1, self.life.batch_max))
+
+    def past(self, ask: Callable[[], None]) -> None:
+        """Ask for what may be sealed. It may be refused while others hold all readers' slots."""
+        try:
+            ask()
+        except ledger.LedgerError as error:
+            if self.life.outside != HOLDS_READERS or isinstance(error, ledger.LedgerStopped):
+                raise
+            self.happens("refused without a slot")
 
     def paying(self) -> None:
         while not self.over():

@@ -75,7 +75,8 @@ async def _cancelled(host: Host, count: int, seconds: float) -> None:
     await asyncio.wait([task], timeout=seconds)
     wanted = task.cancel()  # False for one that is done
     await asyncio.wait([task])
-    host.seen["cancelled"] += wanted
+    if wanted:
+        host.happens("cancelled")
     if wanted and not task.cancelled():
         host.breaks("cancelled", "a call went on although cancel() returned True")
     if not wanted:
@@ -88,7 +89,7 @@ async def _timed(host: Host, count: int, seconds: float) -> None:
         async with limit:
             await _pay(host, count, BUSY_SECONDS)
     except TimeoutError:
-        host.seen["timed out"] += 1
+        host.happens("timed out")
         return
     if limit.expired():
         host.breaks("cancelled", "a call outlived the asyncio.timeout around it")
@@ -112,7 +113,7 @@ def _stranger(host: Host) -> None:
     while not host.over():
         with contextlib.suppress(Exception):
             asyncio.run(_once(host))
-        host.seen["call from another loop"] += 1
+        host.happens("call from another loop")
         time.sleep(host.between(0, 5_000) / US)
 
 
@@ -129,7 +130,8 @@ async def cancelled_open(host: Host) -> None:
     while True:
         task = asyncio.ensure_future(_opened(host))
         await asyncio.wait([task], timeout=host.between(0, 30_000) / US)
-        host.seen["cancelled open"] += task.cancel()
+        if task.cancel():
+            host.happens("cancelled open")
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await _open_again(host)

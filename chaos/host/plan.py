@@ -18,6 +18,7 @@ from chaos.scenario import Refused, Strict
 FORMAT = 1
 LIVES_MAX = 200
 SECONDS_MAX = 60.0
+KILL_MS_MIN = 100
 # What a host does beside paying, and the kind of book that it does it with.
 HABITS: dict[str, str] = {
     "copies-its-book": "threads",
@@ -40,7 +41,10 @@ HABITS: dict[str, str] = {
 }
 ENDS_BY_ITSELF = ("pays-at-exit", "pays-after-main")
 # What others do to the files meanwhile.
-OUTSIDE = ("opens", "inspects", "checks-readers", "holds-readers", "same-pid")
+HOLDS_READERS, SAME_PID = "holds-readers", "same-pid"
+OUTSIDE = ("opens", "inspects", "checks-readers", HOLDS_READERS, SAME_PID)
+# Who opens its book again and again would only be told that there is no slot for a reader.
+OPEN_AGAIN = ("interrupted-open", "cancelled-open", "drops-its-book")
 # Whoever touches its lock files is in danger only when somebody else opens the book then.
 OUTSIDE_OF = {"copies-its-book": "opens", "opens-its-lock-files": "opens"}
 
@@ -58,7 +62,9 @@ class Head(Strict):
 class Hosts(Strict):
     """[host]: ranges are [low, high], both included, drawn for each life.
 
-    `kill_share` of the lives end by SIGKILL, `outside_share` have others at their files.
+    `kill_share` of the lives end by SIGKILL, `outside_share` have others at their files. A life
+    lasts so many `ms` and asks for at most `payments_max` payments, in calls of at most one of
+    `batch_max`; the book seals after `window_events`.
     """
 
     lives: int = 6
@@ -132,8 +138,8 @@ def _check(found: HostScenario) -> None:
         low, high = getattr(host, name)
         if not 0 < low <= high:
             raise ValueError(f"{name}: [{low}, {high}] is no range above 0")
-    if host.ms[1] > SECONDS_MAX * 1000:
-        raise ValueError(f"ms: a life lasts at most {SECONDS_MAX * 1000:.0f} ms")
+    if not KILL_MS_MIN <= host.ms[0] <= host.ms[1] <= SECONDS_MAX * 1000:
+        raise ValueError(f"ms: a life lasts {KILL_MS_MIN} to {SECONDS_MAX * 1000:.0f} ms")
     if not 1 <= host.lives <= LIVES_MAX or found.scenario.seeds < 1:
         raise ValueError(f"lives: {host.lives} is not within 1 .. {LIVES_MAX}, or there is no seed")
     for name in ("outside_share", "kill_share"):
@@ -162,7 +168,9 @@ def _life(host: Hosts, draw: Draw, n: int) -> Life:
     ms = draw.between(*host.ms, "ms", n)
     outside = ""
     if host.outside and draw.chance(host.outside_share, "outside", n):
-        outside = draw.choice(host.outside, "outside/which", n)
+        outside = host.outside[(draw.seed * host.lives + n) % len(host.outside)]
+    if habit in OPEN_AGAIN and outside == HOLDS_READERS:
+        outside = ""
     killed = habit not in ENDS_BY_ITSELF and draw.chance(host.kill_share, "killed", n)
     return Life(
         number=n,
@@ -170,7 +178,7 @@ def _life(host: Hosts, draw: Draw, n: int) -> Life:
         door=HABITS[habit],  # type: ignore[arg-type]
         outside=OUTSIDE_OF.get(habit, outside) if host.outside else "",
         ms=ms,
-        kill_after_ms=draw.between(20, ms, "kill-after", n) if killed else 0,
+        kill_after_ms=draw.between(KILL_MS_MIN, ms, "kill-after", n) if killed else 0,
         threads=draw.between(*host.threads, "threads", n),
         batch_max=draw.choice(host.batch_max, "batch-max", n),
         payments_max=host.payments_max,

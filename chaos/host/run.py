@@ -6,24 +6,26 @@ broken run leaves a file with its plan, so that it can be run again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import ledger
-from chaos import failure
+from chaos import batch, failure
 from chaos.altered import before, configured, lines
+from chaos.coverage import NO_NAMESPACES
 from chaos.host import diary, payments, plan
 from chaos.host.judge import Finding, Judge
 from chaos.host.plan import HostScenario, Life, Plan
@@ -39,8 +41,7 @@ OUTSIDE = [sys.executable, "-m", "chaos.host.outside"]
 # A process that is number 1 in a namespace of its own; it dies with who started it.
 OWN_NUMBERS = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
 UNPRIVILEGED = ["unshare", "--user", "--map-root-user", *OWN_NUMBERS[1:]]
-SAME_PID = "same-pid"
-AFTER_OPEN = ("holds-readers",)  # a start may say that there is no slot for it
+AFTER_OPEN = (plan.HOLDS_READERS,)  # a start may say that there is no slot for it
 OPEN_SECONDS_MAX = 30.0
 HANG_SECONDS = 20.0  # beyond its time, before a host counts as hanging
 POLL_SECONDS = 0.005
@@ -73,6 +74,16 @@ def run(
     given = path_or_scenario
     found = given if isinstance(given, HostScenario) else read(given)
     return run_plan(plan.expand(found, seed), out, on_progress or (lambda text: None), first)
+
+
+def seeds(found: HostScenario, numbers: range, jobs: int, out: Path) -> Iterator[Verdict]:
+    """What each seed came to, in `jobs` processes."""
+    if jobs == 1:
+        for seed in numbers:
+            yield run(found, seed, out)
+        return
+    with batch.pool_of(jobs) as pool:
+        yield from pool.map(run, repeat(found), numbers, repeat(out))
 
 
 def replay(failure_file: Path) -> Verdict | None:
@@ -128,16 +139,16 @@ class Lives:
         self.judge = Judge(self.directory)
         self.seen: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
-        self.refused = 0
+        self.count = self.refused = 0
         with ledger.open(self.directory) as book:
             book.create_accounts(payments.accounts())
 
     def live(self, life: Life) -> list[Finding]:
         """One life and the judgement on it."""
         page = self.place / f"diary-{life.number}"
-        prefix = own_numbers() if life.outside == SAME_PID else []
+        prefix = own_numbers() if life.outside == plan.SAME_PID else []
         if prefix is None:
-            self.seen["same-pid is not possible here"] += 1
+            self.seen[NO_NAMESPACES] += 1
             prefix, life.outside = [], ""
         beside = _Outside(life.outside, self.directory, prefix)
         process = _Process(self, life, page, prefix)
@@ -160,6 +171,7 @@ class Lives:
         return found or self.judge.after(told)
 
     def _take(self, life: Life, told: diary.Told) -> None:
+        self.count += 1
         self.seen += told.seen
         self.seen[life.habit] += 1
         self.seen["killed"] += bool(life.kill_after_ms)
@@ -168,32 +180,23 @@ class Lives:
 
     def tell(self, verdict: Verdict) -> None:
         there = sum(self.judge.counts[first] for first in self.judge.times)
-        verdict.seen = f"{there:,} payments are there after {len(verdict_lives(self.seen))} habits"
+        verdict.seen = f"{there:,} payments are there after {self.count} lives"
         verdict.figures = {
             "payments": there,
             "calls": len(self.judge.counts),
             "calls_refused": self.refused,
             "calls_left": dict(self.unknown),
-            "happened": dict(sorted(self.seen.items())),
+            "happened": {what: times for what, times in sorted(self.seen.items()) if times},
         }
-
-
-def verdict_lives(seen: Counter[str]) -> list[str]:
-    """The habits among what was seen."""
-    return [name for name in plan.HABITS if seen[name]]
 
 
 def own_numbers() -> list[str] | None:
     """What goes before a command so that it is process 1 of a namespace, or None."""
     for prefix in (OWN_NUMBERS, UNPRIVILEGED):
-        if command.why_not("unshare", lambda prefix=prefix: command.run(*prefix, "true")) is None:  # type: ignore[misc]
+        with contextlib.suppress(command.Refused):
+            command.run(*prefix, "true")
             return prefix
     return None
-
-
-def missing() -> str | None:
-    """Why hosts cannot be run on this machine, or None."""
-    return None if sys.platform.startswith("linux") else "files and processes are watched by /proc"
 
 
 class _Process:
@@ -295,8 +298,3 @@ class _Outside:
         seen = Counter({f"{self._kind}: {what}": count for what, count in done.items()})
         seen[self._kind] += done.get("done", 0) > 0
         return seen
-
-
-def remove(place: Path) -> None:
-    """Put a run's files away."""
-    shutil.rmtree(place, ignore_errors=True)
