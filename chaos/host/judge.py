@@ -95,6 +95,7 @@ class Judge:
         ids = _ids((first, self.counts[first]) for first in self.times)
         if self.transfers != len(ids):
             yield "one-effect", f"{len(ids):,} payments are known, the book has {self.transfers:,}"
+            return
         wanted = payments.balances(ids)
         for row in book.lookup_accounts(list(wanted)):
             account = ledger.int_of(row["id"])

@@ -75,8 +75,8 @@ class Hosts(Strict):
     ms: tuple[int, int] = (500, 900)
     threads: tuple[int, int] = (1, 4)
     batch_max: tuple[int, ...] = (1, 8, 300)
-    payments_max: int = 60_000
-    window_events: tuple[int, ...] = (1 << 18, 2_000)
+    payments_max: int = 20_000
+    window_events: tuple[int, ...] = (1 << 18, 5_000)
 
 
 class HostScenario(Strict):

@@ -164,11 +164,12 @@ class Lives:
             process.close()
             self.seen += beside.stop()
         told = diary.read(page)
-        found = told.broken or found
-        if not found and not life.kill_after_ms and not told.ended:
+        if told.broken:
+            found = []  # the host has said itself what it ended of
+        elif not found and not life.kill_after_ms and not told.ended:
             found = [("live", "the host ended early and did not say why")]
         self._take(life, told)
-        return found or self.judge.after(told)
+        return found + self.judge.after(told)
 
     def _take(self, life: Life, told: diary.Told) -> None:
         self.count += 1
@@ -239,7 +240,8 @@ class _Process:
             time.sleep(life.kill_after_ms / 1000)
             self._kill()
             code = self._process.wait()
-            return [] if code in (-signal.SIGKILL, 128 + signal.SIGKILL, 0) else self._ended(code)
+            # Who stands before a killed process cannot say so by a code of its own.
+            return [] if self._prefix or code in (-signal.SIGKILL, 0) else self._ended(code)
         try:
             code = self._process.wait(life.ms / 1000 + HANG_SECONDS)
         except subprocess.TimeoutExpired:
