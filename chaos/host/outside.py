@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import lmdb
 
@@ -31,7 +31,7 @@ def _environment(directory: Path, name: str) -> lmdb.Environment:
     return lmdb.open(str(directory / name), readonly=True, lock=True, create=False)
 
 
-def opens(directory: Path) -> None:
+def opens(directory: Path, over: Event) -> None:
     """Open and read both environments, as backup and monitoring tools do."""
     for name in (JOURNAL, STATE):
         environment = _environment(directory, name)
@@ -40,14 +40,14 @@ def opens(directory: Path) -> None:
                 transaction.stat()
         finally:
             environment.close()
-    time.sleep(REST_SECONDS)
+    over.wait(REST_SECONDS)
 
 
-def inspects(directory: Path) -> None:
+def inspects(directory: Path, over: Event) -> None:
     inspect(directory)
 
 
-def checks_readers(directory: Path) -> None:
+def checks_readers(directory: Path, over: Event) -> None:
     """Free the slots of readers that seem to be dead."""
     for name in (JOURNAL, STATE):
         environment = _environment(directory, name)
@@ -55,21 +55,35 @@ def checks_readers(directory: Path) -> None:
             environment.reader_check()
         finally:
             environment.close()
-    time.sleep(REST_SECONDS)
+    over.wait(REST_SECONDS)
 
 
-def holds_readers(directory: Path) -> None:
+def holds_readers(directory: Path, over: Event) -> None:
     """Take every slot for readers that there is, keep them for a while, and give them back."""
     environment = _environment(directory, JOURNAL)
     held: list[lmdb.Transaction] = []
     try:
         hold_all(environment, held)
-        time.sleep(HELD_SECONDS)
+        over.wait(HELD_SECONDS)
     finally:
         for one in held:
             one.abort()
         environment.close()
-    time.sleep(FREE_SECONDS)
+    over.wait(FREE_SECONDS)
+
+
+def keeps_readers(directory: Path, over: Event) -> None:
+    """Take every slot and keep it to the end, which is told at once."""
+    environment = _environment(directory, JOURNAL)
+    held: list[lmdb.Transaction] = []
+    try:
+        hold_all(environment, held)
+        print(json.dumps({"held": len(held)}), flush=True)
+        over.wait()
+    finally:
+        for one in held:
+            one.abort()
+        environment.close()
 
 
 def hold_all(environment: lmdb.Environment, held: list[lmdb.Transaction]) -> None:
@@ -81,18 +95,19 @@ def hold_all(environment: lmdb.Environment, held: list[lmdb.Transaction]) -> Non
         return
 
 
-KINDS: dict[str, Callable[[Path], None]] = {
+KINDS: dict[str, Callable[[Path, Event], None]] = {
     "opens": opens,
     "inspects": inspects,
     "checks-readers": checks_readers,
     "holds-readers": holds_readers,
+    "keeps-readers": keeps_readers,
     "same-pid": opens,
 }
 
 
 def main() -> int:
     act, directory = KINDS[sys.argv[1]], Path(sys.argv[2])
-    over = threading.Event()
+    over = Event()
 
     def wait() -> None:
         sys.stdin.buffer.read()
@@ -102,11 +117,11 @@ def main() -> int:
     done: Counter[str] = Counter()
     while not over.is_set():
         try:
-            act(directory)
+            act(directory, over)
             done["done"] += 1
         except (lmdb.Error, LedgerError) as error:
             done[type(error).__name__] += 1
-            time.sleep(REST_SECONDS)
+            over.wait(REST_SECONDS)
     print(json.dumps(done))
     return 0
 

@@ -6,7 +6,6 @@ broken run leaves a file with its plan, so that it can be run again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -18,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,20 +25,16 @@ from chaos import batch, failure
 from chaos.altered import before, configured, lines
 from chaos.coverage import NO_NAMESPACES
 from chaos.host import diary, payments, plan
+from chaos.host.beside import Beside, behind, own_numbers
 from chaos.host.judge import Finding, Judge
 from chaos.host.plan import HostScenario, Life, Plan
 from chaos.host.plan import read as read
 from chaos.host.worker import Asked
-from chaos.machine import command
 from chaos.scenario import Refused
 from chaos.sim.server import memory
 from chaos.verdict import Verdict
 
 WORKER = [sys.executable, "-m", "chaos.host.worker"]
-OUTSIDE = [sys.executable, "-m", "chaos.host.outside"]
-# A process that is number 1 in a namespace of its own; it dies with who started it.
-OWN_NUMBERS = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
-UNPRIVILEGED = ["unshare", "--user", "--map-root-user", *OWN_NUMBERS[1:]]
 AFTER_OPEN = (plan.HOLDS_READERS,)  # a start may say that there is no slot for it
 OPEN_SECONDS_MAX = 30.0
 HANG_SECONDS = 20.0  # beyond its time, before a host counts as hanging
@@ -150,7 +144,7 @@ class Lives:
         if prefix is None:
             self.seen[NO_NAMESPACES] += 1
             prefix, life.outside = [], ""
-        beside = _Outside(life.outside, self.directory, prefix)
+        beside = Beside(life.outside, self.directory, prefix)
         process = _Process(self, life, page, prefix)
         try:
             if life.outside not in AFTER_OPEN:
@@ -189,15 +183,6 @@ class Lives:
             "calls_left": dict(self.unknown),
             "happened": {what: times for what, times in sorted(self.seen.items()) if times},
         }
-
-
-def own_numbers() -> list[str] | None:
-    """What goes before a command so that it is process 1 of a namespace, or None."""
-    for prefix in (OWN_NUMBERS, UNPRIVILEGED):
-        with contextlib.suppress(command.Refused):
-            command.run(*prefix, "true")
-            return prefix
-    return None
 
 
 class _Process:
@@ -258,45 +243,10 @@ class _Process:
     def _kill(self) -> None:
         """SIGKILL to the host itself; who stands before it then ends by itself."""
         assert self._process is not None
-        for pid in _children(self._process.pid) if self._prefix else [self._process.pid]:
+        for pid in behind(self._process.pid, self._prefix):
             os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._kill()
             self._process.wait()
-
-
-def _children(pid: int) -> list[int]:
-    """The processes that it has started."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-class _Outside:
-    """The process at the files, if there is to be one."""
-
-    def __init__(self, kind: str, directory: Path, prefix: list[str]) -> None:
-        self._kind, self._directory, self._prefix = kind, directory, prefix
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        if self._kind and self._process is None:
-            command = [*self._prefix, *OUTSIDE, self._kind, str(self._directory)]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-
-    def stop(self) -> Counter[str]:
-        """What it did."""
-        if self._process is None:
-            return Counter()
-        try:
-            told, _ = self._process.communicate(timeout=HANG_SECONDS)
-        except subprocess.TimeoutExpired:
-            for pid in _children(self._process.pid) if self._prefix else [self._process.pid]:
-                os.kill(pid, signal.SIGKILL)
-            told, _ = self._process.communicate()
-        done: dict[str, Any] = json.loads(told) if told.strip() else {"ended early": 1}
-        seen = Counter({f"{self._kind}: {what}": count for what, count in done.items()})
-        seen[self._kind] += done.get("done", 0) > 0
-        return seen
