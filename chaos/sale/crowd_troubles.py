@@ -1,5 +1,5 @@
-"""Troubles that many clients are together: a herd that asks for one record of the sealed past at the
-same moment, and a crowd that asks for statements and reads none of them.
+"""Troubles that many clients are together: a herd that asks for one record of the sealed past at
+once, and a crowd that asks for statements and reads none of them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ MIB = 1 << 20
 
 
 class Herd(Trouble, tag="herd", kw_only=True):
-    """`callers` ask at once for the oldest payment, which is sealed: half look it up, half pay it
-    again. All are answered within `answer_seconds_max`."""
+    """The oldest payments are noted; `for_seconds` later, when they are sealed, `callers` ask for
+    one of them at once: half look it up, half pay it again. All are answered within
+    `answer_seconds_max`. Each of `rounds` is for another payment."""
 
     callers: int = 1000
     connections: int = 10
     window_events: int = 2000
     rounds: int = 3
-    answer_seconds_max: float = 10.0
+    answer_seconds_max: float = 2.0
 
     EXPECTS = "however many ask for one record of the sealed past at once, all are answered"
 
@@ -55,27 +56,33 @@ class Herd(Trouble, tag="herd", kw_only=True):
         stage.alter(WINDOW_EVENTS=self.window_events)
 
     def begin(self, stage: Stage) -> None:
+        with ledger.Client(stage.server.address, sessions=1) as client:
+            self.oldest = client.query_transfers(ledger.QueryFilter(limit=self.rounds))
+
+    def end(self, stage: Stage) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            answered = [runner.run(self._ask(stage)) for _ in range(self.rounds)]
+            rows = [self.oldest[n : n + 1] for n in range(self.rounds)]
+            answered = [runner.run(self._ask(stage, row)) for row in rows]
         if min(answered) < self.callers:
             what = f"{answered} of {self.callers} callers were answered"
             stage.broken.append(("live", f"{what} within {self.answer_seconds_max:g} s"))
         stage.seen.append(f"{answered} of {self.callers} callers of one sealed record answered")
         stage.figures["answered"] = answered
 
-    async def _ask(self, stage: Stage) -> int:
+    async def _ask(self, stage: Stage, oldest: Any) -> int:
         sessions = -(-self.callers // self.connections)
+        address = stage.server.address
         clients = [
-            ledger.AsyncClient(stage.server.address, sessions=sessions, timeout=REGISTER_SECONDS_MAX)
+            ledger.AsyncClient(address, sessions=sessions, timeout=REGISTER_SECONDS_MAX)
             for _ in range(self.connections)
         ]
         try:
-            oldest = await clients[0].query_transfers(ledger.QueryFilter(limit=1))
             again = oldest.copy()
             again["timestamp"] = 0
             # Sessions are registered first, so that all ask at the same moment.
             calls = [clients[n % self.connections] for n in range(self.callers)]
-            await asyncio.gather(*[one.lookup_accounts(oldest["debit_account_id"]) for one in calls])
+            account = oldest["debit_account_id"]
+            await asyncio.gather(*[one.lookup_accounts(account) for one in calls])
             tasks = [
                 asyncio.ensure_future(
                     one.create_transfers(again) if n % 2 else one.lookup_transfers(oldest["id"])
@@ -139,22 +146,22 @@ class SlowReaders(Trouble, tag="slow-readers", kw_only=True):
         more = memory_bytes(stage, "VmHWM") - self.bytes_before
         for one in self.open:
             one.socket.close()
-        payer = stage.payers[0]
-        payer.wait(lambda: len(payer.steps) > self.step)
-        asked = [one for one in payer.steps[self.step :] if one.buckets]
-        worst = max((float(BUCKETS[one.buckets[-1][0]]) / 1e6 for one in asked), default=-1.0)
         count = self.connections * self.pipelined
         if more > self.more_bytes_max:
             what = f"{more / MIB:,.0f} MiB for {count:,} statements that nobody reads"
             stage.broken.append(("bounded", f"{what}, at most {self.more_bytes_max / MIB:,.0f}"))
+        stage.seen.append(f"{count:,} statements not read: {more / MIB:,.0f} MiB more")
+        stage.figures["more_mib"] = round(more / MIB)
+
+    def stopped(self, stage: Stage) -> None:
+        """Who was made to wait is answered later, and counted here."""
+        steps = [one for one in stage.payers[0].steps[self.step :] if one.buckets]
+        worst = max((float(BUCKETS[one.buckets[-1][0]]) / 1e6 for one in steps), default=-1.0)
         if not 0 <= worst <= self.wait_ms_max:
             what = f"who paid waited {worst:,.0f} ms, at most {self.wait_ms_max:,.0f}"
-            stage.broken.append(("live", what if asked else "nobody was answered"))
-        stage.seen.append(
-            f"{count:,} statements asked for and not read: {more / MIB:,.0f} MiB more, the worst"
-            f" wait of who paid {worst:,.0f} ms"
-        )
-        stage.figures |= {"more_mib": round(more / MIB), "worst_wait_ms": round(worst)}
+            stage.broken.append(("live", what if steps else "nobody was answered"))
+        stage.seen.append(f"the worst wait of who paid was {worst:,.0f} ms")
+        stage.figures["worst_wait_ms"] = round(worst)
 
 
 class _Reader:

@@ -1,5 +1,5 @@
-"""Troubles of the book's files while it is served, made by others: read and copied all the time, put
-back to what they were under living clients, replaced, or with no slot left for a reader; and a
+"""Troubles of the book's files while it is served, made by others: read and copied all the time,
+put back to what they were under living clients, replaced, or with no slot left for a reader; and a
 standard error that nothing can be written to.
 """
 
