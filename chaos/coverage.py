@@ -85,6 +85,7 @@ class Coverage:
         hoped = self._hoped.setdefault(tier, set())
         hoped |= {FIRED.get(name, name) for name in one.swarm.faults}
         hoped |= {FIRED.get(fault.do, fault.do) for fault in one.fault}
+        hoped |= {"herd"} if one.workload.herds[1] else set()
         hoped |= {"line-cut"} if one.cuts.each else set()
         hoped |= set(EVENTS) if tier == "sim" else set()
         if one.lives.each[0]:

@@ -5,6 +5,7 @@ once, and a crowd that asks for statements and reads none of them.
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import socket
 from pathlib import Path
@@ -32,6 +33,7 @@ from ledger.schema import Operation
 RECEIVE_BYTES = 4096
 REGISTER_SECONDS_MAX = 60.0
 MIB = 1 << 20
+OTHER_DESCRIPTORS = 256
 
 
 class Herd(Trouble, tag="herd", kw_only=True):
@@ -39,8 +41,7 @@ class Herd(Trouble, tag="herd", kw_only=True):
     one of them at once: half look it up, half pay it again. All are answered within
     `answer_seconds_max`. Each of `rounds` is for another payment."""
 
-    callers: int = 1000
-    connections: int = 10
+    callers: int = 1000  # each with a connection of its own
     window_events: int = 2000
     rounds: int = 3
     answer_seconds_max: float = 2.0
@@ -48,9 +49,12 @@ class Herd(Trouble, tag="herd", kw_only=True):
     EXPECTS = "however many ask for one record of the sealed past at once, all are answered"
 
     def wrong(self) -> str | None:
-        if not 1 <= self.connections <= self.callers or self.rounds < 1:
-            return "needs 1 to callers connections, and a round"
+        if self.callers < 1 or self.rounds < 1:
+            return "needs callers and rounds above 0"
         return super().wrong()
+
+    def missing(self) -> str | None:
+        return few_descriptors(self.callers)
 
     def prepare(self, stage: Stage) -> None:
         stage.alter(WINDOW_EVENTS=self.window_events)
@@ -70,24 +74,22 @@ class Herd(Trouble, tag="herd", kw_only=True):
         stage.figures["answered"] = answered
 
     async def _ask(self, stage: Stage, oldest: Any) -> int:
-        sessions = -(-self.callers // self.connections)
         address = stage.server.address
         clients = [
-            ledger.AsyncClient(address, sessions=sessions, timeout=REGISTER_SECONDS_MAX)
-            for _ in range(self.connections)
+            ledger.AsyncClient(address, sessions=1, timeout=REGISTER_SECONDS_MAX)
+            for _ in range(self.callers)
         ]
         try:
             again = oldest.copy()
             again["timestamp"] = 0
             # Sessions are registered first, so that all ask at the same moment.
-            calls = [clients[n % self.connections] for n in range(self.callers)]
             account = oldest["debit_account_id"]
-            await asyncio.gather(*[one.lookup_accounts(account) for one in calls])
+            await asyncio.gather(*[one.lookup_accounts(account) for one in clients])
             tasks = [
                 asyncio.ensure_future(
                     one.create_transfers(again) if n % 2 else one.lookup_transfers(oldest["id"])
                 )
-                for n, one in enumerate(calls)
+                for n, one in enumerate(clients)
             ]
             done, late = await asyncio.wait(tasks, timeout=self.answer_seconds_max)
             for task in late:
@@ -129,6 +131,9 @@ class SlowReaders(Trouble, tag="slow-readers", kw_only=True):
         if self.connections < 1 or self.pipelined < 1:
             return "connections and pipelined must be above 0"
         return super().wrong()
+
+    def missing(self) -> str | None:
+        return few_descriptors(self.connections)
 
     def begin(self, stage: Stage) -> None:
         codec = ClientCodec(0, RELEASE)
@@ -207,6 +212,17 @@ class _Reader:
         ]
         self.socket.setblocking(False)
         self.socket.send(b"".join(frames))
+
+
+def few_descriptors(count: int) -> str | None:
+    """Why this process cannot have so many connections, or None. It may have all it can from here
+    on, and so may the server that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else max(soft, count + OTHER_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < count + OTHER_DESCRIPTORS:
+        return f"a process may have {most} descriptors, {count + OTHER_DESCRIPTORS} are needed"
+    return None
 
 
 def memory_bytes(stage: Stage, name: str) -> int:
