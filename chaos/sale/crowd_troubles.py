@@ -66,7 +66,12 @@ class Herd(Trouble, tag="herd", kw_only=True):
     def end(self, stage: Stage) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             rows = [self.oldest[n : n + 1] for n in range(self.rounds)]
-            answered = [runner.run(self._ask(stage, row)) for row in rows]
+            try:
+                answered = [runner.run(self._ask(stage, row)) for row in rows]
+            except (ledger.LedgerError, OSError, RuntimeError) as error:
+                said = stage.server.log[-1:]
+                stage.broken.append(("live", f"a caller was told {error!r}; the server: {said}"))
+                return
         if min(answered) < self.callers:
             what = f"{answered} of {self.callers} callers were answered"
             stage.broken.append(("live", f"{what} within {self.answer_seconds_max:g} s"))
