@@ -19,7 +19,7 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
-chaos: .venv/built  ## the quick scenarios of every tier; about five minutes
+chaos: .venv/built  ## the quick scenarios of every tier; about six minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos
 
 chaos-long: .venv/built  ## an hour of new seeds on every tier, then the sale's scenarios

@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -35,6 +36,8 @@ Progress = Callable[[int, int], None]  # seeds done, seeds in all
 
 def missing(tier: str) -> str | None:
     """Why the tier cannot run on this machine, or None."""
+    if tier == "host":
+        return None if sys.platform.startswith("linux") else "processes are watched by /proc"
     return live.missing() if tier in ("process", "network") else None
 
 
@@ -110,6 +113,19 @@ def _begin_worker(parent: int) -> None:
         sys.exit(128 + signal.SIGTERM)
 
 
+@contextmanager
+def pool_of(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """So many processes, which put away what they have when this one gives up."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (os.getpid(),)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
+            raise
+
+
 def run(
     one: Scenario, first: int, count: int, jobs: int, on_progress: Progress | None = None
 ) -> Tally:
@@ -129,15 +145,9 @@ def run(
         for part in parts:
             take(_some(one, part))
     else:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (os.getpid(),)) as pool:
-            try:
-                for done in pool.map(_part, [one] * len(parts), parts):
-                    take(done)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in active_children():
-                    worker.terminate()
-                raise
+        with pool_of(jobs) as pool:
+            for done in pool.map(_part, [one] * len(parts), parts):
+                take(done)
     tally.failures.sort(key=lambda found: found.plan.seed)
     tally.seconds = time.monotonic() - began
     return tally

@@ -1,8 +1,9 @@
 """The scenarios there are, whatever runs them: by name, by file, or all of a folder.
 
-A file is one of three kinds: a plan made from seeds (chaos/scenario.py), a sale that an operator
-would recognise (chaos/sale/), or a comparison with another system (chaos/control/). Here a file is
-only found and told apart; whoever runs it reads it strictly.
+A file is one of four kinds: a plan made from seeds (chaos/scenario.py), hosts that embed a book
+(chaos/host/), a sale that an operator would recognise (chaos/sale/), or a comparison with another
+system (chaos/control/). Here a file is only found and told apart; whoever runs it reads it
+strictly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from chaos import scenario, strict
 from chaos.scenario import FOLDER, Refused
 from chaos.verdict import Verdict
 
-KINDS = ("plan", "sale", "control")  # a table [control] or [load] says which
+KINDS = ("plan", "host", "sale", "control")  # a table [control], [load] or [host] says which
 
 
 class Entry(NamedTuple):
@@ -34,14 +35,11 @@ class Entry(NamedTuple):
 def entry(path: Path) -> Entry:
     """What a file is. Refused when it cannot be read or is no scenario."""
     found = strict.tables(path)
-    kind = "control" if "control" in found else "sale" if "load" in found else "plan"
-    if kind == "plan":
-        head = scenario.read(path).scenario
-        seeds, name, tier, about = head.seeds, head.name, head.tier, head.about
-    else:
-        said = reader(kind)(path).scenario
-        seeds, name, tier, about = 1, said.name, said.tier, said.about
-    return Entry(path, path.parent.name, kind, name, tier, seeds, about)
+    tables = {"control": "control", "load": "sale", "host": "host"}
+    kind = next((tables[name] for name in tables if name in found), "plan")
+    head = scenario.read(path).scenario if kind == "plan" else reader(kind)(path).scenario
+    seeds = getattr(head, "seeds", 1)
+    return Entry(path, path.parent.name, kind, head.name, head.tier, seeds, head.about)
 
 
 def known() -> list[Entry]:
@@ -74,6 +72,10 @@ def _room(kind: str) -> Any:
         from chaos.sale import run as sale
 
         return sale
+    if kind == "host":
+        from chaos.host import run as host
+
+        return host
     from chaos.control import run as control
 
     return control
@@ -87,18 +89,20 @@ def reader(kind: str) -> Callable[[Path], Any]:
 def run(
     one: Entry, seed: int, out: Path, on_progress: Callable[[str], None] | None = None
 ) -> Verdict:
-    """Run a sale or a comparison."""
+    """Run hosts, a sale or a comparison."""
     verdict: Verdict = _room(one.kind).run(one.path, seed, out, on_progress)
     return verdict
 
 
 def replay(path: Path) -> Verdict | None:
-    """Run the failure of a sale or a comparison again; None for a file that is not one of them."""
+    """Run the failure of hosts or of a sale again; None for a file that is not one of them."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or "load" not in found.get("scenario", {}):
+    if not isinstance(found, dict):
         return None
-    verdict: Verdict = _room("sale").replay(path)
+    scenario = found.get("scenario", {})
+    kind = "host" if "hosts" in found else "sale" if "load" in scenario else ""
+    verdict: Verdict | None = _room(kind).replay(path) if kind else None
     return verdict

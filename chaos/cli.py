@@ -78,7 +78,7 @@ def list_command(as_json: bool) -> None:
     for one in found:
         table.add_row(one.name, one.folder, one.tier, str(one.seeds), one.about)
     console.print(table)
-    for tier in ("disk", "process", "network"):
+    for tier in ("disk", "process", "network", "host"):
         why = _missing(tier)
         if why is not None:
             console.print(f"not here: {tier}: {why}", highlight=False)
@@ -153,6 +153,8 @@ def _run_one(
         skipped = {"scenario": one.name, "skipped": why}
         _say(as_json, skipped, f"[bold]{one.name}[/]: [yellow]skipped[/]: {escape(why)}")
         return 0
+    if one.kind == "host":
+        return _run_hosts(one, numbers, jobs, covered, as_json, out)
     if one.kind != "plan":
         return sum(_run_real(one, seed, as_json, out) for seed in numbers)
     if one.tier == "disk":
@@ -215,6 +217,22 @@ def _run_real(one: Entry, seed: int, as_json: bool, out: Path) -> int:
         verdict = catalog.run(one, seed, out, lambda what: status.update(f"{one.name}: {what}"))
     _say(as_json, msgspec.to_builtins(verdict), escape("\n".join(verdict.lines())))
     return 0 if verdict.held else 1
+
+
+def _run_hosts(
+    one: Entry, numbers: range, jobs: int, covered: Coverage, as_json: bool, out: Path
+) -> int:
+    """Seeds of hosts; how many are broken."""
+    from chaos.host import run as hosts
+
+    found, broken = hosts.read(one.path), 0
+    with _progress(one.name) as progress:
+        for done, verdict in enumerate(hosts.seeds(found, numbers, jobs, out), 1):
+            covered.add_hosts(found, verdict)
+            _say(as_json, msgspec.to_builtins(verdict), escape("\n".join(verdict.lines())))
+            broken += not verdict.held
+            progress(done, len(numbers))
+    return broken
 
 
 @main.command()

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from chaos.host.plan import HostScenario
 from chaos.scenario import COLD_LANES, ERRORS, LANES, STAGES, Scenario
 from chaos.sim.client import ACCOUNT_CODES, TRANSFER_CODES
+from chaos.verdict import Verdict
 
 # How a fault tells that it has fired, where that is not its own name.
 FIRED = {
@@ -45,6 +47,25 @@ KILLED = (
 
 
 KILLED_IN_STATE = tuple(f"life {how} in state" for how in ("kill", "kill-after", *ERRORS))
+# What a habit of a host is nothing without.
+HOSTS_DO = {
+    "copies-its-book": ("copy",),
+    "opens-its-lock-files": ("own file opened",),
+    "cancels-calls": ("cancelled", "timed out"),
+    "interrupted": ("interrupt",),
+    "calls-from-a-handler": ("call inside",),
+    "calls-from-a-finalizer": ("call inside",),
+    "pays-at-exit": ("late call",),
+    "pays-after-main": ("late call",),
+    "closes-descriptors": ("descriptor closed",),
+    "forks": ("fork",),
+    "async-exceptions": ("async exception",),
+    "calls-from-another-loop": ("call from another loop",),
+    "interrupted-open": ("interrupted open or close",),
+    "cancelled-open": ("cancelled open",),
+    "drops-its-book": ("book dropped",),
+}
+NO_NAMESPACES = "same-pid is not possible here"
 
 
 class Coverage:
@@ -55,6 +76,7 @@ class Coverage:
         self.fired: dict[str, Counter[str]] = {}  # by tier
         self._hoped: dict[str, set[str]] = {}
         self._sealing: dict[str, set[str]] = {}
+        self._not_here: set[str] = set()  # what this machine cannot do
 
     def add(self, one: Scenario, seen: Counter[str], codes: Counter[str]) -> None:
         tier = one.scenario.tier
@@ -63,6 +85,7 @@ class Coverage:
         hoped = self._hoped.setdefault(tier, set())
         hoped |= {FIRED.get(name, name) for name in one.swarm.faults}
         hoped |= {FIRED.get(fault.do, fault.do) for fault in one.fault}
+        hoped |= {"herd"} if one.workload.herds[1] else set()
         hoped |= {"line-cut"} if one.cuts.each else set()
         hoped |= set(EVENTS) if tier == "sim" else set()
         if one.lives.each[0]:
@@ -75,11 +98,26 @@ class Coverage:
             for name in one.swarm.faults:
                 sealing |= set(SEALING_HURT.get(name, ()))
 
+    def add_hosts(self, one: HostScenario, verdict: Verdict) -> None:
+        """What hosts did, and what others did to their files where that is possible here."""
+        happened = Counter(verdict.figures["happened"])
+        self.fired.setdefault("host", Counter()).update(happened)
+        hoped = self._hoped.setdefault("host", set())
+        hoped |= set(one.host.habits) | set(one.host.outside if one.host.outside_share else ())
+        hoped |= {"killed"} if one.host.kill_share else set()
+        hoped |= {what for habit in one.host.habits for what in HOSTS_DO.get(habit, ())}
+        self._not_here |= {"same-pid"} if happened[NO_NAMESPACES] else set()
+
+    @property
+    def _tells_codes(self) -> bool:
+        """Whether there was anybody who was told result codes: hosts do not write them down."""
+        return set(self.fired) != {"host"}
+
     def missing(self) -> list[str]:
         """What never happened."""
         names = [f"account {name}" for name in ACCOUNT_CODES.values()]
         names += [f"transfer {name}" for name in TRANSFER_CODES.values()]
-        unseen = [f"code: {name}" for name in names if not self.codes[name]]
+        unseen = [f"code: {name}" for name in names if self._tells_codes and not self.codes[name]]
         for _, tier, hoped in self._rows():
             fired = self.fired[tier]
             unseen += [f"{tier}: {name}" for name in sorted(hoped) if not fired[name]]
@@ -90,7 +128,8 @@ class Coverage:
         seen = sum(1 for times in self.codes.values() if times)
         codes = len(ACCOUNT_CODES) + len(TRANSFER_CODES)
         rarest = ", ".join(f"{name} {n}" for name, n in self.codes.most_common()[:-4:-1])
-        table.add_row("result codes", f"{seen} of {codes}", f"the rarest: {rarest}")
+        if self._tells_codes:
+            table.add_row("result codes", f"{seen} of {codes}", f"the rarest: {rarest}")
         for what, tier, hoped in self._rows():
             fired = self.fired[tier]
             there = sorted(name for name in hoped if fired[name])
@@ -102,4 +141,4 @@ class Coverage:
         """What the row is of, its tier, and what was hoped for."""
         for what, rows in (("faults", self._hoped), ("sealed past", self._sealing)):
             for tier, hoped in sorted(rows.items()):
-                yield f"{tier} {what}", tier, hoped
+                yield f"{tier} {what}", tier, hoped - self._not_here

@@ -53,6 +53,10 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    def put_before(self, prefix: Sequence[str]) -> None:
+        """From the next start on these words stand before the command."""
+        self._prefix = list(prefix)
+
     def begin(self, **env: str) -> None:
         """Start the process without waiting for it to listen."""
         assert self._process is None or self._process.poll() is not None, "still running"

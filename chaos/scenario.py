@@ -15,6 +15,7 @@ import msgspec
 
 from chaos import strict
 from chaos.draw import Draw
+from chaos.model import Operation
 from chaos.strict import Count, Counts, Positive, Positives, Share, ascends
 from chaos.strict import Refused as Refused
 from chaos.strict import Strict as Strict
@@ -64,10 +65,11 @@ class Load(Strict):
     give_up_share: Share = 0.03
     bursts_share: Share = 0.5  # of the seeds: requests come in a few bursts
     late_share: Share = 0.0  # of the seeds: in the year 2128 (sim)
+    herds: Counts = (0, 0)  # times at which every session asks for one old transfer
     mix: dict[str, Count] = msgspec.field(default_factory=lambda: dict(MIX))
 
     def __post_init__(self) -> None:
-        ascends(self, "clients", "sessions", "requests", "accounts")
+        ascends(self, "clients", "sessions", "requests", "accounts", "herds")
         if unknown := self.mix.keys() - MIX.keys() - {"late", "again", "past"}:
             raise ValueError(f"mix: there is no kind of request {min(unknown)!r}")
         if not any(self.mix.values()):
@@ -333,6 +335,28 @@ def _requests(
         if not early and draw.chance(load.give_up_share, "asks/gives-up", n):
             entry["give_up_ns"] = draw.between(1, 900, "asks/give-up", n) * MS
         yield entry
+    yield from _herds(load, draw, sessions, horizon, work)
+
+
+def _herds(
+    load: Load, draw: Draw, sessions: tuple[int, ...], horizon: int, work: Workload
+) -> Iterator[dict[str, Any]]:
+    """Every session of every client asks for the same old transfer at the same moment."""
+    for n in range(draw.between(*load.herds, "herds")):
+        at = draw.between(horizon * 3 // 4, horizon, "herds/at", n)
+        event = work.old(draw.stream(f"herds/{n}"))
+        for client, count in enumerate(sessions):
+            for session in range(count):
+                looks = draw.chance(0.5, f"herds/{n}/looks/{client}", session)
+                operation = Operation.lookup_transfers if looks else Operation.create_transfers
+                yield {
+                    "at_ns": at,
+                    "client": client,
+                    "session": session,
+                    "ask": int(operation),
+                    "batches": [[event["id"] if looks else event]],
+                    "herd": n,
+                }
 
 
 def _faults(scenario: Scenario, draw: Draw, clients: int) -> Iterator[dict[str, Any]]:

@@ -73,6 +73,7 @@ TOLD: tuple[Event, ...] = (
     {}, {}, {}, {}, {"user_data_64": 1}, {"user_data_128": 2**100 + 1}, {"user_data_32": 7},
     {"code": 9, "user_data_64": 2},
 )  # fmt: skip
+OLD_PART = 4  # of the transfers of a plan one in so many is old
 WRONG_SETTLES: tuple[Event, ...] = (
     {"flags": int(F.post_pending | F.void_pending)}, {"pending_id": 0}, {"pending_id": ALL},
     {"pending_id": 12_345}, {"timeout": 1}, {"debit_account_id": 998}, {"ledger": 9}, {"code": 9},
@@ -155,6 +156,11 @@ class Workload:
             self.transfers += batch
             self.holds += [one for one in batch if one.get("flags", 0) & F.pending]
         return Operation.create_transfers, batches
+
+    def old(self, random: Random) -> Event:
+        """One of the oldest transfers, which everybody may want at the same moment."""
+        known = self.transfers[: max(1, len(self.transfers) // OLD_PART)]
+        return random.choice(known) if known else {"id": 1}
 
     def _event(self, kind: str) -> Event:
         draw = self.random

@@ -15,7 +15,7 @@ import msgspec
 from chaos import disk_mutants
 
 FOLDER = Path(__file__).parent
-TIERS = ("sim", "disk", "process", "network", "tests")
+TIERS = ("sim", "disk", "process", "network", "host", "tests")
 IMAGES = 600  # of a recording of the disk tier, at first
 
 

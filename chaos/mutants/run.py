@@ -23,6 +23,7 @@ from chaos.mutants.tree import Ended, Tree
 
 # Seeds of a scenario by its tier, one step after the other until something is seen.
 SEEDS = {"sim": (40, 160, 1_800), "process": (1, 2, 4), "network": (1, 2, 4)}
+HOST_SEEDS = 3  # as many as have every habit
 IMAGES_AGAIN = 4  # times as many images, when the first ones show nothing
 DISK_SEED = 7
 WHAT_MAX = 300
@@ -117,6 +118,9 @@ def _steps(mutant: Mutant, tree: Tree) -> Iterator[Seen]:
         for seeds in SEEDS[mutant.tier]:
             yield _plans(tree, mutant.run, first, seeds)
             first += seeds
+    elif mutant.tier == "host":
+        for seed in range(HOST_SEEDS):
+            yield _hosts(tree, mutant.run, seed)
     elif mutant.tier == "disk":
         yield _disk(tree, DISK_SEED, mutant.images, mutant.runtime)
         yield _disk(tree, DISK_SEED + 1, mutant.images * IMAGES_AGAIN, mutant.runtime)
@@ -143,6 +147,20 @@ def _plans(tree: Tree, scenario: str, first: int, seeds: int) -> Seen:
     if not told:
         return Seen(seeds)
     return Seen(seeds, len(told), told[0]["check"], f"seed {told[0]['seed']}: {told[0]['what']}")
+
+
+def _hosts(tree: Tree, scenario: str, seed: int) -> Seen:
+    ended = tree.run(
+        "-m", "chaos", "run", scenario, "--seed", str(seed), "--json", "--out",
+        str(tree.root / "failures"),
+    )  # fmt: skip
+    report = _json(ended)
+    if "broken" not in report:
+        raise Refused(f"{scenario} was skipped: {report.get('skipped')}")
+    if not report["broken"]:
+        return Seen(1)
+    check, what = report["broken"][0]
+    return Seen(1, 1, check, f"seed {seed}: {what}"[:WHAT_MAX])
 
 
 def _disk(tree: Tree, seed: int, images: int, runtime: str) -> Seen:

@@ -66,8 +66,10 @@ def accounted(report: Report, name: str) -> Iterator[Finding]:
         yield "accounted", f"{name}: {what} {report.unanswered:,} are not {report.sent:,} sent"
 
 
-def book(code: int, facts: dict[str, Any], told: str, payers: Sequence[Paid]) -> Iterator[Finding]:
-    """The book as `ledger verify` read it, against what the payers were told."""
+def book(
+    code: int, facts: dict[str, Any], told: str, payers: Sequence[Paid], counted: bool = True
+) -> Iterator[Finding]:
+    """The book as `ledger verify` read it, against what the payers were told, if that `counted`."""
     if code != Exit.OK or not facts.get("clean"):
         why = facts.get("fault") or facts.get("stamp_fault") or told
         yield "chain", f"ledger verify ended with {code}: {why}"
@@ -77,6 +79,8 @@ def book(code: int, facts: dict[str, Any], told: str, payers: Sequence[Paid]) ->
             debits, credits = one[f"debits_{kind}"], one[f"credits_{kind}"]
             if debits != credits:
                 yield "conserved", f"{kind} debits {debits}, {kind} credits {credits}"
+    if not counted:
+        return
     reports = [one.report for one in payers if one.report is not None]
     accepted = sum(one.accepted for one in reports)
     most = accepted + sum(one.unanswered for one in reports)
@@ -88,12 +92,14 @@ def book(code: int, facts: dict[str, Any], told: str, payers: Sequence[Paid]) ->
 
 
 def expectation(
-    expect: str, *, failed_stop: bool, refused: bool, serves: bool
+    expect: str, *, failed_stop: bool, refused: bool, serves: bool, rolled_back: bool = False
 ) -> Iterator[Finding]:
     """Whether the server did what the scenario says."""
     if expect == "fail-stop" and not failed_stop:
         yield "fail-stop", "the server did not end by itself"
     if expect == "refuse" and not refused:
         yield "refuse", "nothing was refused"
+    if rolled_back != (expect == "evict"):
+        yield "evicted", f"{expect} is expected and the journal was put back: {rolled_back}"
     if expect != "fail-stop" and not serves:
         yield "live", "the server does not serve in the end"

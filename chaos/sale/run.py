@@ -335,17 +335,19 @@ class Sale:
             if code != Exit.OK:
                 stage.broken.append(("live", f"SIGTERM ended the server with {code}"))
         code, stage.facts, told = stage.ask("verify")
-        stage.broken += checks.book(code, stage.facts, told, stage.payers)
+        counted = not stage.rolled_back
+        stage.broken += checks.book(code, stage.facts, told, stage.payers, counted)
         for fault in self.sale.fault:
             fault.stopped(stage)
 
     def _judge(self) -> None:
         stage, head = self.stage, self.sale.scenario
-        gave_up = stage.gave_up and head.expect == "fail-stop"
-        stage.broken += checks.payments(stage.payers, gave_up)
+        gave_up = stage.rolled_back or (stage.gave_up and head.expect == "fail-stop")
+        if not stage.rolled_back:
+            stage.broken += checks.payments(stage.payers, gave_up)
         stage.broken += checks.expectation(
             head.expect, failed_stop=stage.failed_stop, refused=stage.refused,
-            serves=self.serves,
+            serves=self.serves, rolled_back=stage.rolled_back,
         )  # fmt: skip
         figures = dict(self._figures())
         stage.figures = figures | stage.figures

@@ -12,7 +12,13 @@ from typing import Any, Literal, Union
 import msgspec
 
 from chaos import strict
-from chaos.sale import disk_troubles, network_troubles, process_troubles
+from chaos.sale import (
+    crowd_troubles,
+    disk_troubles,
+    file_troubles,
+    network_troubles,
+    process_troubles,
+)
 from chaos.sale.trouble import Trouble
 from chaos.scenario import Refused, Strict
 from ledger.load_report import Options
@@ -33,7 +39,7 @@ class Head(Strict):
     format: int
     tier: Literal["process", "network"]
     about: str
-    expect: Literal["survive", "fail-stop", "refuse"] = "survive"
+    expect: Literal["survive", "fail-stop", "refuse", "evict"] = "survive"
     rto_max_seconds: float = 10.0
 
 
@@ -43,7 +49,7 @@ _FIELDS = [
     for one in _OPTIONS
 ]
 Load: Any = msgspec.defstruct("Load", _FIELDS, bases=(Strict,), module=__name__, kw_only=True)
-_ROOMS = (process_troubles, disk_troubles, network_troubles)
+_ROOMS = (process_troubles, disk_troubles, network_troubles, file_troubles, crowd_troubles)
 TROUBLES: dict[str, type[Trouble]] = {
     str(one.__struct_config__.tag): one
     for room in _ROOMS

@@ -81,6 +81,7 @@ class Stage:
         self.facts: dict[str, Any] = {}  # what verify said of the book after the sale
         self.restarts_seconds: list[float] = []
         self.gave_up = False  # the trouble is not to be mended
+        self.rolled_back = False  # what was acknowledged is gone, and clients are told
         self.refused = self.failed_stop = False  # what the server was seen to do
         self.closing = contextlib.ExitStack()
         self.is_down = True  # because somebody wants it so

@@ -27,6 +27,7 @@ from chaos.workload import records
 from ledger.errors import LedgerError
 
 HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
+QUIET_NS_MAX = 2 * SECOND  # the longest that an answer may take where nothing is wrong
 REST_NS = 5 * SECOND  # longer than most holds
 TAIL = 60  # lines of the trace that go to a failure's file
 LOOKUP_MAX = 500
@@ -84,6 +85,7 @@ class Run:
     """One run over a network and a server, whichever they are. Its maker gives it `troubles`."""
 
     heal_ns_max = HEAL_NS_MAX
+    quiet_ns_max: int | None = QUIET_NS_MAX
     troubles: Troubles
 
     def __init__(self, world: World, plan: Plan, network: Network, server: Any) -> None:
@@ -139,6 +141,7 @@ class Run:
         live = self.server.stop()
         if world.broken is not None:
             return
+        self._check_prompt()
         histories = [one.history for one in (*self.clients, closing)]
         # What ended before a rollback may have ended in what is lost.
         evicted = {
@@ -150,6 +153,17 @@ class Run:
         checks.judge(self.server.directory, histories, live, evicted - outlived, rested_ns)
         self._check_derived()
         world.note(f"state {live.hex() if live else 'not told'}")
+
+    def _check_prompt(self) -> None:
+        """Where nothing was wrong nobody is left to wait, not even for a while."""
+        if self.quiet_ns_max is None or any("do" in entry for entry in self.plan.entries):
+            return
+        for client in self.clients:
+            for one in client.history:
+                if one.returned_ns and one.returned_ns - one.invoked_ns > self.quiet_ns_max:
+                    ms = (one.returned_ns - one.invoked_ns) // MS
+                    what = f"without any fault c{client.index} waited {ms} ms for entry {one.entry}"
+                    raise checks.Broken("live", what)
 
     def _check_derived(self) -> None:
         """What is derived from the journal must be what a rebuild makes of it."""
@@ -183,6 +197,8 @@ class Run:
 
     def _ask(self, entry: dict[str, Any]) -> None:
         client = self.clients[entry["client"]]
+        if "herd" in entry:
+            self.world.count("herd")
         request = Request(
             entry["entry"], entry["ask"], records(entry["ask"], entry["batches"]),
             entry.get("give_up_ns", 0),
