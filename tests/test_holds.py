@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from chaos.model import NS_PER_S, U128_MAX
+from chaos.model import NS_PER_S, U128_MAX, AccountFlag
 from tests.core_book import (
     CREATED,
     NOW,
@@ -385,3 +385,17 @@ def test_a_hold_opened_and_ended_in_one_chain():
     assert book.transfers(*chain) == [CREATED] * 3
     assert book.balances(1) == (0, 14, 0, 0)
     book.check()
+
+
+def test_an_expiry_has_no_row_in_the_history_of_balances():
+    """The page for hosts says so: the row of the next transfer shows what it changed."""
+    book = Book()
+    book.accounts(account(5, flags=AccountFlag.history), account(6))
+    assert book.transfers(hold(1, debit_account_id=5, credit_account_id=6, timeout=2)) == [CREATED]
+    book.wait(3)
+    [row] = book.balances_of(5)
+    assert row.debits_pending == 10
+    assert book.balances(5) == (0, 0, 0, 0)
+    book.transfers(pay(2, debit_account_id=5, credit_account_id=6, amount=1))
+    [_, row] = book.balances_of(5)
+    assert (row.debits_pending, row.debits_posted) == (0, 1)

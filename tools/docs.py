@@ -31,10 +31,10 @@ CLIENT_PROSE = """\
 The layouts and numbers are those of the protocol that `tigerbeetle` clients of release 0.17 speak.
 Where ids are asked for, an event is 16 bytes: one u128.
 
-A post with `amount` 0 moves nothing and releases the whole hold, since release 0.16 of the protocol; 2^128-1
-moves all of it. A void with `amount` 0 releases all of it. An expiry is no transfer: it has no row in the
-history of balances, and the next row shows what it changed. In a filter a timestamp of 0 is open, so a
-reversed page that ends at timestamp 1 is the last one.
+A post with `amount` 0 moves nothing and releases the whole hold, since release 0.16 of the
+protocol; 2^128-1 moves all of it. A void with `amount` 0 releases all of it. An expiry is no
+transfer: it has no row in the history of balances, and the next row shows what it changed. In a
+filter a timestamp of 0 is open, so a reversed page that ends at timestamp 1 is the last one.
 """
 
 OPERATIONS_PROSE = """\
