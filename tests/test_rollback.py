@@ -82,12 +82,9 @@ def ended(running: Server, how: str) -> None:
 # ---- the official client ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["terminate", "kill"])
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "journal"])
-def test_the_official_client_is_evicted(
-    server: Start, tmp_path: Path, how: str, whole: bool
-) -> None:
-    running = server()
+def test_the_official_client_is_evicted(server: Start, tmp_path: Path, whole: bool) -> None:
+    running, how = server(), "kill" if whole else "terminate"
     with tb.ClientSync(0, running.address) as client:
         client.create_accounts([official_account(1), official_account(2)])
         pay(client, 100)
@@ -206,8 +203,7 @@ def test_a_copy_of_a_living_start_put_back_under_the_next(server: Start, tmp_pat
         assert session.reason(again, frame) == NO_SESSION
 
 
-@pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_original_replies_are_the_same_bytes_in_every_start(server: Start, how: str) -> None:
+def test_original_replies_are_the_same_bytes_in_every_start(server: Start) -> None:
     """Also the context, which names the start that answered first; and it is a good parent."""
     running = server()
     peer, session = with_accounts(running.address)
@@ -216,7 +212,7 @@ def test_original_replies_are_the_same_bytes_in_every_start(server: Start, how: 
     session.ask(peer, Operation.CREATE_TRANSFERS, transfers(1, 3))
     original, contexts = session.reply, set()
     peer.close()
-    for _ in range(3):
+    for how in ("kill", "terminate", "kill"):
         ended(running, how)
         running.restart()
         with Peer(running.address) as again:

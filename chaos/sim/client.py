@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from chaos.sim.network import Connection, Network
 from chaos.sim.server import CLUSTER, RELEASE, Server
 from chaos.sim.world import MS, World
 from ledger import _wire, schema
+from ledger.config import MESSAGE_HEADER_BYTES
 from ledger.schema import SHAPES, EvictionReason, Operation, Verdict
 
 RESEND_NS = 600 * MS
@@ -29,6 +31,7 @@ RECONNECT_NS_MIN = 20 * MS
 RECONNECT_NS_MAX = 1_000 * MS
 SILENCE_RESENDS = 2  # resends without any answer before the connection is given up
 REPLIES_MAX = 64
+SIZE_AT = 96  # of a frame's header
 
 ACCOUNT_CODES = {int(one): one.name.lower() for one in schema.AccountStatus}
 TRANSFER_CODES = {int(one): one.name.lower() for one in schema.TransferStatus}
@@ -58,7 +61,6 @@ class Request:
     epoch: int = 0  # rollbacks of the server before it returned
     timestamp: int = 0
     results: list[bytes] = field(default_factory=list)
-    context: bytes = b""
     abandoned: bool = False
     sends: int = 0
 
@@ -117,7 +119,7 @@ class Client:
         self._lines: dict[Connection, Buffer] = {}  # alive, the newest last
         self._main: Connection | None = None
         self._connects = self._failures = self._silent = 0
-        self._first: dict[bytes, tuple[Request, bytes]] = {}  # by checksum: the reply once seen
+        self._first: dict[bytes, tuple[Request, bytes]] = {}  # by checksum: the reply's frame
 
     def add_session(self) -> Session:
         session = Session(self, f"c{self.index}/session{len(self.sessions)}")
@@ -281,7 +283,7 @@ class Client:
         checksum = fields[_AT["checksum"]]
         before = self._first.get(checksum)
         if before is not None:
-            self._compare(before[0], before[1], fields)
+            self._compare(before[0], before[1], fields, _frame(fields, data))
             return
         request = session.flight
         if request is None or request.frame[:16] != checksum:
@@ -305,10 +307,12 @@ class Client:
         session.renew()
         self._next(session)
 
-    def _compare(self, request: Request, context: bytes, fields: tuple[Any, ...]) -> None:
+    def _compare(
+        self, request: Request, first: bytes, fields: tuple[Any, ...], frame: bytes
+    ) -> None:
         """A second reply to a request that creates says what the first one said."""
         self.world.count("second-reply")
-        if context == fields[_AT["context"]] or request.lost(self.server.rollbacks):
+        if first == frame or request.lost(self.server.rollbacks):
             return
         if request.operation == Operation.REGISTER:
             # Only after its session's end is this right.
@@ -327,8 +331,8 @@ class Client:
         request.returned_ns, request.epoch = self.world.now_ns, len(self.server.rollbacks)
         request.position = fields[_AT["position"]]
         request.timestamp = fields[_AT["timestamp"]]
-        request.context = fields[_AT["context"]]
-        self._first[fields[_AT["checksum"]]] = (request, request.context)
+        frame = _frame(fields, data)
+        self._first[fields[_AT["checksum"]]] = (request, frame)
         if request.operation == Operation.REGISTER:
             session.session = request.position
         else:
@@ -341,14 +345,13 @@ class Client:
                 start += count * size
         if request.creates:
             self._count_codes(request)
-        session.parent = int.from_bytes(request.context, "little")
+        session.parent = int.from_bytes(fields[_AT["context"]], "little")
         session.flight = None
         self.world.note(
             f"c{self.index} returns {request.entry} at {request.position} {request.timestamp}"
-            f" {request.context.hex()}"
+            f" {sha256(frame).hexdigest()[:32]}"
         )
         self._next(session)
-
 
     def _count_codes(self, request: Request) -> None:
         accounts = request.operation == Operation.CREATE_ACCOUNTS
@@ -357,6 +360,12 @@ class Client:
         for result in np.frombuffer(b"".join(request.results), schema.CREATE_RESULT):
             name = f"{what} {names[int(result['status'])]}"
             codes[name] = codes.get(name, 0) + 1
+
+
+def _frame(fields: tuple[Any, ...], data: bytes) -> bytes:
+    """All bytes of a reply."""
+    start = fields[_AT["payload_offset"]] - MESSAGE_HEADER_BYTES
+    return bytes(data[start : start + int.from_bytes(data[start + SIZE_AT :][:4], "little")])
 
 
 class Buffer:
