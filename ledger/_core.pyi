@@ -76,8 +76,9 @@ class Core:
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
         arrivals: array of ARRIVAL, (n,). What creates, or registers, and is not taken now is
-        dropped unanswered; without creates no expiry runs. Returns (arrivals done, answers written from 0 on,
-        why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
+        dropped unanswered; without creates no expiry runs. Returns (arrivals done,
+        answers written from 0 on, why it stopped: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or
+        COLD).
         """
     def expire(self, now_ns: int) -> bool:
         """Run due expiries. True when more are due but the open group is full."""

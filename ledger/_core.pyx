@@ -163,9 +163,8 @@ cdef class Core:
                 bint takes_creates=True, bint takes_registers=True):
         """Answer arrivals[first:count], whose events lie in `buffer`, as far as room goes.
 
-        arrivals: array of ARRIVAL. What creates, or registers, and is not taken now is dropped
-        unanswered; without creates no expiry runs. Returns (arrivals done, answers written, why: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD).
-        """
+        arrivals: array of ARRIVAL. What is not taken now is dropped. Returns (arrivals done,
+        answers written, why: DONE, GROUP_FULL, ANSWERS_FULL, NO_MEMORY or COLD)."""
         cdef Py_buffer data, asked
         cdef request_place_t place
         cdef const arrival_t *arrival

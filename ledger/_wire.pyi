@@ -47,12 +47,12 @@ class Codec:
         behind the one with which they have `reads_max` records to read, or more.
 
         `route` is set in each. `reads` says afterwards how many records the arrivals have to read
-        at the most: each id looked up is one, each filter EVENTS_MAX. Returns (count, consumed, needed, error). `count` arrivals were
-        filled; `consumed` is the
-        offset after the last of them. `needed` is the length of the frame that begins there, 256
-        while its header is not known, 0 when nothing is left: call again at once when that much is
-        there already (it stopped before), else when it has arrived. `error` is 0 or a
-        `schema.WireError`: answer the arrivals, then close the connection.
+        at the most: each id looked up is one, each filter EVENTS_MAX. Returns (count, consumed,
+        needed, error). `count` arrivals were filled; `consumed` is the offset after the last.
+        `needed` is the length of the frame that begins there, 256 while its header is not known, 0
+        when nothing is left: call again at once when that much is there already (it stopped
+        before), else when it has arrived. `error` is 0 or a `schema.WireError`: answer the
+        arrivals, then close the connection.
 
         The verdict of an arrival is REPLY (a request for the core), EVICT with its reason, PONG,
         or DROP. ValueError when the stretch is not inside the buffer or ends beyond 32 bits.

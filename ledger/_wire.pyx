@@ -146,7 +146,7 @@ cdef void store_u128(u128 *to, object value, str name) except *:
 # ---- the server's end ---------------------------------------------------------------------------
 
 cdef inline u64 records_to_read(const arrival_t *arrival) noexcept nogil:
-    """Of a request at the most, as far as its size tells: a filter may walk as far as a full reply."""
+    """Of a request at the most, as far as its size tells: a filter may fill a reply."""
     if arrival.verdict != VERDICT_REPLY:
         return 0
     if arrival.operation in (OPERATION_LOOKUP_ACCOUNTS, OPERATION_LOOKUP_TRANSFERS):

@@ -425,7 +425,7 @@ class Sealer:
 
 
 def _of_the_journal(error: BaseException | None) -> bool:
-    """Whether it says that an old group is damaged, which ends nothing but what needs that group."""
+    """Whether it says that a group is damaged, which ends nothing but what needs that group."""
     return isinstance(error, DataRefused) and not isinstance(error, ColumnDamaged)
 
 

@@ -1,5 +1,5 @@
-"""Many who want the same sealed transfer at once, as a look-up or as a retry of the old payment: all
-are answered, in a book and over sockets, also when nothing else happens afterwards.
+"""Many who want the same sealed transfer at once, as a look-up or as a retry of the old payment:
+all are answered, in a book and over sockets, also when nothing else happens afterwards.
 
 HERD_CALLERS sets how many there are at the most.
 """

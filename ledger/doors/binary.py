@@ -5,9 +5,10 @@ a frame is half arrived or waits for room, as much as has arrived, so ten thousa
 nothing. Bounds: a frame's length, bytes of unfinished frames in all, replies in memory of each peer
 and of all until they are freed, time for each, lines of the log. Who asks much for little (a
 filter, many ids) has a share of each turn of the loop and goes to the end of a line with the rest;
-payments and small reads never wait for those. Backpressure is not reading. When something about a peer's bytes is wrong,
-what came before is answered and the connection closed; a frame that is not exactly right never
-leaves, because clients abort on it. This file knows neither accounts nor the journal.
+payments and small reads never wait for those. Backpressure is not reading. When something about a
+peer's bytes is wrong, what came before is answered and the connection closed; a frame that is not
+exactly right never leaves, because clients abort on it. This file knows neither accounts nor the
+journal.
 """
 
 from __future__ import annotations
@@ -95,11 +96,13 @@ class Door:
         """Whether there is no memory for any reply."""
         return self.reply_bytes > config.UNREAD_BYTES_MAX + config.UNREAD_RESERVE_BYTES
 
-    def admits(self, reads: int, reads_max: int) -> bool:
-        """Whether so many records may be read now; they are counted then."""
+    def admits(self, reads: int, resumed: bool) -> bool:
+        """Whether so many records may be read now; they are counted then. Who is `resumed` may
+        read a little more: what was found for it may be gone in the next turn."""
         if reads <= config.READS_LITTLE:
             return True
-        if self.reply_bytes > config.UNREAD_BYTES_MAX or self._reads >= reads_max:
+        reads_max = config.READS_RESUMED if resumed else config.READS_A_TURN
+        if self._many_replies or self._reads >= reads_max:
             return False
         self._reads += reads
         self._tell_turn()
@@ -247,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._filled += count
         if self._filled >= self._needed:
-            self._process_kept(config.READS_A_TURN)
+            self._process_kept()
             self.hold_new_frames()
         elif self._filled == len(self._kept):
             self._take_memory(self._kept, 0, self._filled, self._needed)
@@ -267,12 +270,12 @@ class Connection(asyncio.BufferedProtocol):
 
     # ---- frames ---------------------------------------------------------------------------------
 
-    def _process_kept(self, reads_max: int) -> None:
+    def _process_kept(self, resumed: bool = False) -> None:
         kept = self._kept
         assert kept is not None
         self._stuck = False
         self._leave_lines()
-        self.process(kept, self._start, self._filled, self._frame_since, reads_max)
+        self.process(kept, self._start, self._filled, self._frame_since, resumed)
 
     def process(
         self,
@@ -280,15 +283,15 @@ class Connection(asyncio.BufferedProtocol):
         start: int,
         end: int,
         since: float | None,
-        reads_max: int = config.READS_A_TURN,
+        resumed: bool = False,
     ) -> None:
         """Take all whole frames of buffer[start:end], the first of which began at `since` (None
         for now), long reads as far as this turn's share goes; keep the rest."""
-        if not self._process(buffer, start, end, since, reads_max) and buffer is self._kept:
+        if not self._process(buffer, start, end, since, resumed) and buffer is self._kept:
             self._drop_kept()
 
     def _process(
-        self, buffer: Bytes, start: int, end: int, since: float | None, reads_max: int
+        self, buffer: Bytes, start: int, end: int, since: float | None, resumed: bool
     ) -> bool:
         """Whether something of it was kept."""
         door = self._door
@@ -301,7 +304,7 @@ class Connection(asyncio.BufferedProtocol):
             if count:
                 since = None
                 reads = door.codec.reads
-                if (shared and reads > config.READS_LITTLE) or not door.admits(reads, reads_max):
+                if (shared and reads > config.READS_LITTLE) or not door.admits(reads, resumed):
                     self._wait(buffer, start, end)
                     door.wait(self)
                     return True
@@ -403,12 +406,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._door.crowded and self._kept is None:
             self.hold_reading()
 
-    def go_on(self, reads_max: int = config.READS_A_TURN) -> None:
+    def go_on(self, resumed: bool = False) -> None:
         """Try again what found no room, and read on."""
         if self._open() is None or self._ending or self._door.draining:
             return
         if self._stuck:
-            self._process_kept(reads_max)
+            self._process_kept(resumed)
         transport = self._open()
         if transport is None or self._stuck or self._reading or self._ending:
             return
@@ -468,7 +471,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._held_bytes + self._unread_bytes > config.SEND_BYTES_MAX
 
     def resume(self) -> None:
-        self.go_on(config.READS_RESUMED)
+        self.go_on(resumed=True)
 
     def refused(self, why: DataRefused) -> None:
         """The first frame that is kept is not answered; those behind it are."""
