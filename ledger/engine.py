@@ -442,8 +442,8 @@ class Engine:
 
     def _rested(self, group: int) -> None:
         self._stamp_asked = False
-        if self.cause is not None:
-            return
+        if self.cause is not None or self._stamped >= self._durable:
+            return  # stopped, or stamped meanwhile, as the last group of a book that was closed
         if group != self._durable or not self.idle or self._log.room().refusal is not None:
             self._ask_stamp()  # while space is short what there is, is for groups
             return

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -245,6 +246,26 @@ def test_reads_of_the_writer_do_not_need_what_others_leave(folder: Path) -> None
         assert ours.taken()[os.getpid()] == 3
     ours.lmdb.reader_check()
     assert ours.crowded is None
+    ours.close()
+
+
+def test_who_finds_no_slot_free_waits_for_one(folder: Path) -> None:
+    ours = environment(folder)
+    done: list[bytes] = []
+
+    def read() -> None:
+        for _ in range(50):
+            with ours.slots.read() as slot:
+                done.append(bytes(slot.get(b"key") or b""))
+
+    readers = [threading.Thread(target=read) for _ in range(3 * SLOTS)]
+    with ours.slots.read(), ours.slots.read():
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    assert done == [b"value"] * 50 * len(readers)
+    assert ours.taken() == {os.getpid(): SLOTS}
     ours.close()
 
 
