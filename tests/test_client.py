@@ -412,7 +412,7 @@ def test_a_client_is_of_one_process(server: Start) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-# ---- where it is called ---------------------------------------------------------------------------
+# ---- where it is called --------------------------------------------------------------------------
 
 
 def test_an_async_client_is_called_in_one_loop_alone(server: Start) -> None:

@@ -156,7 +156,7 @@ def test_an_exception_sent_to_a_thread_is_its_caller_s_alone(book, many):
             except Interrupted:
                 pass
 
-    thread, got = call(safe)
+    thread, _ = call(safe)
     while not ended:
         time.sleep(chance.uniform(0, 0.02 if many else 0.002))
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
