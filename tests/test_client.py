@@ -410,3 +410,54 @@ def test_a_client_is_of_one_process(server: Start) -> None:
                 os._exit(7)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+# ---- where it is called --------------------------------------------------------------------------
+
+
+def test_an_async_client_is_called_in_one_loop_alone(server: Start) -> None:
+    """In another one its request would be sent and executed, and its caller told of an error."""
+    address = server().address
+
+    async def run() -> None:
+        async with AsyncClient(address) as client:
+            await client.create_accounts(accounts())
+            for ask in (
+                lambda: client.create_transfers([transfer(1)]),
+                lambda: client.create_many([transfer(2)]),
+                client.close,
+            ):
+                with pytest.raises(RuntimeError, match="nothing was sent"):
+                    await asyncio.to_thread(lambda ask=ask: asyncio.run(ask()))
+            assert len(await client.lookup_transfers([1, 2])) == 0
+
+    asyncio.run(run())
+
+
+def test_a_finalizer_in_the_client_s_thread_gets_a_clear_error(server: Start) -> None:
+    said: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            client.lookup_accounts([1])
+        except RuntimeError as error:
+            said.append(str(error))
+        done.set()
+
+    with Client(server().address) as client:
+        client.create_accounts(accounts())
+        client._loop.call_soon_threadsafe(ask)
+        assert done.wait(30)
+        assert said and said[0].startswith("called from inside a call")
+        assert posted(client) == 0
+
+
+def test_a_dropped_client_ends_its_thread_with_a_warning(server: Start) -> None:
+    client = Client(server().address)
+    client.create_accounts(accounts())
+    thread = client._thread
+    with pytest.warns(ResourceWarning, match="dropped and not closed"):
+        del client
+    thread.join(30)
+    assert not thread.is_alive()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
+import signal
 import threading
 import time
 
@@ -90,3 +92,26 @@ def test_a_forked_child_makes_others():
     theirs = int(os.read(read, 100))
     os.close(read)
     assert theirs not in (id() + n for n in range(-10, 10))
+
+
+@pytest.mark.timeout(60, method="thread")  # the alarm is taken
+def test_a_handler_that_makes_ids_while_ids_are_made_gets_its_own():
+    made: list[int] = []
+    chance = random.Random(3)
+
+    def handler(*_):
+        made.append(id())
+        made.extend(numbers(ids(3)))
+        if len(made) < 4000:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.0001))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        while len(made) < 4000:
+            made.append(id())
+            made.extend(numbers(ids(2)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(set(made)) == len(made)
