@@ -17,6 +17,7 @@ import msgspec
 
 import ledger
 from chaos.host.beside import Beside
+from chaos.sale.paying import Payer
 from chaos.sale.stage import COMMAND_SECONDS_MAX, LEDGER, Stage
 from chaos.sale.trouble import Trouble
 from ledger.config import Exit
@@ -25,6 +26,8 @@ from ledger.load_report import Options
 
 STOP_SECONDS_MAX = 3.0
 SETTLE_SECONDS = 0.5  # for what was answered before the server died to be told
+BACK_SECONDS_MAX = 10.0
+ROUNDS_MIN = 5  # of payments of all sessions, after which each has had its answer
 FAIL_STOP = (Exit.IO_ERROR, Exit.DATA_REFUSED, Exit.FENCED)
 FIRST_ID = 1 << 100  # of accounts and payments that are not the load generator's
 OTHER_LEDGER = 7
@@ -108,6 +111,8 @@ class RollBack(Trouble, tag="roll-back", kw_only=True):
 
     def end(self, stage: Stage) -> None:
         stage.rolled_back = True
+        if not self._all_know(stage):
+            stage.broken.append(("live", "not everybody paid after the copy was taken"))
         stage.kill()
         stage.until(lambda: False, SETTLE_SECONDS)
         self.accepted = [payer.accepted() for payer in stage.payers]
@@ -120,6 +125,25 @@ class RollBack(Trouble, tag="roll-back", kw_only=True):
             self._living(stage)
             with ledger.Client(stage.server.address, sessions=1) as fresh:
                 self.pay(stage, fresh, 3)
+
+    def _all_know(self, stage: Stage) -> bool:
+        """Wait until every session has been told of something after the copy."""
+
+        def back() -> bool:
+            return all(one.steps[-1].connections == one.options.connections for one in stage.payers)
+
+        if not stage.until(back, BACK_SECONDS_MAX):
+            return False
+        before = [one.accepted() for one in stage.payers]
+        stage.until(lambda: False, SETTLE_SECONDS)
+
+        def paid(payer: Payer, accepted: int) -> bool:
+            options = payer.options
+            round_of_all = options.connections * options.sessions * options.batch
+            return payer.accepted() > accepted + ROUNDS_MIN * round_of_all
+
+        pairs = list(zip(stage.payers, before, strict=True))
+        return stage.until(lambda: all(paid(*pair) for pair in pairs), BACK_SECONDS_MAX)
 
     def _rebuild(self, stage: Stage) -> None:
         journal = stage.directory / "journal"
