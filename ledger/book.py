@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 

@@ -243,8 +243,9 @@ class Link:
         session.resend_at = now + session.interval
         if self._connection is None:
             self._connect()
-        elif self._connection.transport is not None:
-            self._connection.transport.write(session.flight.frame)
+        elif (transport := self._connection.transport) is not None and not transport.is_closing():
+            # One that is closing was lost already: who is told of it sends all again.
+            transport.write(session.flight.frame)
 
     # ---- the pool of sessions -------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from ledger.schema import Operation, Verdict
 TRANSFERS = Operation.CREATE_TRANSFERS
 CREATED = schema.TransferStatus.CREATED
 CLUSTER = 7
+ANSWERED = slice(128, 144)  # of a reply: the checksum of its request
 
 
 class Wire:
@@ -182,6 +183,36 @@ async def test_what_finds_no_room_is_asked_by_its_connection(room: Room) -> None
     room.bench.settle()
     for wire in wires:
         assert await wire.paid() == [CREATED]
+
+
+@in_a_room
+async def test_the_rest_of_a_frame_that_comes_in_the_same_turn_is_put_behind_it(room: Room) -> None:
+    one, two = await room.wires(2)
+    first, second = one.payment(1), one.payment(2)
+    await one.send(first[:300])
+    await one.send(first[300:] + second)
+    await two.send(two.payment(3))
+    room.bench.settle()
+    assert room.lines == []
+    for request in (first, second):
+        assert (await one.frame())[ANSWERED] == request[:16]
+    assert await two.paid() == [CREATED]
+    assert room.door.kept_bytes == 0
+
+
+@in_a_room
+async def test_what_comes_behind_frames_without_room_waits_with_them(room: Room) -> None:
+    [one] = await room.wires(1)
+    room.bench.engine._held_bytes += config.REPLY_BYTES_IN_FLIGHT_MAX + 1
+    first, second = one.payment(1), one.payment(2)
+    await one.send(first)
+    await one.send(second)
+    room.bench.engine._held_bytes -= config.REPLY_BYTES_IN_FLIGHT_MAX + 1
+    room.bench.engine.resume()
+    room.bench.settle()
+    for request in (first, second):
+        assert (await one.frame())[ANSWERED] == request[:16]
+    assert room.door.kept_bytes == 0
 
 
 @in_a_room

@@ -277,6 +277,21 @@ class Connection(asyncio.BufferedProtocol):
         self._leave_lines()
         self.process(kept, self._start, self._filled, self._frame_since, resumed)
 
+    def more(self, buffer: Bytes, start: int, end: int) -> None:
+        """Take what was read behind what has come to be kept since it was asked to be read."""
+        if self._kept is None:
+            self.process(buffer, start, end, None)
+            return
+        read = np.frombuffer(buffer, np.uint8, end - start, start)
+        joined = np.concatenate([self._kept[self._start : self._filled], read])
+        if self._stuck:
+            self._take_memory(joined, 0, len(joined), len(joined))
+            self._door.bound_kept()
+            return
+        since = self._frame_since
+        self._drop_kept()
+        self.process(joined, 0, len(joined), since)
+
     def process(
         self,
         buffer: Bytes,

@@ -61,7 +61,7 @@ class Turn:
         if count >= config.TURN_READ_BYTES or connection.in_turn:
             # Large enough for a call of its own, or the second read of one connection in a turn.
             self.settle()
-            connection.process(self.buffer, start, end, None)
+            connection.more(self.buffer, start, end)
             return
         if not self._pieces:
             self._engine.soon(self.settle)
