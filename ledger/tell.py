@@ -16,20 +16,20 @@ import select
 import sys
 from typing import Any
 
+from ledger.files import occupy_standard_descriptors
+
 STANDARD = {0: "stdin", 1: "stdout", 2: "stderr"}
 LINE_BYTES_MAX = 4096  # that a pipe takes at once when it takes anything
 
 
 def fill_standard_descriptors() -> None:
-    """Let descriptors 0 to 2 be open, to nothing where they are closed.
+    """Let descriptors 0 to 2 be open, to nothing where they are closed, and Python's files of them.
 
-    Else the next file or socket gets one of them: what a library prints goes there, and libuv ends
-    a process that closes one. To be called before anything is opened.
+    Else a socket gets one of them, too, and libuv ends a process that closes one. To be called
+    before anything is opened.
     """
     with contextlib.suppress(OSError):
-        while (opened := os.open(os.devnull, os.O_RDWR)) in STANDARD:
-            os.set_inheritable(opened, True)
-        os.close(opened)
+        occupy_standard_descriptors()
     for descriptor, name in STANDARD.items():
         if getattr(sys, name) is None:
             mode = "r" if descriptor == 0 else "w"
