@@ -22,12 +22,12 @@ from machines import can, python, readable
 from raw import Closed, accounts, opened, posted, serves, transfers, with_accounts
 
 from chaos import shim
-from chaos.machine import cgroup, command, ext4, faketime, limits, tunlink
+from chaos.machine import cgroup, command, ext4, faketime, limits, pidspace, tunlink
 from chaos.process import Server
 from ledger.config import Exit
 from ledger.schema import Operation
 
-SOURCES = [cgroup, ext4, faketime, limits, tunlink]
+SOURCES = [cgroup, ext4, faketime, limits, pidspace, tunlink]
 MIB = 1 << 20
 NS = 10**9
 DAY_NS = 24 * 3600 * NS
