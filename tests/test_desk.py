@@ -24,10 +24,9 @@ import ledger
 from ledger import config, recovery
 from tests.book_calls import CREATED, account, appending, call, fill, held, pay, posted, rows, until
 
-pytestmark = pytest.mark.timeout(300, method="thread")  # the alarm is taken
-
 COUNT = int(os.environ.get("LEDGER_INTERRUPTS", "300"))
 SEED = int(os.environ.get("LEDGER_SEED", "13"))
+pytestmark = pytest.mark.timeout(300 + COUNT // 5, method="thread")  # the alarm is taken
 EXISTS = ledger.TransferStatus.EXISTS
 
 
@@ -71,8 +70,10 @@ def interrupted(seconds, ask):
 
 def settle(book, requests, acknowledged):
     """Ask again for all, as hosts do: each is there once, what was acknowledged was before."""
+    total = 0
     for request in requests:
         ids = request["id"]
+        total += len(ids)
         there = len(book.lookup_transfers(ids))
         assert there in (0, len(ids)), "a request is executed whole or not at all"
         if int(ids[0, 0]) in acknowledged:
@@ -80,7 +81,6 @@ def settle(book, requests, acknowledged):
         assert set(book.create_transfers(request)["status"].tolist()) == {
             EXISTS if there else CREATED
         }
-    total = sum(len(request) for request in requests)
     [first], [second] = book.lookup_accounts([1]), book.lookup_accounts([2])
     assert ledger.int_of(first["debits_posted"]) == total
     assert ledger.int_of(second["credits_posted"]) == total
@@ -131,7 +131,6 @@ def test_an_exception_of_a_signal_s_handler_is_its_caller_s_alone(book, size):
 
 @pytest.mark.parametrize("many", [False, True])
 def test_an_exception_sent_to_a_thread_is_its_caller_s_alone(book, many):
-    """As a worker's soft limit, a debugger or a supervisor sends them: between any two steps."""
     chance, requests, acknowledged = random.Random(SEED), [], set()
     ended: list[bool] = []
     size, ask = (10_000, book.create_many) if many else (1, book.create_transfers)
@@ -264,9 +263,10 @@ def test_a_cancelled_call_ends_at_once_and_is_whole(tmp_path, how):
     chance, requests, acknowledged, cancelled = random.Random(SEED), [], set(), []
 
     async def one():
-        first = len(requests) * 8189 + 1
-        request = rows(range(first, first + 8189))
-        requests.append(request)
+        first = requests[-1].stop if requests else 1
+        full = COUNT <= 1000 or chance.random() < 0.1  # else the disk is what gives out
+        requests.append(range(first, first + (8189 if full else 100)))
+        request = rows(requests[-1])
         seconds = chance.uniform(0, 0.05)
         if how == "timeout":
             try:
@@ -287,7 +287,7 @@ def test_a_cancelled_call_ends_at_once_and_is_whole(tmp_path, how):
             cancelled.append(first)
 
     async def work():
-        while len(cancelled) < COUNT // 3:
+        while len(cancelled) < (COUNT if COUNT > 1000 else COUNT // 3):
             await one()
 
     async def run():
@@ -299,7 +299,7 @@ def test_a_cancelled_call_ends_at_once_and_is_whole(tmp_path, how):
     book = None
     asyncio.run(run())
     with ledger.open(tmp_path / "book") as again:
-        settle(again, requests, acknowledged)
+        settle(again, map(rows, requests), acknowledged)
 
 
 def test_a_cancelled_call_that_waits_for_room_does_nothing(tmp_path):
