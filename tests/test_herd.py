@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,16 +21,12 @@ from chaos.altered import altered
 from chaos.process import Server
 from ledger import config, schema
 from ledger.schema import Operation
-from tests import core_book
-from tests.core_book import pay
-from tests.engine_parts import Asker
-from tests.sealing_parts import WINDOW, Client, Sealing, lookup, paid, statement, statuses
 
 CALLERS = sorted({300, int(os.environ.get("HERD_CALLERS", "1000"))})
 EXISTS = schema.TransferStatus.EXISTS
 WINDOWS_OF = 40  # transfers
 WANTED = 1010  # in the first window
-SECONDS = 60.0
+SECONDS = 30.0
 
 
 @pytest.fixture
@@ -41,48 +37,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def firsts() -> range:
     """Payments that fill many windows begin here."""
     return range(1000, 1500, 50)
-
-
-# ---- moved by hand ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sealing]:
-    monkeypatch.setattr(config, "WINDOW_EVENTS", WINDOW)
-    monkeypatch.setattr(config, "COLD_REQUESTS_MAX", 2)
-    bench = Sealing(tmp_path / "book")
-    bench.accounts(Asker(), core_book.account(1), core_book.account(2))
-    bench.rest()
-    bench.windows(100, 200)
-    yield bench
-    bench.close()
-
-
-def test_who_finds_it_attached_leaves_its_place_to_the_next(bench: Sealing) -> None:
-    herd = [lookup(bench, 101) for _ in range(50)]
-    bench.rest()
-    assert [client.ids() for client in herd] == [[101]] * 50
-    assert max(client.resumed for client in herd) == 1
-
-
-def test_who_wants_something_else_is_not_forgotten_behind_a_herd(bench: Sealing) -> None:
-    wanted = [101 if n % 5 else paid(100, 200)[n // 5 % 8] for n in range(60)]
-    herd = [lookup(bench, id) for id in wanted]
-    payers = [Client(bench, (Operation.CREATE_TRANSFERS, [pay(203)])) for _ in range(9)]
-    read = statement(bench)
-    bench.rest()
-    assert [client.ids() for client in herd] == [[id] for id in wanted]
-    assert [statuses(client) for client in payers] == [[EXISTS]] * 9
-    assert read.ids() == paid(100, 200)
-
-
-def test_a_window_dropped_before_a_herd_is_answered_loses_nobody(bench: Sealing) -> None:
-    herd = [lookup(bench, 101) for _ in range(20)]
-    bench.window(300)
-    bench.runner.finish("seal")
-    herd += [lookup(bench, id) for id in paid(200, 300) * 3]
-    bench.rest()
-    assert [len(client.got) for client in herd] == [1] * len(herd)
 
 
 # ---- in a process -------------------------------------------------------------------------------

@@ -346,6 +346,36 @@ def test_who_is_forgotten_is_not_resumed_and_still_counts(bench: Sealing) -> Non
     assert back.ids() == [100]
 
 
+def test_who_finds_it_attached_leaves_its_place_to_the_next(bench: Sealing) -> None:
+    bench.windows(100, 200)
+    herd = [lookup(bench, 101) for _ in range(50)]
+    bench.rest()
+    assert [client.ids() for client in herd] == [[101]] * 50
+    assert max(client.resumed for client in herd) == 1
+
+
+def test_who_wants_something_else_is_not_forgotten_behind_a_herd(bench: Sealing) -> None:
+    bench.windows(100, 200)
+    wanted = [101 if n % 5 else paid(100, 200)[n // 5 % 8] for n in range(60)]
+    herd = [lookup(bench, id) for id in wanted]
+    payers = [Client(bench, (Operation.CREATE_TRANSFERS, [pay(203)])) for _ in range(9)]
+    read = statement(bench)
+    bench.rest()
+    assert [client.ids() for client in herd] == [[id] for id in wanted]
+    assert [statuses(client) for client in payers] == [[schema.TransferStatus.EXISTS]] * 9
+    assert read.ids() == paid(100, 200)
+
+
+def test_a_window_dropped_before_a_herd_is_answered_loses_nobody(bench: Sealing) -> None:
+    bench.windows(100, 200)
+    herd = [lookup(bench, 101) for _ in range(20)]
+    bench.window(300)
+    bench.runner.finish("seal")
+    herd += [lookup(bench, id) for id in paid(200, 300) * 3]
+    bench.rest()
+    assert [len(client.got) for client in herd] == [1] * len(herd)
+
+
 # ---- damage -------------------------------------------------------------------------------------
 
 
