@@ -237,8 +237,9 @@ def _telling(mark: Mark) -> type[History]:
 
 
 def recover(book: Path, mark: Mark) -> Parts:
-    """The real recovery, with the wall clock standing still."""
+    """The real recovery, with the wall clock standing still and nothing by chance."""
     cast(Any, recovery).time = SimpleNamespace(time_ns=lambda: START_NS)
+    cast(Any, recovery).start_id = lambda: 1  # of a new book's first start
     cast(Any, recovery).History = _telling(mark)
     return recovery.recover(book, accept_clock=True)
 
