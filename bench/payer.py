@@ -80,7 +80,7 @@ class Payer:
             raise RuntimeError("the payers do not end") from None
         if not said:
             raise RuntimeError(f"the payers said nothing: {complaints[-500:]}")
-        self.report = msgspec.json.decode(said, type=load.Report)
+        self.report = msgspec.json.decode(said, type=load.Report, strict=False)
         check(self.report)
 
     def _kill(self) -> None:
