@@ -258,7 +258,7 @@ cdef int request_execute(state_t *s, const u8 *buffer, const arrival_t *arrival,
     answer.operation, answer.verdict = arrival.operation, arrival.verdict
     answer.reason, answer.ping_timestamp = arrival.reason, arrival.ping_timestamp
     answer.position, answer.timestamp = s.position, s.clock
-    answer.start_id = starts_id(s, s.position)
+    answer.start_id = s.start.id
     if arrival.verdict != VERDICT_REPLY:
         return REQUEST_DONE
     return request_dispatch(s, buffer, arrival, place, answer)

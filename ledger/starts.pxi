@@ -16,6 +16,7 @@ cdef inline u64 starts_kept(const state_t *s) noexcept nogil:
 cdef void starts_add(state_t *s, u64 id, u64 position) noexcept nogil:
     cdef start_mark_t *mark = starts_at(s, s.starts_end)
     mark.id, mark.position = id, position
+    s.start = mark[0]
     s.starts_end += 1
 
 cdef inline void starts_record(state_t *s, const start_t *record, u64 position) noexcept nogil:
@@ -24,11 +25,12 @@ cdef inline void starts_record(state_t *s, const start_t *record, u64 position) 
 
 cdef const start_mark_t *starts_owner(const state_t *s, u64 position) noexcept nogil:
     """The start that the position is of; NULL when it is not kept any more."""
-    cdef u64 low = s.starts_end - starts_kept(s), high = s.starts_end, middle
-    if low == high or position < starts_at(s, low).position:
+    cdef u64 low, high = s.starts_end, middle
+    if position >= s.start.position:
+        return &s.start if high else NULL
+    low = high - starts_kept(s)
+    if position < starts_at(s, low).position:
         return NULL
-    if position >= starts_at(s, high - 1).position:
-        return starts_at(s, high - 1)
     while high - low > 1:
         middle = (low + high) // 2
         if starts_at(s, middle).position <= position:

@@ -149,8 +149,9 @@ cdef struct state_t:
     u32 *expiries  # 4-ary heap of hold slots by (expires_at, transfer)
     # sessions
     u32 session_newest, session_oldest, session_max
-    # starts of the server: a ring, by ordinal
+    # starts of the server: a ring, by ordinal, and the newest one
     start_mark_t *starts
+    start_mark_t start
     u64 starts_end, starts_max
     # the open group
     u8 *group
