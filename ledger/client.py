@@ -13,7 +13,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
-from functools import partial
+from concurrent.futures import CancelledError, Future
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -27,6 +27,8 @@ from ledger.schema import Operation
 from ledger.worker import Own, check_outside
 
 T = TypeVar("T")
+
+CLOSED = "the client is closed"
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -155,10 +157,8 @@ class Client(Pages):
     ) -> None:
         self._client = AsyncClient(address, cluster, sessions, timeout)
         self._pid = os.getpid()
-        self._loop = new_loop()
-        self._thread = Own(f"ledger client {address}", partial(_serve, self._loop))
-        self._thread.start()
-        finalizer = weakref.finalize(self, _dropped, self._client, self._loop, self._pid)
+        self._service = _Service(f"ledger client {address}")
+        finalizer = weakref.finalize(self, _dropped, self._client, self._service, self._pid)
         finalizer.atexit = False
 
     @property
@@ -174,14 +174,7 @@ class Client(Pages):
         if os.getpid() != self._pid:
             raise WrongProcess("the client was made by another process: make one after the fork")
         check_outside()  # a finalizer in the loop's thread would wait for itself
-        if self._loop.is_closed():
-            raise LedgerError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._service.run(call)
 
     def _ask(self, operation: Operation, events: Rows, timeout: float | None) -> Rows:
         return self._run(lambda: self._client._ask(operation, events, timeout))
@@ -192,13 +185,13 @@ class Client(Pages):
 
     def close(self) -> None:
         """End the connection and the thread. Calls under way in other threads raise."""
-        if self._loop.is_closed() or os.getpid() != self._pid:
+        if self._service.over or os.getpid() != self._pid:
             return
         try:
             self._run(self._client.close)
         finally:
-            _stop(self._loop)
-        self._thread.join()
+            self._service.stop()
+        self._service.thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -207,22 +200,65 @@ class Client(Pages):
         self.close()
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+class _Service:
+    """An event loop in a thread of its own, and whoever waits for what it does."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = new_loop()
+        self.over = False
+        self._waiting: set[Future[Any]] = set()
+        self.thread = Own(name, self._serve)
+        self.thread.start()
+
+    def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the coroutine returns or raises; LedgerError when the loop is over before."""
+        coroutine = call()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise LedgerError(CLOSED) from None
+        self._waiting.add(future)
+        try:
+            if self.over:  # it may have looked for who waits a moment before
+                future.cancel()
+            return future.result()
+        except CancelledError:
+            raise LedgerError(CLOSED) from None
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            self._waiting.discard(future)
+
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _serve(self) -> None:
+        try:
+            self.loop.run_forever()
+            self.loop.run_until_complete(_end_others())
+        finally:
+            self.loop.close()
+            self.over = True
+            for future in list(self._waiting):
+                future.cancel()
 
 
-def _stop(loop: asyncio.AbstractEventLoop) -> None:
-    with contextlib.suppress(RuntimeError):  # it is closed already
-        loop.call_soon_threadsafe(loop.stop)
+async def _end_others() -> None:
+    """Cancel what still runs in this loop, and wait for its end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
-def _dropped(client: AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _dropped(client: AsyncClient, service: _Service, pid: int) -> None:
     """A Client is gone that nobody has closed: its connection and its thread end."""
-    if os.getpid() != pid or loop.is_closed():
+    if os.getpid() != pid or service.over:
         return
+    loop = service.loop
 
     def end() -> None:
         closing = loop.create_task(client.close())

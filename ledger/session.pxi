@@ -98,6 +98,7 @@ cdef u8 session_judge(state_t *s, const arrival_t *arrival, u32 *found,
         if registers:
             return VERDICT_REPLY
         answer.reason = EVICT_NO_SESSION
+        answer.lost = arrival.parent != 0 and not starts_hold(s, arrival.parent)
         return VERDICT_EVICT
     session = session_at(s, index)
     if not registers:

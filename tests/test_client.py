@@ -7,6 +7,8 @@ call returns must be what the ledger did. A proxy of real sockets does the cutti
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -447,16 +449,42 @@ def test_a_finalizer_in_the_client_s_thread_gets_a_clear_error(server: Start) ->
 
     with Client(server().address) as client:
         client.create_accounts(accounts())
-        client._loop.call_soon_threadsafe(ask)
+        client._service.loop.call_soon_threadsafe(ask)
         assert done.wait(30)
         assert said and said[0].startswith("called from inside a call")
         assert posted(client) == 0
 
 
+def test_every_call_ends_when_another_thread_closes_the_client(server: Start) -> None:
+    address = server().address
+    numbers = itertools.count(1)
+    with Client(address) as client:
+        client.create_accounts(accounts())
+    for _ in range(10):
+        client = Client(address)
+        began = threading.Semaphore(0)
+
+        def pay(client: Client = client, began: threading.Semaphore = began) -> None:
+            with contextlib.suppress(LedgerError, ConnectionError):
+                while True:
+                    began.release()
+                    client.create_transfers(transfers(next(numbers) * 1_000, 500))
+
+        payers = [threading.Thread(target=pay, daemon=True) for _ in range(12)]
+        for payer in payers:
+            payer.start()
+        for _ in range(24):
+            began.acquire()
+        client.close()
+        for payer in payers:
+            payer.join(30)
+        assert not [payer for payer in payers if payer.is_alive()]
+
+
 def test_a_dropped_client_ends_its_thread_with_a_warning(server: Start) -> None:
     client = Client(server().address)
     client.create_accounts(accounts())
-    thread = client._thread
+    thread = client._service.thread
     with pytest.warns(ResourceWarning, match="dropped and not closed"):
         del client
     thread.join(30)
