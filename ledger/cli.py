@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +113,7 @@ def serve(
     accept_clock: bool,
     allow_plaintext: bool,
 ) -> int:
+    _end_while_it_starts()
     from ledger import server
 
     def listening(host: str, port: int) -> None:
@@ -259,6 +262,14 @@ def load(address: str, as_json: bool, **options: Any) -> int:
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return room.main(chosen, as_json)
+
+
+def _end_while_it_starts() -> None:
+    """Let SIGTERM and SIGINT end a server that has nothing open yet. The system drops what process
+    1, that of a container, has no handler for, and to import takes a moment."""
+    with contextlib.suppress(ValueError):  # in another thread than the main one
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(Exit.OK))
 
 
 # ---- progress, results and errors ---------------------------------------------------------------

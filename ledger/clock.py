@@ -82,7 +82,10 @@ class Clock:
             f"({_date(last_ns)})"
         )
         if not accept:
-            raise ClockRefused(f"{ahead}: if the wall clock is right, start with --accept-clock")
+            raise ClockRefused(
+                f"{ahead}: if the wall clock is right, accept it with --accept-clock, or in a"
+                " program with accept_clock=True"
+            )
         return f"{ahead}: accepted"
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
@@ -84,8 +85,10 @@ def serve(
     # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
     sys.setswitchinterval(config.SWITCH_SECONDS)
     on_sigbus(
-        f"ledger: {directory}/journal/data.mdb or a file of {directory}/state was cut short or"
-        " replaced while it was served, or its disk failed (SIGBUS)\n".encode()
+        os.fsencode(
+            f"ledger: {directory}/journal/data.mdb or a file of {directory}/state was cut short or"
+            " replaced while it was served, or its disk failed (SIGBUS)\n"
+        )
     )
     server = _Server(directory, cluster, accept_clock, on_progress, on_warning)
     server.connections_max = min(config.CONNECTIONS_MAX, descriptors - config.DESCRIPTORS_KEPT)

@@ -279,3 +279,16 @@ def stopped_child(pid: int) -> int:
             if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T":
                 return child
     raise AssertionError(f"process {pid} has no child that has stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_has_nothing_open_yet_ends_when_it_is_asked(number: signal.Signals) -> None:
+    """The system drops these for process 1 of a container, unless it has said what to do."""
+    code = (
+        "import signal; from ledger import cli; cli._end_while_it_starts();"
+        " print('ready', flush=True); signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(30) == 0

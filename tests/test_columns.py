@@ -175,9 +175,9 @@ def test_columns_of_the_ledger_have_their_lengths():
     assert _columns.RECORD_BYTES == {
         _columns.IDS: 16, _columns.RESOLUTIONS: 16, _columns.ROWS: 16, _columns.BALANCES: 96,
         _columns.BLOCKS: 48, _columns.PANELS: 4064, _columns.ACCOUNTS: 128, _columns.HOLDS: 160,
-        _columns.SESSIONS: 128,
+        _columns.SESSIONS: 128, _columns.STARTS: 16,
     }  # fmt: skip
-    assert [*_columns.RECORD_BYTES] == [1, 2, 3, 4, 5, 6, 16, 17, 18]
+    assert [*_columns.RECORD_BYTES] == [1, 2, 3, 4, 5, 6, 16, 17, 18, 19]
 
 
 @pytest.mark.parametrize(
@@ -593,7 +593,7 @@ def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         ColumnFile(tmp_path / "none")
     assert error.value.filename == str(tmp_path / "none")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(DataRefused, match="not a file"):
         ColumnFile(tmp_path)
     (tmp_path / "empty").touch()
     with pytest.raises(DataRefused, match="empty: too short for a column file"):

@@ -19,9 +19,10 @@ import ledger
 from chaos import shim
 from chaos.altered import altered
 from chaos.process import Server
-from ledger import _check, config, group, journal
+from ledger import _check, config, group
 from ledger import server as server_module
 from ledger.journal import Journal
+from ledger.reading import data_path
 from ledger.runner import LoopRunner
 from ledger.scrub import Scrub
 from tests.book_calls import account, pay, rows
@@ -103,7 +104,7 @@ def test_a_group_that_is_whole_and_another_is_told_by_its_digest(book: Path) -> 
     changed = bytearray(body)
     at = changed.index((1005).to_bytes(16, "little")) + 96
     changed[at] ^= 1  # its user data: every check is made anew, the digest is not
-    path = str(journal._data_path(book).parent)
+    path = str(data_path(book).parent)
     with lmdb.open(path, map_size=1 << 30) as environment, environment.begin(write=True) as writer:
         key = number.to_bytes(8, "big")
         value = bytearray(writer.get(key))
