@@ -249,8 +249,12 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule()
     def hand_over(self) -> None:
+        """The turn that the engine asked for. It asks for none while an append is under way: then
+        whoever tells it of that append sees to what is open."""
+        asked = bool(self.runner.callbacks)
         self.runner.turn()
-        self.model.close_group()
+        if asked:
+            self.model.close_group()
 
     @precondition(lambda self: self.runner.jobs)
     @rule(free=st.booleans())
