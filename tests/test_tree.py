@@ -1,4 +1,4 @@
-"""Tests of the walk over LMDB's trees: a file that LMDB would damage by its next write is refused."""
+"""Tests of the walk over LMDB's trees: what LMDB's next write would damage is refused."""
 
 from __future__ import annotations
 
@@ -103,6 +103,22 @@ def test_a_page_of_a_tree_that_is_free(image: Image, page: Callable[[Image], int
     number = page(image)
     image.call_free(number)
     refused(image, f"page {number} of ")
+
+
+def test_a_group_on_a_page_that_is_free(tmp_path: Path) -> None:
+    """One bit of the list, and the next payment is written over an old one."""
+    book = books.write(tmp_path / "book", books.paid(30, 20))
+    image = Image(book / "journal" / "data.mdb")
+    with LmdbFile(image.path) as file:
+        found = file.find((3).to_bytes(8, "big"))
+    assert found is not None
+    page = found[0] // PAGE
+    assert image.kind(page) == OVERFLOW
+    image.call_free(page)
+    image.write()
+    fault = verify(book).fault
+    assert fault is not None and fault.group == 3 and f"lies on page {page} of" in fault.why
+    assert "which is in the list of free pages" in fault.why
 
 
 def test_a_page_that_two_lead_to(image: Image) -> None:
