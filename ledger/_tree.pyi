@@ -14,4 +14,8 @@ def last_key(descriptor: int, snapshot: int) -> bytes:
     """The last key of a tree that has one."""
 
 def free_pages(descriptor: int, snapshot: int) -> NDArray[np.uint64]:
-    """The numbers of the pages that nothing is on, ascending."""
+    """The numbers of the pages that LMDB holds for free, ascending.
+
+    Both trees are walked: no page of theirs is free, and no page is used twice. For a file that
+    nobody writes to. Whether a value is on a free page is left to who reads the values.
+    """

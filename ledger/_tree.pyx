@@ -9,7 +9,7 @@ Nothing here knows what a value holds.
 
 from libc cimport errno
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from ledger.record cimport *
 
@@ -21,8 +21,11 @@ from ledger.errors import DataRefused
 
 cdef extern from "lmdb_file.h" nogil:
     enum:
-        LMDB_DEPTH_MAX, LMDB_PAGE_BYTES_MAX, LMDB_PAGE_BYTES_MIN
+        LMDB_DEPTH_MAX, LMDB_NODE_APART, LMDB_PAGE_BYTES_MAX, LMDB_PAGE_BYTES_MIN
     u64 LMDB_PAGES_MAX
+    ctypedef struct lmdb_page_t:
+        u16 upper
+        u32 pages
     ctypedef struct lmdb_tree_t:
         u32 page_bytes
         u16 flags, depth
@@ -33,7 +36,7 @@ cdef extern from "lmdb_file.h" nogil:
     ctypedef struct lmdb_node_t:
         u16 low, high, flags, key_bytes
     ctypedef struct lmdb_value_t:
-        u64 at, bytes
+        u64 at, bytes, page
     ctypedef struct lmdb_file_t:
         u64 page_bytes, page_last, root, depth
         u64[LMDB_DEPTH_MAX] held
@@ -46,6 +49,8 @@ cdef extern from "lmdb_file.h" nogil:
                    u64 *key_at)
     bint lmdb_value(const lmdb_file_t *file, const u8 *page, const lmdb_node_t *node, u64 value_at,
                     lmdb_value_t *value)
+    u64 lmdb_pages(const lmdb_file_t *file, const lmdb_value_t *value)
+    bint lmdb_begins(const lmdb_file_t *file, const lmdb_value_t *value, const void *before)
 
 METAS_READ_MAX = 100  # until two readings of the meta pages in a row agree
 
@@ -92,6 +97,38 @@ def newest(int descriptor):
     return meta.snapshot, meta.free.page_bytes, meta.page_last, meta.main.entries
 
 
+cdef class Claims:
+    """A bit for each page of the file: what has been seen on it."""
+    cdef u64 page_last
+    cdef u8[::1] used, trees
+
+    def __cinit__(self, u64 page_last):
+        self.page_last = page_last
+        self.used = numpy.zeros(page_last // 8 + 1, numpy.uint8)
+        self.trees = numpy.zeros(page_last // 8 + 1, numpy.uint8)
+
+    cdef bint claim(self, u64 first, u64 count, bint of_tree) except 0:
+        """Pages that nothing else may be on; `of_tree`: the trees' own, or of a list."""
+        cdef u64 page
+        if first < 2 or first > self.page_last or count > self.page_last + 1 - first:
+            raise DataRefused(f"pages {first} to {first + count - 1} are not all there")
+        for page in range(first, first + count):
+            if self.used[page // 8] >> (page % 8) & 1:
+                raise DataRefused(f"page {page} is used twice")
+            self.used[page // 8] |= 1 << (page % 8)
+            if of_tree:
+                self.trees[page // 8] |= 1 << (page % 8)
+        return True
+
+    cdef bint check_free(self, const u64[::1] pages) except 0:
+        """That no tree has one of the pages; whose values lie on them is the caller's to ask."""
+        cdef Py_ssize_t i
+        for i in range(pages.shape[0]):
+            if self.trees[pages[i] // 8] >> (pages[i] % 8) & 1:
+                raise DataRefused(f"page {pages[i]} of a tree is in the list of free pages")
+        return True
+
+
 cdef class Walk:
     """A tree of a snapshot, level by level."""
     cdef lmdb_file_t *file
@@ -135,25 +172,71 @@ cdef class Walk:
             raise DataRefused(f"page {self.file.held[level]}: node {index} reaches beyond it")
         return key_at
 
-    cdef values(self, u64 level, u64 number, list found):
-        """Every value below a page, in order."""
+    cdef claim(self, u64 level, u64 number, Claims claims, list lists):
+        """Every page below a page, and into `lists`, where there are any, every value in order."""
         cdef lmdb_node_t node
         cdef lmdb_value_t value
         cdef u64 i, key_at
         cdef u64 count = self.nodes(level, number)
+        claims.claim(number, 1, True)
+        self.check_room(level, count)
         for i in range(count):
             key_at = self.node(level, i, &node)
             if level + 1 < self.file.depth:
-                self.values(level + 1, page_below(&node), found)
+                self.claim(level + 1, page_below(&node), claims, lists)
                 continue
             if not lmdb_value(self.file, self.file.pages[level], &node, key_at + node.key_bytes,
                               &value):
                 raise DataRefused(f"page {number}: value {i} reaches beyond it")
-            if len(found) == self.entries:
-                raise DataRefused(f"there are more lists of free pages than {self.entries}")
-            words = numpy.empty(value.bytes // sizeof(u64), numpy.uint64)
-            self.read(words.view(numpy.uint8), value.at)
-            found.append(words)
+            if lists is not None:
+                self.take_list(&value, claims, lists)
+            elif value.page != 0:
+                claims.claim(value.page, lmdb_pages(self.file, &value), False)
+
+    cdef check_room(self, u64 level, u64 count):
+        """That the nodes fill a page from `upper` to its end: LMDB puts the next one before it."""
+        cdef u8[LMDB_PAGE_BYTES_MAX] taken
+        cdef lmdb_page_t page
+        cdef lmdb_node_t node
+        cdef u64 i, at, size, sum_ = 0, number = self.file.held[level]
+        cdef u64 page_bytes = self.file.page_bytes, lowest = page_bytes
+        memcpy(&page, self.file.pages[level], sizeof(page))
+        memset(taken, 0, page_bytes)
+        for i in range(count):
+            at = self.node(level, i, &node) - sizeof(node)
+            size = sizeof(node) + node.key_bytes
+            if level + 1 == self.file.depth:
+                if node.flags & LMDB_NODE_APART:
+                    size += sizeof(u64)
+                else:
+                    size += node.low | <u64>node.high << 16
+            size += size & 1
+            if at + size > page_bytes or memchr(taken + at, 1, size) != NULL:
+                raise DataRefused(f"page {number}: node {i} is not on room of its own")
+            memset(taken + at, 1, size)
+            sum_ += size
+            lowest = min(lowest, at)
+        if page.upper != lowest or sum_ != page_bytes - lowest:
+            raise DataRefused(f"page {number}: its nodes do not begin where it says")
+
+    cdef take_list(self, lmdb_value_t *value, Claims claims, list lists):
+        """A list of free pages; LMDB needs it to descend, and gives back pages as it says them."""
+        cdef lmdb_page_t page
+        if len(lists) == self.entries:
+            raise DataRefused(f"there are more lists of free pages than {self.entries}")
+        if value.page != 0:
+            self.read(<u8[:sizeof(page)]><u8 *>&page, value.page * self.file.page_bytes)
+            if not lmdb_begins(self.file, value, &page):
+                raise DataRefused(f"page {value.page} does not begin a list of free pages")
+            claims.claim(value.page, page.pages, True)
+        words = numpy.empty(value.bytes // sizeof(u64), numpy.uint64)
+        self.read(words.view(numpy.uint8), value.at)
+        if len(words) == 0 or len(words) < 1 + int(words[0]):
+            raise DataRefused("a list of free pages is shorter than it says")
+        pages = words[1:1 + int(words[0])]
+        if (pages[1:] >= pages[:-1]).any():
+            raise DataRefused("a list of free pages does not descend")
+        lists.append(pages)
 
     cdef read(self, u8[::1] to, u64 at):
         errno.errno = 0
@@ -180,18 +263,17 @@ def last_key(int descriptor, u64 snapshot) -> bytes:
 
 
 def free_pages(int descriptor, u64 snapshot):
+    cdef Walk main = Walk(descriptor, snapshot)
     cdef Walk walk = Walk(descriptor, snapshot, True)
+    cdef Claims claims = Claims(walk.file.page_last)
     lists = []
     if walk.file.depth > 0:
-        walk.values(0, walk.file.root, lists)
-    free_of = []
-    for words in lists:
-        if len(words) == 0 or len(words) < 1 + int(words[0]):
-            raise DataRefused("a list of free pages is shorter than it says")
-        free_of.append(words[1:1 + int(words[0])])
-    pages = numpy.sort(numpy.concatenate(free_of)) if free_of else numpy.empty(0, numpy.uint64)
+        walk.claim(0, walk.file.root, claims, lists)
+    pages = numpy.sort(numpy.concatenate(lists)) if lists else numpy.empty(0, numpy.uint64)
     if len(pages) and (pages[0] < 2 or pages[len(pages) - 1] > walk.file.page_last):
         raise DataRefused("the list of free pages names pages that are not there")
     if (numpy.diff(pages) == 0).any():
         raise DataRefused("the list of free pages names a page twice")
+    main.claim(0, main.file.root, claims, None)
+    claims.check_free(pages)
     return pages

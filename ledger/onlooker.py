@@ -174,7 +174,7 @@ class Onlooker(Reading):
         self._end = End(number, header.position_last, header.clock_after, digest)
 
     def check_free_pages(self) -> None:
-        """From now on refuse a group that lies on a page which the next commit may write to.
+        """Refuse trees that the next commit would damage, and from now on such groups.
 
         For a journal that nobody writes: what is free changes with each commit.
         """

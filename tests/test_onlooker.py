@@ -10,15 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
-import numpy as np
 import pytest
 
 from chaos.small_disk import SmallDisk
-from ledger import _tree, onlooker
+from ledger import onlooker
 from ledger import verify as verify_module
 from ledger.config import Exit
 from ledger.errors import DataRefused, DirectoryInUse, DirectoryNotReadable
@@ -207,53 +205,6 @@ def test_a_group_that_no_page_leads_to(book: Path) -> None:
     fault = verify(book).fault
     assert fault is not None and (fault.group, fault.position > 1) == (2, True)
     assert f"no page of {data(book)} leads to it" in fault.why
-
-
-def test_a_group_on_a_page_that_is_free(book: Path, groups: books.Groups) -> None:
-    """One bit of LMDB's free list, and the next payment is written over an old one."""
-    for _ in appended(book, groups, 20):
-        pass
-    with LmdbFile(data(book)) as file:
-        free, snapshot = file.free_pages(), file._snapshot
-        key = file.find((3).to_bytes(8, "big"))
-    assert key is not None and len(free) > 0
-    page = key[0] // PAGE_BYTES
-    assert page not in free
-    whole = data(book).read_bytes()
-    listed = int(free[-1]).to_bytes(8, "little")
-    with data(book).open("r+b") as opened:
-        at = -1
-        while (at := whole.find(listed, at + 1)) >= 0:
-            opened.seek(at)
-            opened.write(page.to_bytes(8, "little"))
-            opened.flush()
-            with contextmanaged(data(book)) as descriptor:
-                changed = _free_or_none(descriptor, snapshot)
-            if changed is not None and page in changed:
-                break
-            opened.seek(at)
-            opened.write(listed)
-            opened.flush()
-        assert at >= 0
-    fault = verify(book).fault
-    assert fault is not None and f"lies on page {page} of" in fault.why
-    assert "which is in the list of free pages" in fault.why
-
-
-@contextmanager
-def contextmanaged(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _free_or_none(descriptor: int, snapshot: int) -> np.ndarray | None:
-    try:
-        return _tree.free_pages(descriptor, snapshot)
-    except DataRefused:
-        return None
 
 
 def test_free_pages_are_those_of_the_library(tmp_path: Path) -> None:

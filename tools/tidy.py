@@ -133,7 +133,7 @@ COVERED: dict[str, str] = {
     "tables.h": "test_schema.py",
     "aegis.h": "test_check.py",
     "blocks.h": "test_check.py",
-    "lock.py": "test_journal.py", "_tree.pyx": "test_onlooker.py",
+    "lock.py": "test_journal.py",
     "u128.h": "test_table.py",
     "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
