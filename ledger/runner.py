@@ -248,6 +248,9 @@ class ThreadRunner(_Runner):
         self.alone = False
 
     def run(self, job: Callback, done: Done) -> None:
+        if self._here is not None:  # a second job in one turn: who is not alone any more
+            before, self._here = self._here, None
+            super().run(*before)
         # In order: all that the journal's thread was given must be done and told.
         if self.alone and self._handed == self._finished and self._put.empty():
             self._here = (job, done)

@@ -144,6 +144,23 @@ def test_a_lone_job_needs_no_other_thread_and_never_overtakes_one(runner):
     assert [one for one in told if one != "told"] == [("ran", "test-journal")] * 2
 
 
+@pytest.mark.parametrize("then", [True, False], ids=["a lone one", "one among others"])
+def test_jobs_of_one_turn_are_done_in_order(runner, then):
+    """A group that is full and the one that follows it: the second is appended after the first."""
+    done, finished = [], threading.Semaphore(0)
+
+    def ask():
+        runner.alone = True
+        runner.run(lambda: done.append(1), lambda error: finished.release())
+        runner.alone = then
+        runner.run(lambda: done.append(2), lambda error: finished.release())
+
+    runner.put(ask)
+    for _ in range(2):
+        assert finished.acquire(timeout=30)
+    assert done == [1, 2]
+
+
 def test_a_wake_comes_and_a_new_one_takes_the_place_of_the_last(runner):
     woken, told = [], threading.Event()
 
