@@ -350,6 +350,7 @@ class _Outside:
         """Wait for a place; whether there was one in time."""
         place: asyncio.Future[bool] = self._loop.create_future()
         self._waiting[place] = None
+        self._fill()
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(_seconds(timeout), self._answer, place, False)
@@ -370,7 +371,10 @@ class _Outside:
             self._let_in += is_one
 
     def _fill(self) -> None:
-        """Let in as many as there are places."""
+        """Let in as many as there are places. Who still waits is let in when others leave, or when
+        the desk tells: what takes the places may be nothing that somebody is told of."""
+        # Before the look: the turn that frees a place after it finds this set.
+        self._desk.wanted = bool(self._waiting)
         while self._waiting and self._let_in < self._desk.places:
             self._answer(next(iter(self._waiting)), True)
 

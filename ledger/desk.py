@@ -119,6 +119,8 @@ class Call(Ask):
     def abandon(self) -> None:
         """Its caller is gone, by an exception in any place. From the caller's thread."""
         self._abandoned = True
+        if self.settled:
+            return
         self._desk.put(lambda: self.give_up(Busy("its caller is gone")))
 
     def _try(self) -> None:
@@ -199,7 +201,8 @@ class Call(Ask):
 class Desk:
     """One book: what is open of it, and the thread that it lives in from `start` to its end.
 
-    tell: what is called there with all that a turn has settled of the Asks without a wake.
+    tell: what is called there with all that a turn has settled of the Asks without a wake, and
+    once there are places after somebody has set `wanted`.
     """
 
     def __init__(self, path: Path, cluster: int, accept_clock: bool) -> None:
@@ -213,6 +216,7 @@ class Desk:
         self.closed = False  # whether nothing is taken any more
         self.ended = False  # whether all of it is released
         self.told: list[Ask] = []
+        self.wanted = False  # whether somebody waits to be told that there are places
         self.unaccepted: dict[Call, None] = {}
         # What is to be done once all that was accepted is durable, or the engine has stopped.
         self._at_rest: list[tuple[Ask, Callable[[Ask], None]]] = []
@@ -311,7 +315,10 @@ class Desk:
         self._tell_settled()
 
     def _tell_settled(self) -> None:
-        if self.told and self.tell is not None:
+        is_wanted = self.wanted and self.places > 0
+        if (self.told or is_wanted) and self.tell is not None:
+            if is_wanted:
+                self.wanted = False  # before it is told: who finds no place wants one again
             told, self.told = self.told, []
             self.tell(told)
 
