@@ -117,8 +117,9 @@ class Book(_Door[Rows], Pages):
                 if len(waiting) == config.PIECES_AHEAD_MAX:
                     found.append(self._end(*waiting[0], None))
                     waiting.popleft()
-                waiting.append(self._begin(operation, piece, None, before))
+                waiting.append(self._new_call(operation, piece, None, before))
                 before = waiting[-1][0]
+                self._desk.put_ask(before, before.begin)
             while waiting:
                 found.append(self._end(*waiting[0], None))
                 waiting.popleft()
@@ -129,31 +130,32 @@ class Book(_Door[Rows], Pages):
         return np.concatenate(found)
 
     def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        return self._end(*self._begin(operation, records, timeout), timeout)
+        call, done = self._new_call(operation, records, timeout)
+        try:
+            self._desk.put_ask(call, call.begin)
+            return self._end(call, done, timeout)
+        except BaseException:
+            call.abandon()
+            raise
 
-    def _begin(
+    def _new_call(
         self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
     ) -> tuple[Call, threading.Lock]:
+        """Who makes it puts it, where an interrupt from then on abandons it."""
         desk = self._desk
         desk.check()
         if desk.places <= 0:
             self._wait_for_place(timeout)
         done = threading.Lock()
         done.acquire()
-        call = Call(desk, done.release, operation, records, before)
-        desk.put_ask(call, call.begin)
-        return call, done
+        return Call(desk, done.release, operation, records, before), done
 
     def _end(self, call: Call, done: threading.Lock, timeout: float | None) -> Rows:
-        try:
-            if timeout is None:
-                done.acquire()
-            elif not done.acquire(timeout=_seconds(timeout)):
-                self._desk.put(partial(call.give_up, _busy(timeout)))
-                done.acquire()
-        except BaseException:
-            call.abandon()
-            raise
+        if timeout is None:
+            done.acquire()
+        elif not done.acquire(timeout=_seconds(timeout)):
+            self._desk.put(partial(call.give_up, _busy(timeout)))
+            done.acquire()
         results: Rows = call.result()
         return results
 
@@ -237,8 +239,9 @@ class AsyncBook(_Door[Awaited], AsyncPages):
                 if len(waiting) == config.PIECES_AHEAD_MAX:
                     found.append(await waiting[0].future)
                     waiting.popleft()
-                before = await self._begin(operation, piece, None, before)
+                before = await self._new_call(operation, piece, None, before)
                 waiting.append(before)
+                self._desk.put_ask(before, before.begin)
             while waiting:
                 found.append(await waiting[0].future)
                 waiting.popleft()
@@ -250,14 +253,15 @@ class AsyncBook(_Door[Awaited], AsyncPages):
         return np.concatenate(found)
 
     async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        call = await self._begin(operation, records, timeout)
+        call = await self._new_call(operation, records, timeout)
         timer = None
-        if timeout is not None:
-            busy = partial(call.give_up, _busy(timeout))
-            timer = self._loop.call_later(_seconds(timeout), self._desk.put, busy)
         try:
+            self._desk.put_ask(call, call.begin)
+            if timeout is not None:
+                busy = partial(call.give_up, _busy(timeout))
+                timer = self._loop.call_later(_seconds(timeout), self._desk.put, busy)
             results: Rows = await call.future
-        except asyncio.CancelledError:
+        except BaseException:
             call.abandon()
             raise
         finally:
@@ -265,7 +269,7 @@ class AsyncBook(_Door[Awaited], AsyncPages):
                 timer.cancel()
         return results
 
-    async def _begin(
+    async def _new_call(
         self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
     ) -> Call:
         self._check()
@@ -275,7 +279,6 @@ class AsyncBook(_Door[Awaited], AsyncPages):
             self._check()
         call = Call(self._desk, None, operation, records, before)
         call.future = self._loop.create_future()
-        self._desk.put_ask(call, call.begin)
         return call
 
     def _check(self) -> None:

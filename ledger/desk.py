@@ -109,7 +109,8 @@ class Call(Ask):
             self._fail(before.error)
             return
         self._desk.unaccepted[self] = None
-        self._try()
+        if not self._desk.holds(self):
+            self._try()
 
     def give_up(self, why: Exception) -> None:
         """Its caller does not wait for room any longer. What is accepted goes on."""
@@ -161,6 +162,7 @@ class Call(Ask):
     def _leave(self) -> None:
         """It waits for acceptance no more: who comes after it may try."""
         self._desk.unaccepted.pop(self, None)
+        self._desk.held.pop(self, None)
         following, self._next = self._next, None
         if following is not None:
             self._desk.put(following.begin)
@@ -218,10 +220,12 @@ class Desk:
         self.told: list[Ask] = []
         self.wanted = False  # whether somebody waits to be told that there are places
         self.unaccepted: dict[Call, None] = {}
+        self.held: dict[Call, None] = {}  # of these, whom those who wait for a rest hold up
         # What is to be done once all that was accepted is durable, or the engine has stopped.
         self._at_rest: list[tuple[Ask, Callable[[Ask], None]]] = []
         self._closing: list[Ask] = []
         self._over = False
+        self._starting = False  # until the thread has begun
         self.thread = Own("ledger-engine", self._live)
 
     # ---- for callers, in any thread -------------------------------------------------------------
@@ -266,7 +270,12 @@ class Desk:
         """Open the book and settle `opening` when it can be used. RuntimeError when the system
         gives no thread."""
         self.put(lambda: self._open(opening))
-        self.thread.start()
+        self._starting = True
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self._starting = False
+            raise
 
     def close(self, closing: Ask) -> bool:
         """Settle `closing` when all that was accepted is durable and the book released; what is
@@ -282,16 +291,20 @@ class Desk:
         for ever, and not in a thread that it needs for that."""
         released = threading.Lock()
         released.acquire()
-        waits = self.close(Ask(self, released.release)) and self.thread.is_alive()
+        # Whose start was interrupted is about to be alive, or never will be.
+        is_there = self.thread.is_alive() or self._starting
+        waits = self.close(Ask(self, released.release)) and is_there
         if not isinstance(threading.current_thread(), Own):
             if waits:
                 released.acquire(timeout=config.CLOSE_SECONDS_MAX)
+                self._starting = False
             if self.ended:
                 self.thread.join()
 
     # ---- in the engine's thread -----------------------------------------------------------------
 
     def _live(self) -> None:
+        self._starting = False
         try:
             while not self._over:
                 self.runner.turn()
@@ -312,7 +325,18 @@ class Desk:
                 action(ask)
             except Exception as error:
                 ask.settle(error=error)
+        if not self._at_rest:
+            for call in self.held:
+                self.put(call.begin)
+            self.held.clear()
         self._tell_settled()
+
+    def holds(self, call: Call) -> bool:
+        """Whether a call must wait, since new calls one after the other would let no rest come."""
+        if not self._at_rest or self._closing:
+            return False
+        self.held[call] = None
+        return True
 
     def _tell_settled(self) -> None:
         is_wanted = self.wanted and self.places > 0
@@ -374,7 +398,7 @@ class Desk:
             self._at_rest.append((closing, self._rested))
 
     def _rested(self, closing: Ask) -> None:
-        self._over = True
+        self._over = self.closed = True
 
     def _end(self) -> None:
         """Release everything, then tell who waits for that and whoever came too late."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 
 import ledger
 from ledger import config
-from tests.book_calls import account, until
+from ledger.book import Book
+from ledger.desk import Desk
+from tests.book_calls import CREATED, account, call, held, rows, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -78,3 +81,111 @@ def test_who_is_gone_and_was_answered_takes_no_place(tmp_path):
             event.set()
 
     asyncio.run(run())
+
+
+# ---- an interrupt --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_call_is_abandoned_that_is_interrupted_when_it_was_just_put(book, monkeypatch, many):
+    put_ask = book._desk.put_ask
+
+    def interrupted(ask, begin):
+        put_ask(ask, begin)
+        raise Interrupted
+
+    monkeypatch.setattr(book._desk, "put_ask", interrupted)
+    with busy(book), pytest.raises(Interrupted):
+        (book.create_many if many else book.create_transfers)(rows([1]))
+    monkeypatch.undo()
+    assert len(book.lookup_transfers([1])) == 0
+
+
+# ---- a start -------------------------------------------------------------------------------------
+
+
+class SlowStart(threading.Event):
+    """A thread's start that is interrupted, and goes on only when the book is being closed."""
+
+    def __init__(self, desk):
+        super().__init__()
+        self._desk = desk
+
+    def wait(self, timeout=None):
+        raise Interrupted
+
+    def set(self):
+        while not self._desk.closed:
+            time.sleep(0.001)
+        time.sleep(0.2)  # who does not wait for it is gone by then
+        super().set()
+
+
+def test_who_is_interrupted_in_the_start_of_the_thread_finds_the_book_free(tmp_path):
+    desk = Desk(tmp_path / "book", 0, False)
+    desk.thread._started = SlowStart(desk)
+    with pytest.raises(Interrupted):
+        Book(desk)
+    assert desk.ended
+    ledger.open(tmp_path / "book").close()
+
+
+# ---- a rest --------------------------------------------------------------------------------------
+
+
+def test_a_state_hash_comes_though_there_are_always_new_calls(book):
+    """Each group on its way is given back only when more has been asked."""
+    asked = iter(range(10, 10**9))
+    going, runner = [True], book._runner
+    payers = []
+
+    def run(job, done):
+        if going:
+            payers.append(call(book.create_transfers, rows([next(asked)])))
+            number = len(payers)
+            type(runner).run(runner, lambda: (more(number), job())[1], done)
+        else:
+            type(runner).run(runner, job, done)
+
+    def more(number):
+        """Until the payment that was asked with this group is in the next one, or held up."""
+        while not (book._engine.core.group_records or book._desk.held or not going):
+            time.sleep(0.001)
+
+    runner.run = run
+    try:
+        payers.append(call(book.create_transfers, rows([1])))
+        thread, got = call(book.state_hash)
+        thread.join(20)
+        came = not thread.is_alive()
+    finally:
+        going.clear()
+        thread.join()
+        for payer, _ in list(payers):
+            payer.join()
+        del runner.run
+    assert came and len(got[0]) == 32
+    assert all(found[0]["status"].tolist() == [CREATED] for _, found in payers)
+
+
+def test_calls_that_a_rest_holds_up_can_give_up_and_end_with_the_book(tmp_path):
+    with ledger.open(tmp_path / "book") as book:
+        book.create_accounts([account(1), account(2)])
+        with held(book) as event:
+            first, paid = call(book.create_transfers, rows([1]))
+            until(book, lambda: book._engine._appending)
+            resting, got = call(book.state_hash)
+            until(book, lambda: book._desk._at_rest)
+            waiting, late = call(book.create_transfers, rows([2]))
+            until(book, lambda: book._desk.held)
+            with pytest.raises(ledger.Busy):
+                book.create_transfers(rows([3]), timeout=0.01)
+            assert len(book._desk.held) == 1
+            closing, closed = call(book.close)
+            until(book, lambda: book._desk._closing)
+            waiting.join()
+            assert isinstance(late[0], ValueError) and book._desk.held == {}
+            event.set()
+            for thread in (first, resting, closing):
+                thread.join()
+        assert paid[0]["status"].tolist() == [CREATED] and len(got[0]) == 32 and closed == [None]
