@@ -117,8 +117,9 @@ class Book(_Door[Rows], Pages):
                 if len(waiting) == config.PIECES_AHEAD_MAX:
                     found.append(self._end(*waiting[0], None))
                     waiting.popleft()
-                waiting.append(self._begin(operation, piece, None, before))
+                waiting.append(self._new_call(operation, piece, None, before))
                 before = waiting[-1][0]
+                self._desk.put_ask(before, before.begin)
             while waiting:
                 found.append(self._end(*waiting[0], None))
                 waiting.popleft()
@@ -129,31 +130,32 @@ class Book(_Door[Rows], Pages):
         return np.concatenate(found)
 
     def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        return self._end(*self._begin(operation, records, timeout), timeout)
+        call, done = self._new_call(operation, records, timeout)
+        try:
+            self._desk.put_ask(call, call.begin)
+            return self._end(call, done, timeout)
+        except BaseException:
+            call.abandon()
+            raise
 
-    def _begin(
+    def _new_call(
         self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
     ) -> tuple[Call, threading.Lock]:
+        """Who makes it puts it, where an interrupt from then on abandons it."""
         desk = self._desk
         desk.check()
         if desk.places <= 0:
             self._wait_for_place(timeout)
         done = threading.Lock()
         done.acquire()
-        call = Call(desk, done.release, operation, records, before)
-        desk.put_ask(call, call.begin)
-        return call, done
+        return Call(desk, done.release, operation, records, before), done
 
     def _end(self, call: Call, done: threading.Lock, timeout: float | None) -> Rows:
-        try:
-            if timeout is None:
-                done.acquire()
-            elif not done.acquire(timeout=_seconds(timeout)):
-                self._desk.put(partial(call.give_up, _busy(timeout)))
-                done.acquire()
-        except BaseException:
-            call.abandon()
-            raise
+        if timeout is None:
+            done.acquire()
+        elif not done.acquire(timeout=_seconds(timeout)):
+            self._desk.put(partial(call.give_up, _busy(timeout)))
+            done.acquire()
         results: Rows = call.result()
         return results
 
@@ -237,8 +239,9 @@ class AsyncBook(_Door[Awaited], AsyncPages):
                 if len(waiting) == config.PIECES_AHEAD_MAX:
                     found.append(await waiting[0].future)
                     waiting.popleft()
-                before = await self._begin(operation, piece, None, before)
+                before = await self._new_call(operation, piece, None, before)
                 waiting.append(before)
+                self._desk.put_ask(before, before.begin)
             while waiting:
                 found.append(await waiting[0].future)
                 waiting.popleft()
@@ -250,14 +253,15 @@ class AsyncBook(_Door[Awaited], AsyncPages):
         return np.concatenate(found)
 
     async def _ask(self, operation: Operation, records: Rows, timeout: float | None) -> Rows:
-        call = await self._begin(operation, records, timeout)
+        call = await self._new_call(operation, records, timeout)
         timer = None
-        if timeout is not None:
-            busy = partial(call.give_up, _busy(timeout))
-            timer = self._loop.call_later(_seconds(timeout), self._desk.put, busy)
         try:
+            self._desk.put_ask(call, call.begin)
+            if timeout is not None:
+                busy = partial(call.give_up, _busy(timeout))
+                timer = self._loop.call_later(_seconds(timeout), self._desk.put, busy)
             results: Rows = await call.future
-        except asyncio.CancelledError:
+        except BaseException:
             call.abandon()
             raise
         finally:
@@ -265,7 +269,7 @@ class AsyncBook(_Door[Awaited], AsyncPages):
                 timer.cancel()
         return results
 
-    async def _begin(
+    async def _new_call(
         self, operation: Operation, records: Rows, timeout: float | None, before: Call | None = None
     ) -> Call:
         self._check()
@@ -275,7 +279,6 @@ class AsyncBook(_Door[Awaited], AsyncPages):
             self._check()
         call = Call(self._desk, None, operation, records, before)
         call.future = self._loop.create_future()
-        self._desk.put_ask(call, call.begin)
         return call
 
     def _check(self) -> None:
@@ -350,6 +353,7 @@ class _Outside:
         """Wait for a place; whether there was one in time."""
         place: asyncio.Future[bool] = self._loop.create_future()
         self._waiting[place] = None
+        self._fill()
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(_seconds(timeout), self._answer, place, False)
@@ -370,7 +374,10 @@ class _Outside:
             self._let_in += is_one
 
     def _fill(self) -> None:
-        """Let in as many as there are places."""
+        """Let in as many as there are places. Who still waits is let in when others leave, or when
+        the desk tells: what takes the places may be nothing that somebody is told of."""
+        # Before the look: the turn that frees a place after it finds this set.
+        self._desk.wanted = bool(self._waiting)
         while self._waiting and self._let_in < self._desk.places:
             self._answer(next(iter(self._waiting)), True)
 

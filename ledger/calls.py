@@ -117,9 +117,13 @@ def seconds(timeout: float) -> float:
     """A timeout that every clock here takes. ValueError for what is no time from now on."""
     if isinstance(timeout, bool) or not isinstance(timeout, Real):
         raise ValueError(f"timeout: {timeout!r} is no number of seconds")
-    if math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"timeout: {timeout} is not 0 or more seconds (math.inf is for ever)")
-    return min(float(timeout), config.WAIT_SECONDS_MAX)
+    try:
+        wanted = float(timeout)
+    except OverflowError:  # an integer or a fraction
+        wanted = math.inf if timeout > 0 else -math.inf
+    if math.isnan(wanted) or wanted < 0:
+        raise ValueError(f"timeout: {wanted} is not 0 or more seconds (math.inf is for ever)")
+    return min(wanted, config.WAIT_SECONDS_MAX)
 
 
 def kind(records: Any) -> tuple[Operation, Rows]:

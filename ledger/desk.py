@@ -109,7 +109,8 @@ class Call(Ask):
             self._fail(before.error)
             return
         self._desk.unaccepted[self] = None
-        self._try()
+        if not self._desk.holds(self):
+            self._try()
 
     def give_up(self, why: Exception) -> None:
         """Its caller does not wait for room any longer. What is accepted goes on."""
@@ -119,6 +120,8 @@ class Call(Ask):
     def abandon(self) -> None:
         """Its caller is gone, by an exception in any place. From the caller's thread."""
         self._abandoned = True
+        if self.settled:
+            return
         self._desk.put(lambda: self.give_up(Busy("its caller is gone")))
 
     def _try(self) -> None:
@@ -159,6 +162,7 @@ class Call(Ask):
     def _leave(self) -> None:
         """It waits for acceptance no more: who comes after it may try."""
         self._desk.unaccepted.pop(self, None)
+        self._desk.held.pop(self, None)
         following, self._next = self._next, None
         if following is not None:
             self._desk.put(following.begin)
@@ -199,7 +203,8 @@ class Call(Ask):
 class Desk:
     """One book: what is open of it, and the thread that it lives in from `start` to its end.
 
-    tell: what is called there with all that a turn has settled of the Asks without a wake.
+    tell: what is called there with all that a turn has settled of the Asks without a wake, and
+    once there are places after somebody has set `wanted`.
     """
 
     def __init__(self, path: Path, cluster: int, accept_clock: bool) -> None:
@@ -213,11 +218,14 @@ class Desk:
         self.closed = False  # whether nothing is taken any more
         self.ended = False  # whether all of it is released
         self.told: list[Ask] = []
+        self.wanted = False  # whether somebody waits to be told that there are places
         self.unaccepted: dict[Call, None] = {}
+        self.held: dict[Call, None] = {}  # of these, whom those who wait for a rest hold up
         # What is to be done once all that was accepted is durable, or the engine has stopped.
         self._at_rest: list[tuple[Ask, Callable[[Ask], None]]] = []
         self._closing: list[Ask] = []
         self._over = False
+        self._starting = False  # until the thread has begun
         self.thread = Own("ledger-engine", self._live)
 
     # ---- for callers, in any thread -------------------------------------------------------------
@@ -262,7 +270,12 @@ class Desk:
         """Open the book and settle `opening` when it can be used. RuntimeError when the system
         gives no thread."""
         self.put(lambda: self._open(opening))
-        self.thread.start()
+        self._starting = True
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self._starting = False
+            raise
 
     def close(self, closing: Ask) -> bool:
         """Settle `closing` when all that was accepted is durable and the book released; what is
@@ -278,16 +291,20 @@ class Desk:
         for ever, and not in a thread that it needs for that."""
         released = threading.Lock()
         released.acquire()
-        waits = self.close(Ask(self, released.release)) and self.thread.is_alive()
+        # Whose start was interrupted is about to be alive, or never will be.
+        is_there = self.thread.is_alive() or self._starting
+        waits = self.close(Ask(self, released.release)) and is_there
         if not isinstance(threading.current_thread(), Own):
             if waits:
                 released.acquire(timeout=config.CLOSE_SECONDS_MAX)
+                self._starting = False
             if self.ended:
                 self.thread.join()
 
     # ---- in the engine's thread -----------------------------------------------------------------
 
     def _live(self) -> None:
+        self._starting = False
         try:
             while not self._over:
                 self.runner.turn()
@@ -308,10 +325,24 @@ class Desk:
                 action(ask)
             except Exception as error:
                 ask.settle(error=error)
+        if not self._at_rest:
+            for call in self.held:
+                self.put(call.begin)
+            self.held.clear()
         self._tell_settled()
 
+    def holds(self, call: Call) -> bool:
+        """Whether a call must wait, since new calls one after the other would let no rest come."""
+        if not self._at_rest or self._closing:
+            return False
+        self.held[call] = None
+        return True
+
     def _tell_settled(self) -> None:
-        if self.told and self.tell is not None:
+        is_wanted = self.wanted and self.places > 0
+        if (self.told or is_wanted) and self.tell is not None:
+            if is_wanted:
+                self.wanted = False  # before it is told: who finds no place wants one again
             told, self.told = self.told, []
             self.tell(told)
 
@@ -367,7 +398,7 @@ class Desk:
             self._at_rest.append((closing, self._rested))
 
     def _rested(self, closing: Ask) -> None:
-        self._over = True
+        self._over = self.closed = True
 
     def _end(self) -> None:
         """Release everything, then tell who waits for that and whoever came too late."""

@@ -169,8 +169,12 @@ class Environment:
         self._bytes = found.st_size
 
     def close(self) -> None:
-        """Close it. Our locks go last: until then nobody may take the table for unused."""
+        """Close it, in the process that opened it. Our locks go last: until then nobody may take
+        the table for unused."""
         self.lmdb.close()
+        # To close alone would leave the locks to the children that were forked.
+        for byte in (0, os.getpid()):
+            self._lock(fcntl.F_UNLCK, byte)
         os.close(self._descriptor)
 
 

@@ -73,7 +73,14 @@ READERS_MAX = 126  # transactions that read at once, all processes together, at 
 
 CREATING = ".creating"  # where a book is made inside a directory that exists
 
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+_NOT_WRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 class Room(NamedTuple):

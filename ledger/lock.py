@@ -1,8 +1,8 @@
 """Leaf: the one lock of a book: a flock on DIR/lock, which says who holds it; readers share it.
 
 The text is taken out again by a clean close, so a text without a holder tells of a crash. A process
-that the holder forked keeps the lock as long as it lives. This file knows nothing of what the lock
-guards.
+that the holder forked keeps the lock of a holder that was killed as long as it lives; it must not
+release it. This file knows nothing of what the lock guards.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Lock:
             os.close(self._fd)
             raise DirectoryInUse(why) from error
         except OSError as error:
-            os.close(self._fd)
+            _let_go(self._fd)
             raise DirectoryNotWritable(f"cannot write {path}: {error.strerror}") from error
 
     def check(self) -> None:
@@ -67,7 +67,7 @@ class Lock:
         with contextlib.suppress(OSError):
             if clean:
                 os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        _let_go(self._fd)
 
 
 class SharedLock:
@@ -98,8 +98,15 @@ class SharedLock:
 
     def release(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            _let_go(self._fd)
         self._fd = -1
+
+
+def _let_go(lock: int) -> None:
+    """Unlock and close: to close alone would leave the lock to the children that were forked."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
 
 
 def _is_readonly(directory: Path) -> bool:

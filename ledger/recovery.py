@@ -26,7 +26,13 @@ from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.engine import Answers, Engine, Runner
-from ledger.errors import ColumnDamaged, DataRefused, DiskFull, LedgerStopped
+from ledger.errors import (
+    ColumnDamaged,
+    DataRefused,
+    DirectoryNotWritable,
+    DiskFull,
+    LedgerStopped,
+)
 from ledger.failpoint import failpoint
 from ledger.group import Group
 from ledger.history import History, drop
@@ -237,7 +243,10 @@ def recover(
     DirectoryInUse, DirectoryNotWritable, ClockRefused, LedgerStopped as the parts raise them.
     DiskFull when there is not even space for a start.
     """
-    is_new = not Journal.exists(directory)
+    try:
+        is_new = not Journal.exists(directory)
+    except OSError as error:
+        raise DirectoryNotWritable(f"cannot reach {directory}: {error.strerror}") from error
     if is_new:
         is_new = _create(directory, cluster or 0)
     journal = Journal.open(directory, cluster, digest_executor=digest_executor)

@@ -281,6 +281,24 @@ def test_a_book_is_of_no_use_after_a_fork(book):
     assert book.create_transfers([pay(1)])["status"].tolist() == [CREATED], "the parent goes on"
 
 
+def test_a_closed_book_is_free_while_a_child_lives(tmp_path):
+    read, write = os.pipe()
+    with ledger.open(tmp_path / "book") as book:
+        book.create_accounts([account(1)])
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)  # lives until its parent has looked
+            os._exit(0)
+    try:
+        with ledger.open(tmp_path / "book") as again:
+            assert len(again.lookup_accounts([1])) == 1 and again.warnings == book.warnings
+    finally:
+        os.close(write)
+        os.close(read)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_two_books_in_one_process_are_two(tmp_path, book):
     with ledger.open(tmp_path / "other", cluster=9) as other:
         assert (book.cluster, other.cluster) == (0, 9)

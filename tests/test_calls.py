@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,14 @@ def test_a_path_names_a_directory(tmp_path, monkeypatch, path, why):
     assert list(tmp_path.iterdir()) == []
 
 
-NO_TIMEOUTS = ["5", -1, -0.001, math.nan, -math.inf, True, [1], 1j]
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "x" * 250])
+def test_a_name_that_is_too_long_is_no_directory_to_write(tmp_path, path):
+    with pytest.raises(ledger.DirectoryNotWritable, match="File name too long"):
+        ledger.open(tmp_path / path)
+    assert list(tmp_path.iterdir()) == []
+
+
+NO_TIMEOUTS = ["5", -1, -0.001, math.nan, -math.inf, True, [1], 1j, -(10**400)]
 
 
 @pytest.mark.parametrize("timeout", NO_TIMEOUTS)
@@ -173,6 +181,7 @@ def test_a_timeout_is_a_number_of_seconds(book, timeout):
 
 
 FOR_EVER = [math.inf, 1e300, 10**12, np.float64(math.inf)]
+FOR_EVER += [10**400, Fraction(10**400, 3)]
 
 
 @pytest.mark.parametrize("timeout", FOR_EVER)

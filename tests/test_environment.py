@@ -142,6 +142,25 @@ def test_the_locks_end_with_the_environment(folder: Path) -> None:
         ours.close()
 
 
+def test_the_locks_end_with_the_environment_though_a_child_lives(folder: Path) -> None:
+    ours = environment(folder)
+    read, write = os.pipe()
+    forked = os.fork()
+    if forked == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        ours.close()
+        again = environment(folder)
+        assert again.warning is None
+        again.close()
+    finally:
+        os.close(write)
+        os.close(read)
+        os.waitpid(forked, 0)
+
+
 def pays(book: ledger.Book, first: int, count: int) -> None:
     rows = [
         ledger.Transfer(
