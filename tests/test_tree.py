@@ -185,8 +185,8 @@ def test_the_pages_of_a_long_list(tmp_path: Path) -> None:
         file.free_pages()
 
 
-def test_every_page_is_of_a_tree_of_a_value_or_free(tmp_path: Path) -> None:
-    """What LMDB writes passes, whatever was put, replaced and deleted."""
+def test_what_the_library_writes_passes(tmp_path: Path) -> None:
+    """Whatever was put, replaced and deleted."""
     seed = int(os.environ.get("TREE_SEED", "7"))
     rng = np.random.default_rng(seed)
     with lmdb.open(str(tmp_path), map_size=1 << 30, sync=False, lib_version=0) as env:
