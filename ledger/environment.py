@@ -32,7 +32,7 @@ from typing import Any
 import lmdb
 
 from ledger.errors import DataRefused, MapRefused
-from ledger.files import reserve_lock_file
+from ledger.files import close, reserve_lock_file
 
 ATTEMPTS = 3  # at a lock table that others work on
 
@@ -171,7 +171,7 @@ class Environment:
     def close(self) -> None:
         """Close it. Our locks go last: until then nobody may take the table for unused."""
         self.lmdb.close()
-        os.close(self._descriptor)
+        close(self._descriptor)
 
 
 class Slot:

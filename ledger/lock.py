@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ledger.errors import DataRefused, DirectoryInUse, DirectoryNotWritable
+from ledger.files import close
 
 HOLDER_BYTES_MAX = 1024
 COMMAND_CHARACTERS_MAX = 120  # of a holder's command line that are told
@@ -67,7 +68,7 @@ class Lock:
         with contextlib.suppress(OSError):
             if clean:
                 os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        close(self._fd)
 
 
 class SharedLock:

@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 INSIDE: dict[str, tuple[str, ...]] = {
     "errors.py": ("config.py",),
     "environment.py": ("files.py",),
+    "lock.py": ("files.py",),
     "record.pxd": ("record.h",),
     "frame.h": ("aegis.h",), "blocks.h": ("aegis.h",),
     "places.h": ("blocks.h", "lmdb_file.h"),
