@@ -125,8 +125,8 @@ class Book(_Door[Rows], Pages):
         records: array of ACCOUNT or TRANSFER, (n,), or a list of structs, but no bytes, which do
         not say what they are; split at chain ends. The parts are executed in their order, and none
         after one that raises. Returns an array of CREATE_RESULT, (n,). ValueError, with nothing
-        done, for a chain longer than a request. When it raises DiskFull or LedgerStopped, or is interrupted, earlier parts
-        may be done: retry all of it with the same ids.
+        done, for a chain longer than a request. When it raises DiskFull or LedgerStopped, or is
+        interrupted, earlier parts may be done: retry all of it with the same ids.
         """
         operation, rows = kind(records)
         found = [np.zeros(0, schema.CREATE_RESULT)]
@@ -430,8 +430,9 @@ def open(
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
     DiskFull (no space is left even for a start), SystemLimit (no address space for the journal's
-    map, or no descriptors, which `ulimit -n` limits), LedgerStopped (an I/O error), RuntimeError (the system gives no thread); ValueError for a
-    path or a cluster that is none. Who is interrupted here finds the directory free.
+    map, or no free descriptors: `ulimit -n`), LedgerStopped (an I/O error), RuntimeError (the
+    system gives no thread); ValueError for a path or a cluster that is none. Who is interrupted
+    here finds the directory free.
     """
     return Book(make_desk(path, cluster, accept_clock))
 

@@ -75,7 +75,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
-    "desk.py": ("runner.py",), "book.py": ("desk.py",), "temporary.py": ("book.py",),
+    "desk.py": ("runner.py",), "book.py": ("desk.py",), "temporary.py": ("book.py", "desk.py"),
     "server.py": ("runner.py", "doors/binary.py"),
     "doors/binary.py": ("doors/turn.py",), "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
