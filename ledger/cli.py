@@ -344,7 +344,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         with cli.make_context("ledger", list(words) or ["--help"]) as context:
             code = cli.invoke(context)
-        sys.stdout.flush()
+        tell.flush_results()
         return int(code or 0)
     except click.exceptions.Exit as exit:
         return exit.exit_code

@@ -14,13 +14,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
 from ledger import config, schema
 from ledger.calls import Records, Rows, kind, pieces
-from ledger.errors import LedgerError, WrongProcess
+from ledger.errors import WrongProcess
 from ledger.link import Link
 from ledger.paging import AsyncPages, Pages
 from ledger.schema import Operation
@@ -47,7 +47,7 @@ class AsyncClient(AsyncPages):
     is how long a call may take, in seconds, unless the call says otherwise. The connection is made
     by the first call and made again whenever it is lost.
 
-    Every call raises, besides ValueError for wrong arguments:
+    Every call raises, besides ValueError for wrong arguments and once the client is closed:
     ConnectionError -- the server was never reached; nothing was executed.
     Busy -- no session came free in time, or too many callers wait; nothing was executed.
     OutcomeUnknown -- sent, but not answered in time; retry with the same ids.
@@ -100,6 +100,9 @@ class AsyncClient(AsyncPages):
         await _all([work() for _ in range(workers)])
         empty = np.zeros(0, schema.CREATE_RESULT)
         return np.concatenate([empty, *(results[index] for index in range(len(results)))])
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client belongs to the process that made it and cannot be pickled")
 
     async def close(self) -> None:
         """End the connection. Calls still under way raise OutcomeUnknown or ConnectionError."""
@@ -170,12 +173,15 @@ class Client(Pages):
         """Highest position a reply has seen."""
         return self._client.position
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client belongs to the process that made it and cannot be pickled")
+
     def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if os.getpid() != self._pid:
             raise WrongProcess("the client was made by another process: make one after the fork")
         check_outside()  # a finalizer in the loop's thread would wait for itself
         if self._loop.is_closed():
-            raise LedgerError("the client is closed")
+            raise ValueError("the client is closed")
         future = asyncio.run_coroutine_threadsafe(call(), self._loop)
         try:
             return future.result()

@@ -90,9 +90,9 @@ def test_records_may_come_as_structs_arrays_or_bytes(server: Start) -> None:
     ("call", "value", "message"),
     [
         ("create_transfers", b"abc", "3 bytes are not whole records of 128"),
-        ("create_transfers", [Account()], r"\[0\] is a Account, not a Transfer"),
+        ("create_transfers", [Account()], r"transfers\[0\]: an Account, not a Transfer"),
         ("create_transfers", [Transfer(code=1 << 16)], r"transfers\[0\].code"),
-        ("create_transfers", 7, "int is no Transfer"),
+        ("create_transfers", 7, "transfers: an int is no Transfer"),
         ("create_transfers", np.zeros(8190, schema.TRANSFER), "8190 events are more than one"),
         ("create_transfers", np.zeros(3, schema.ACCOUNT), "is no row of"),
         ("create_many", b"", "neither accounts nor transfers"),
@@ -384,7 +384,7 @@ def test_closing_ends_what_is_under_way(server: Start) -> None:
         begun.set()
         try:
             client.create_transfers([transfer(1)])
-        except LedgerError as error:
+        except (LedgerError, ValueError) as error:
             caught.append(error)
 
     thread = threading.Thread(target=ask)
@@ -393,8 +393,8 @@ def test_closing_ends_what_is_under_way(server: Start) -> None:
     client.close()
     thread.join()
     one.resume()
-    assert isinstance(caught[0], LedgerError)
-    with pytest.raises(LedgerError, match="closed"):
+    assert isinstance(caught[0], LedgerError) or "the client is closed" in str(caught[0])
+    with pytest.raises(ValueError, match="the client is closed"):
         client.lookup_accounts([1])
     client.close()
 

@@ -105,7 +105,9 @@ def test_results_that_cannot_be_written_are_an_error(book: Path, command: str) -
     for words in ([command, book], [command, book, "--json"]):
         done = run(*words, shell='exec "$@" >/dev/full')
         assert done.returncode == Exit.IO_ERROR
-        assert done.stderr.splitlines()[-1] == "ledger: [Errno 28] No space left on device"
+        assert done.stderr.splitlines()[-1] == (
+            "ledger: [Errno 28] standard output cannot be written: No space left on device"
+        )
     assert run(command, book, shell='exec "$@" >&-').returncode == Exit.OK
 
 
