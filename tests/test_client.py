@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -461,3 +462,40 @@ def test_a_dropped_client_ends_its_thread_with_a_warning(server: Start) -> None:
         del client
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_signal_handler_may_call_the_client_inside_a_call(server: Start) -> None:
+    handled: list[int] = []
+    with Client(server().address) as client:
+        client.create_accounts(accounts())
+        again = threading.Semaphore()
+
+        def handle(*_: object) -> None:
+            handled.append(len(client.lookup_accounts([1])))
+            again.release()
+
+        def interrupt() -> None:
+            for _ in range(10):
+                again.acquire()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        thread = threading.Thread(target=interrupt)
+        try:
+            thread.start()
+            while len(handled) < 10:
+                assert len(client.lookup_accounts([1, 2])) == 2
+        finally:
+            thread.join()
+            signal.signal(signal.SIGUSR1, before)
+    assert set(handled) == {1}
+
+
+def test_a_timeout_of_0_sends_and_does_not_wait(server: Start) -> None:
+    with Client(server().address) as client:
+        with pytest.raises(ConnectionError, match="nothing was executed"):
+            client.create_accounts(accounts(), timeout=0)
+        client.create_accounts(accounts())
+        with pytest.raises(OutcomeUnknown):
+            client.create_transfers([transfer(10)], timeout=0)
+        assert len(client.lookup_transfers([10])) == 1

@@ -48,7 +48,7 @@ def test_what_is_no_column_is_refused(function, wrong):
 
 @pytest.mark.parametrize("wrong", [[-1], [U128_MAX + 1], [True], [1.0], ["1"], [None]])
 def test_what_is_no_number_of_128_bits_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"ids\[0\]: .* is not "):
+    with pytest.raises(ValueError, match=r"values\[0\]: .* is not "):
         ledger.limbs(wrong)
 
 

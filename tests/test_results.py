@@ -68,7 +68,7 @@ def test_a_chain_sent_again_raises_as_the_docs_say(book):
     ("results", "records", "why"),
     [
         (np.zeros(2, ledger.CREATE_RESULT), [pay(1)], "2 results are not of 1 records"),
-        ([1], [pay(1)], "results: list is no array of CREATE_RESULT"),
+        ([1], [pay(1)], "results: a list is no array of CREATE_RESULT"),
         (np.zeros(1, ledger.TRANSFER), [pay(1)], "is no array of CREATE_RESULT"),
         (np.zeros(1, ledger.CREATE_RESULT), b"x" * 128, "neither accounts nor transfers"),
     ],
