@@ -152,7 +152,8 @@ def test_too_few_descriptors_are_told(book: Path) -> None:
     for limit in (32, 64, needed - 1):
         serve = ["serve", book, "--address", "127.0.0.1:0", "--accept-clock"]
         done = run(*serve, shell=f'ulimit -n {limit}; exec "$@"')
-        refused(done, 71, f"{needed} descriptors are needed", f"may have {limit}", "ulimit -n 16448")
+        said = (f"{needed} descriptors are needed", f"may have {limit}", "ulimit -n 16448")
+        refused(done, 71, *said)
 
 
 NO_THREADS = """
