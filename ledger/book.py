@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -46,16 +46,45 @@ class _Door(Calls[Answered]):
     only this caller does not learn of it: it asks again, with the same ids.
     """
 
+    _kind = ""  # how people call it
+
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        finalizer = weakref.finalize(self, _dropped, desk)
+        self._finalizer = weakref.finalize(self, self._dropped, desk)
         # A book that is open when its host ends is left as a kill would leave it.
-        finalizer.atexit = False
+        self._finalizer.atexit = False
 
     def _opened(self) -> None:
         desk = self._desk
         assert desk.parts is not None and desk.engine is not None
         self._parts, self._engine, self._runner = desk.parts, desk.engine, desk.runner
+
+    @staticmethod
+    def _dropped(desk: Desk) -> None:
+        """The handle is gone. What was accepted becomes durable, and everything is released."""
+        if os.getpid() != desk.pid or desk.ended:
+            return
+        was_closed = desk.closed
+        desk.close_soon()
+        if not was_closed:
+            warnings.warn(
+                f"the book in {desk.path} was dropped and not closed", ResourceWarning, stacklevel=2
+            )
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._desk.closed else ""
+        return f"<{self._kind} in {os.fspath(self.path)!r}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a book belongs to the process that opened it and cannot be pickled or copied: let"
+            " several processes use `ledger serve`"
+        )
+
+    @property
+    def path(self) -> Path:
+        """The book's directory."""
+        return self._desk.path
 
     @property
     def cluster(self) -> int:
@@ -73,20 +102,10 @@ class _Door(Calls[Answered]):
         return self._parts.warnings
 
 
-def _dropped(desk: Desk) -> None:
-    """The handle is gone. What was accepted becomes durable, and everything is released."""
-    if os.getpid() != desk.pid or desk.ended:
-        return
-    was_closed = desk.closed
-    desk.close_soon()
-    if not was_closed:
-        warnings.warn(
-            f"the book in {desk.path} was dropped and not closed", ResourceWarning, stacklevel=2
-        )
-
-
 class Book(_Door[Rows], Pages):
     """One open book, for threads. Made by `open`; closed by close() or the end of `with`."""
+
+    _kind = "ledger.Book"
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
@@ -103,10 +122,11 @@ class Book(_Door[Rows], Pages):
     def create_many(self, records: Records) -> Rows:
         """Create any number of accounts or transfers, several requests under way at once.
 
-        records: array of ACCOUNT or TRANSFER, (n,), or a list of structs; split at chain ends.
-        Returns an array of CREATE_RESULT, (n,). ValueError, with nothing done, for a chain longer
-        than a request. When it raises DiskFull or LedgerStopped, or is interrupted, earlier parts
-        may be done: retry all of it with the same ids.
+        records: array of ACCOUNT or TRANSFER, (n,), or a list of structs, but no bytes, which do
+        not say what they are; split at chain ends. The parts are executed in their order, and none
+        after one that raises. Returns an array of CREATE_RESULT, (n,). ValueError, with nothing
+        done, for a chain longer than a request. When it raises DiskFull or LedgerStopped, or is
+        interrupted, earlier parts may be done: retry all of it with the same ids.
         """
         operation, rows = kind(records)
         found = [np.zeros(0, schema.CREATE_RESULT)]
@@ -222,6 +242,8 @@ class AsyncBook(_Door[Awaited], AsyncPages):
     RuntimeError, and nothing done, when it is called in another loop or in none.
     """
 
+    _kind = "ledger.AsyncBook"
+
     def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(desk)
         self._loop = loop
@@ -326,13 +348,26 @@ class AsyncBook(_Door[Awaited], AsyncPages):
         self._check_loop()
         closing = self._new_ask()
         if desk.close(closing):
-            try:
-                await asyncio.wait([closing.future])
-            except asyncio.CancelledError:
-                await asyncio.wait([closing.future], timeout=config.CLOSE_SECONDS_MAX)
-                raise
-            closing.future.result()
+            await self._closed(closing.future)
         desk.thread.join()
+
+    async def _closed(self, closed: asyncio.Future[Any]) -> None:
+        """Wait until it is closed; for who is cancelled meanwhile, once or again and again, only so
+        long that the next to open the directory finds it free."""
+        cancelled: asyncio.CancelledError | None = None
+        seconds = None
+        while not closed.done() and (seconds is None or seconds > 0):
+            try:
+                await asyncio.wait([closed], timeout=seconds)
+            except asyncio.CancelledError as error:
+                if cancelled is None:
+                    ends = self._loop.time() + config.CLOSE_SECONDS_MAX
+                cancelled = error
+            if cancelled is not None:
+                seconds = ends - self._loop.time()
+        if cancelled is not None:
+            raise cancelled
+        closed.result()
 
 
 class _Outside:
@@ -415,10 +450,11 @@ def open(
     cluster: the book's id, 0 .. 2^128-1; a book of another is refused. Raises DataRefused (what is
     there is no sound book of this cluster), DirectoryInUse, DirectoryNotWritable, ClockRefused,
     DiskFull (no space is left even for a start), SystemLimit (no address space for the journal's
-    map), LedgerStopped (an I/O error), RuntimeError (the system gives no thread); ValueError for a
-    path or a cluster that is none. Who is interrupted here finds the directory free.
+    map, or no free descriptors: `ulimit -n`), LedgerStopped (an I/O error), RuntimeError (the
+    system gives no thread); ValueError for a path or a cluster that is none. Who is interrupted
+    here finds the directory free.
     """
-    return Book(_desk(path, cluster, accept_clock))
+    return Book(make_desk(path, cluster, accept_clock))
 
 
 @contextlib.asynccontextmanager
@@ -426,7 +462,7 @@ async def open_async(
     path: str | os.PathLike[str], cluster: int = 0, *, accept_clock: bool = False
 ) -> AsyncIterator[AsyncBook]:
     """As open, for `async with`: the book is for the running loop."""
-    book = AsyncBook(_desk(path, cluster, accept_clock), asyncio.get_running_loop())
+    book = AsyncBook(make_desk(path, cluster, accept_clock), asyncio.get_running_loop())
     try:
         await book._open()
         yield book
@@ -434,7 +470,10 @@ async def open_async(
         await book.close()
 
 
-def _desk(path: str | os.PathLike[str], cluster: int, accept_clock: bool) -> Desk:
+def make_desk(
+    path: str | os.PathLike[str], cluster: int, accept_clock: bool = False
+) -> Desk:
+    """The desk of a book that is not open yet. ValueError as open's."""
     return Desk(_place(path), schema.whole("cluster", cluster), accept_clock)
 
 

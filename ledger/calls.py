@@ -137,7 +137,17 @@ def kind(records: Any) -> tuple[Operation, Rows]:
         return Operation.CREATE_TRANSFERS, schema.records(records, schema.TRANSFER)
     if sequence and not len(records):
         return Operation.CREATE_TRANSFERS, schema.records([], schema.TRANSFER)
-    raise ValueError("records: neither accounts nor transfers (bytes do not say which they are)")
+    if isinstance(first, np.void):
+        raise ValueError("records: one row alone is no array of rows: give rows[0:1]")
+    if isinstance(records, Iterator):
+        raise ValueError(
+            f"records: {schema.a(records)} is no array or list of accounts or transfers: give"
+            " list(it)"
+        )
+    raise ValueError(
+        f"records: {schema.a(first)}, neither accounts nor transfers (bytes do not say which they"
+        " are)"
+    )
 
 
 def pieces(rows: Rows) -> list[Rows]:

@@ -355,7 +355,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         with cli.make_context("ledger", list(words) or ["--help"]) as context:
             code = cli.invoke(context)
-        sys.stdout.flush()
+        tell.flush_results()
         return int(code or 0)
     except click.exceptions.Exit as exit:
         return exit.exit_code
@@ -370,9 +370,13 @@ def _run(arguments: list[str] | None) -> int:
         tell.abandon_results()  # whoever read the results has gone
         return Exit.OK
     except LedgerError as error:
-        tell.error(str(error))
-        return error.exit_code
+        told = system_limit(error) or error
+        tell.error(str(told))
+        return told.exit_code
     except OSError as error:
+        if (why := system_limit(error)) is not None:
+            tell.error(str(why))
+            return why.exit_code
         tell.error(str(error))
         tell.abandon_results()
         return Exit.IO_ERROR

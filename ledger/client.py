@@ -14,13 +14,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
 from ledger import config, schema
 from ledger.calls import Records, Rows, kind, pieces
-from ledger.errors import LedgerError, WrongProcess
+from ledger.errors import WrongProcess
 from ledger.link import Link
 from ledger.paging import AsyncPages, Pages
 from ledger.schema import Operation
@@ -49,7 +49,7 @@ class AsyncClient(AsyncPages):
     is how long a call may take, in seconds, unless the call says otherwise. The connection is made
     by the first call and made again whenever it is lost.
 
-    Every call raises, besides ValueError for wrong arguments:
+    Every call raises, besides ValueError for wrong arguments and once the client is closed:
     ConnectionError -- the server was never reached; nothing was executed.
     Busy -- no session came free in time, or too many callers wait; nothing was executed.
     OutcomeUnknown -- sent, but not answered in time; retry with the same ids.
@@ -102,6 +102,9 @@ class AsyncClient(AsyncPages):
         await _all([work() for _ in range(workers)])
         empty = np.zeros(0, schema.CREATE_RESULT)
         return np.concatenate([empty, *(results[index] for index in range(len(results)))])
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client belongs to the process that made it and cannot be pickled")
 
     async def close(self) -> None:
         """End the connection. Calls still under way raise OutcomeUnknown or ConnectionError."""
@@ -170,6 +173,9 @@ class Client(Pages):
         """Highest position a reply has seen."""
         return self._client.position
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client belongs to the process that made it and cannot be pickled")
+
     def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if os.getpid() != self._pid:
             raise WrongProcess("the client was made by another process: make one after the fork")
@@ -211,20 +217,20 @@ class _Service:
         self.thread.start()
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What the coroutine returns or raises; LedgerError when the loop is over before."""
+        """What the coroutine returns or raises; ValueError when the loop is over before."""
         coroutine = call()
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         except RuntimeError:
             coroutine.close()
-            raise LedgerError(CLOSED) from None
+            raise ValueError(CLOSED) from None
         self._waiting.add(future)
         try:
             if self.over:  # it may have looked for who waits a moment before
                 future.cancel()
             return future.result()
         except CancelledError:
-            raise LedgerError(CLOSED) from None
+            raise ValueError(CLOSED) from None
         except BaseException:
             future.cancel()
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,9 @@ def ints(column: NDArray[np.uint64]) -> list[int]:
     return [low | high << 64 for low, high in _limbs(column).tolist()]
 
 
-def limbs(numbers: Sequence[int]) -> NDArray[np.uint64]:
+def limbs(values: Sequence[int]) -> NDArray[np.uint64]:
     """Whole numbers as a 128-bit column: rows["id"] = ledger.limbs([1, 2])."""
-    return schema.pack_ids(numbers)["id"]
+    return schema.pack_numbers("values", values)["id"]
 
 
 def total(column: NDArray[np.uint64]) -> int:
@@ -80,11 +81,19 @@ def structs(rows: NDArray[np.void]) -> list[Any]:
 
 def rows(structs: Sequence[Account] | Sequence[Transfer]) -> NDArray[np.void]:
     """Accounts or transfers as an array of ACCOUNT or TRANSFER; the inverse of `structs`."""
-    first = structs[0] if isinstance(structs, Sequence) and len(structs) else None
+    if isinstance(structs, Account | Transfer):
+        raise ValueError(f"structs: {schema.a(structs)} alone is no list: give [it]")
+    if not isinstance(structs, Sequence):
+        raise ValueError(f"structs: {schema.a(structs)} is no list of accounts or transfers")
+    if not len(structs):
+        raise ValueError(
+            "structs: an empty list says neither ACCOUNT nor TRANSFER: give numpy.empty(0, dtype)"
+        )
+    first = structs[0]
     for kind, dtype in ((Account, schema.ACCOUNT), (Transfer, schema.TRANSFER)):
         if isinstance(first, kind):
             return schema.records(structs, dtype)
-    raise ValueError("structs: no accounts nor transfers")
+    raise ValueError(f"structs[0]: {schema.a(first)}, neither an Account nor a Transfer")
 
 
 def columns(
@@ -148,4 +157,10 @@ def decimal(number: int, scale: int) -> Decimal:
 
     Exact itself; what is computed with it is rounded to the 28 digits of Python's usual context.
     """
-    return Decimal(number).scaleb(-schema.whole("scale", scale, _SCALE_BITS), _EXACT)
+    if isinstance(number, np.ndarray) and number.shape == (2,):
+        raise ValueError("number: two limbs of one number: give ledger.int_of(it)")
+    try:
+        whole = index(number)
+    except TypeError:
+        raise ValueError(f"number: {schema.a(number)} is no whole number of units") from None
+    return Decimal(whole).scaleb(-schema.whole("scale", scale, _SCALE_BITS), _EXACT)

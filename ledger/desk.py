@@ -24,7 +24,14 @@ import numpy as np
 from ledger import config, schema
 from ledger.calls import Rows
 from ledger.engine import Engine
-from ledger.errors import Busy, DataRefused, DiskFull, LedgerStopped, WrongProcess
+from ledger.errors import (
+    Busy,
+    DataRefused,
+    DiskFull,
+    LedgerStopped,
+    WrongProcess,
+    naming_limits,
+)
 from ledger.recovery import Parts, recover, start_id
 from ledger.runner import ThreadRunner
 from ledger.schema import ARRIVAL, Operation, Verdict
@@ -359,13 +366,14 @@ class Desk:
     def _open(self, opening: Ask) -> None:
         try:
             self.runner.start()
-            self.parts = recover(
-                self.path,
-                self._cluster,
-                digest_executor=self.runner.digests,
-                accept_clock=self._accept_clock,
-                progress=self._go_on,
-            )
+            with naming_limits():
+                self.parts = recover(
+                    self.path,
+                    self._cluster,
+                    digest_executor=self.runner.digests,
+                    accept_clock=self._accept_clock,
+                    progress=self._go_on,
+                )
             self._go_on()
             self.engine = self.parts.engine(self.runner)
             self.engine.start(time.time_ns(), config.RELEASE, start_id())
@@ -381,7 +389,8 @@ class Desk:
 
     def _opened(self, opening: Ask) -> None:
         assert self.engine is not None
-        self.engine.check()
+        with naming_limits():
+            self.engine.check()
         opening.settle()
 
     def _hash(self, ask: Ask) -> None:

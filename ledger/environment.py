@@ -32,7 +32,7 @@ from typing import Any
 import lmdb
 
 from ledger.errors import DataRefused, MapRefused
-from ledger.files import reserve_lock_file
+from ledger.files import close, reserve_lock_file
 
 ATTEMPTS = 3  # at a lock table that others work on
 
@@ -174,8 +174,9 @@ class Environment:
         self.lmdb.close()
         # To close alone would leave the locks to the children that were forked.
         for byte in (0, os.getpid()):
-            self._lock(fcntl.F_UNLCK, byte)
-        os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                self._lock(fcntl.F_UNLCK, byte)
+        close(self._descriptor)
 
 
 class Slot:

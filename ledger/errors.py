@@ -6,7 +6,11 @@ knows who raises or who catches. Wrong arguments are plain ValueErrors and not l
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -172,12 +176,42 @@ class HistoryLost(LedgerError):
 
 
 def system_limit(error: BaseException) -> SystemLimit | None:
-    """What Python raises when the system gives no thread and no memory, as an error of ours."""
+    """What is raised when the system gives no descriptor, thread or memory, as an error of ours."""
     if isinstance(error, MemoryError):
         return SystemLimit("the system gives no more memory")
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return SystemLimit("the system lets this process start no other thread (`ulimit -u`)")
+    if any(map(_of_descriptors, _causes(error))):
+        return SystemLimit(
+            "the system gives this process no more descriptors: raise the limit (`ulimit -n`,"
+            " LimitNOFILE of a systemd unit)"
+        )
     return None
+
+
+@contextlib.contextmanager
+def naming_limits() -> Iterator[None]:
+    """What is raised for want of what the system limits is a SystemLimit."""
+    try:
+        yield
+    except (OSError, LedgerError) as error:
+        if isinstance(error, SystemLimit) or (why := system_limit(error)) is None:
+            raise
+        raise why from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+def _of_descriptors(error: BaseException) -> bool:
+    # What LMDB raises has the system's words and not its number.
+    codes = (errno.EMFILE, errno.ENFILE)
+    return getattr(error, "errno", None) in codes or any(
+        str(error).endswith(os.strerror(code)) for code in codes
+    )
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,14 @@ STRINGS = frozenset(
     )
 )  # fmt: skip
 
+COUNTS = frozenset(("records", "holds"))  # of each kind of record, whose names are fields', too
+
 
 def exact(value: Any, name: str = "") -> Any:
     """The same facts (dicts, lists, numbers) with strings of digits where the rule has them."""
     if isinstance(value, dict):
+        if name in COUNTS:
+            return dict(value)
         return {key: exact(one, key) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [exact(one) for one in value]

@@ -16,6 +16,12 @@ from pathlib import Path
 LOCK_FILE_BYTES = 16 * 1024  # more than LMDB's for as many readers as a book has
 
 
+def close(descriptor: int) -> None:
+    """Close what a host may have closed before us: what follows is to be released all the same."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
 def sync(path: Path) -> None:
     """Make a file, or a directory's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

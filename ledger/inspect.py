@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ledger import _core, config, recovery
 from ledger.config import Exit
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, naming_limits
 from ledger.group import Header
 from ledger.onlooker import Onlooker
 from ledger.runs import Rows, Runs, read_runs
@@ -50,6 +50,7 @@ class NotInBook(LedgerError):
     exit_code = Exit.FAULT_FOUND
 
 
+@naming_limits()
 def inspect(directory: Path, progress: Progress | None = None) -> Facts:
     """The head, the counts, the sizes and the newest start records. Errors as Onlooker's."""
     with Onlooker(directory) as journal:
@@ -81,6 +82,7 @@ def inspect(directory: Path, progress: Progress | None = None) -> Facts:
         }
 
 
+@naming_limits()
 def inspect_account(directory: Path, id: int, progress: Progress | None = None) -> Facts:
     """One account: its fields and balances now, and where it was created. NotInBook."""
     wanted = np.array(u128(id), np.uint64)
@@ -100,6 +102,7 @@ def inspect_account(directory: Path, id: int, progress: Progress | None = None) 
         return _record(accounts[found[0]], AccountFlags) | {"created": created}
 
 
+@naming_limits()
 def inspect_transfer(directory: Path, id: int, progress: Progress | None = None) -> Facts:
     """One transfer: its fields, its place, its request, and what became of its hold. NotInBook.
 
@@ -165,6 +168,7 @@ class _TransferSearch:
                 self.facts["hold"]["captured"] = str(int_of(record["amount"]))
 
 
+@naming_limits()
 def inspect_group(directory: Path, number: int) -> Facts:
     """One group: its header and its runs. NotInBook."""
     with Onlooker(directory) as journal:

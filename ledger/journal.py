@@ -43,6 +43,7 @@ from ledger.errors import (
     WrongProcess,
 )
 from ledger.files import (
+    close,
     hold_folder,
     occupy_standard_descriptors,
     reserve_lock_file,
@@ -381,7 +382,7 @@ class Journal(Reading):
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
-        os.close(self._file)
+        close(self._file)
         self._close_environment()
         if self._lock is not None:
             self._lock.release(clean=self._cause is None)
@@ -426,10 +427,14 @@ def _check_key(cursor: lmdb.Cursor[memoryview], number: int) -> None:
 
 
 def _named(path: Path, error: BaseException) -> BaseException:
-    """The error; what the library says of damage names the file."""
+    """The error; what the library or the system says names the file."""
     if isinstance(error, lmdb.Error):
         told = lmdb_error(str(path), error)
-        return told.cause if isinstance(told, LedgerStopped) else told
+        error = told.cause if isinstance(told, LedgerStopped) else told
+    if isinstance(error, OSError) and error.filename is None:
+        return OSError(error.errno, error.strerror or str(error), str(path))
+    if isinstance(error, lmdb.Error) and str(path) not in str(error):
+        return type(error)(f"{path}: {error}")
     return error
 
 

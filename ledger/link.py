@@ -169,7 +169,7 @@ class Link:
         self._failures = 0  # connections in a row that ended without an answer
         self._known = False  # has this server ever answered us
         self._why = "not connected yet"
-        self._ended: LedgerError | None = None
+        self._ended: LedgerError | ValueError | None = None
 
     # ---- one request ----------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Link:
 
     async def close(self) -> None:
         """End the connection; what is under way fails."""
-        self._end(LedgerError("the client is closed"), "the client was closed")
+        self._end(ValueError("the client is closed"), "the client was closed")
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -366,7 +366,7 @@ class Link:
                     else OutcomeUnknown(why)
                 )
 
-    def _end(self, error: LedgerError, why: str) -> None:
+    def _end(self, error: LedgerError | ValueError, why: str) -> None:
         """Every later call raises `error`; calls under way do too if the server gave cause."""
         if self._ended is not None:
             return

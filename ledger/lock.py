@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ledger.errors import DataRefused, DirectoryInUse, DirectoryNotWritable
+from ledger.files import close
 
 HOLDER_BYTES_MAX = 1024
 COMMAND_CHARACTERS_MAX = 120  # of a holder's command line that are told
@@ -106,7 +107,7 @@ def _let_go(lock: int) -> None:
     """Unlock and close: to close alone would leave the lock to the children that were forked."""
     with contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_UN)
-    os.close(lock)
+    close(lock)
 
 
 def _is_readonly(directory: Path) -> bool:

@@ -6,6 +6,7 @@ error for who wants one, and text for who reads them. Nothing here asks or repea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,7 @@ def refusals(results: NDArray[np.void], records: calls.Records) -> list[Refusal]
     """
     operation, events = calls.kind(records)
     statuses = _STATUSES[operation]
-    if not isinstance(results, np.ndarray) or results.dtype != schema.CREATE_RESULT:
-        raise ValueError(f"results: {type(results).__name__} is no array of CREATE_RESULT")
+    _check(results)
     if len(results) != len(events):
         raise ValueError(f"{len(results)} results are not of {len(events)} records")
     status = results["status"]
@@ -53,19 +53,28 @@ def raise_for_status(results: NDArray[np.void], records: calls.Records) -> None:
         raise NotCreated(refused, len(results))
 
 
-def describe(rows: NDArray[np.void], records: calls.Records | None = None) -> str:
-    """Records or results in plain words, a line each, the first 20.
+def _check(results: object) -> None:
+    if not isinstance(results, np.ndarray) or results.dtype != schema.CREATE_RESULT:
+        raise ValueError(f"results: {schema.a(results)} is no array of CREATE_RESULT")
+
+
+def describe(rows: NDArray[np.void] | Sequence[Any], records: calls.Records | None = None) -> str:
+    """Records (an array, or structs) or results in plain words, a line each, the first 20.
 
     Results are told with their ids and statuses by name when `records`, for which they are, are
     given too.
     """
-    first = rows[:DESCRIBED_MAX]
+    if not isinstance(rows, np.ndarray | Sequence):
+        raise ValueError(f"rows: {schema.a(rows)} is no array nor list of records")
+    first: Any = rows[:DESCRIBED_MAX]
     if records is not None:
+        _check(rows)
         lines = _results(first, records)
     elif isinstance(rows, np.ndarray) and rows.dtype == schema.CREATE_RESULT:
         lines = [f"[{i}] {_either(one)}" for i, one in enumerate(first["status"].tolist())]
     else:
-        lines = [f"[{i}] {_fields(one)}" for i, one in enumerate(convert.structs(first))]
+        structs = convert.structs(first) if isinstance(rows, np.ndarray) else first
+        lines = [f"[{i}] {_fields(one)}" for i, one in enumerate(structs)]
     more = len(rows) - len(first)
     return "\n".join([*lines, f"and {more} more"] if more else lines)
 
@@ -91,6 +100,8 @@ def _either(status: int) -> str:
 
 
 def _fields(record: Any) -> str:
+    if not hasattr(record, "__struct_fields__"):
+        raise ValueError(f"rows: {schema.a(record)} is no record")
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     told = {name: getattr(value, "name", value) for name, value in fields.items() if value}
     return ", ".join(f"{name} {value}" for name, value in told.items())

@@ -12,7 +12,7 @@ import enum
 import struct
 import textwrap
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from itertools import chain, cycle, repeat
 from operator import index
@@ -184,13 +184,16 @@ QueryFilter = _struct("QueryFilter", "query_filter")
 AccountBalance = _struct("AccountBalance", "account_balance")
 
 
+_FILTER = "filter"  # the argument that is one record
 _SHOWN_CHARACTERS = 100  # of a wrong value, in an error
 _HINTS: tuple[tuple[Any, str], ...] = (
     (uuid.UUID, "of a UUID give its .int"),
-    (Decimal, "of a Decimal give ledger.units(value, scale)"),
     ((bool, np.bool_), "True and False are no numbers here"),
-    (float, "amounts are whole numbers of the smallest unit: ledger.units(value, scale)"),
     (np.ndarray, "a field holds one number, not an array"),
+)
+_HINTS_OF_AMOUNTS: tuple[tuple[Any, str], ...] = (
+    (Decimal, "of a Decimal give ledger.units(value, scale)"),
+    (float, "amounts are whole numbers of the smallest unit: ledger.units(value, scale)"),
 )
 
 
@@ -211,7 +214,8 @@ def whole(where: str, value: object, bits: int = 128) -> int:
     if number is not None and 0 <= number < 1 << bits:
         return number
     what = "within" if number is not None else "an integer within"
-    hint = next((f" ({hint})" for kinds, hint in _HINTS if isinstance(value, kinds)), "")
+    hints = _HINTS + (_HINTS_OF_AMOUNTS if where.split(".")[-1] == "amount" else ())
+    hint = next((f" ({hint})" for kinds, hint in hints if isinstance(value, kinds)), "")
     shown = textwrap.shorten(repr(value), _SHOWN_CHARACTERS)
     raise ValueError(f"{where}: {shown} is not {what} 0 .. 2^{bits}-1{hint}")
 
@@ -242,6 +246,11 @@ def _bytes(values: Iterable[Any], sizes: Iterable[int]) -> bytes | None:
         return None
 
 
+def _at(name: str, place: int) -> str:
+    """Where a record stands in the argument `name`; of filters there is one."""
+    return name if name == _FILTER else f"{name}[{place}]"
+
+
 def _pack(name: str, record: str, values: Sequence[Any]) -> NDArray[np.void]:
     fields = _LAYOUT[record][1]
     sizes = [field[4] for field in fields]
@@ -253,7 +262,7 @@ def _pack(name: str, record: str, values: Sequence[Any]) -> NDArray[np.void]:
         packed = _bytes(chain.from_iterable(rows), cycle(sizes))
     if packed is None:
         numbers = [
-            whole(f"{name}[{place}].{field[0]}", value, 8 * size)
+            whole(f"{_at(name, place)}.{field[0]}", value, 8 * size)
             for place, row in enumerate(rows)
             for field, size, value in zip(fields, sizes, row, strict=True)
         ]
@@ -291,12 +300,12 @@ def pack_transfers(transfers: Sequence[Transfer]) -> NDArray[np.void]:
 
 def pack_account_filters(filters: Sequence[AccountFilter]) -> NDArray[np.void]:
     """An array of ACCOUNT_FILTER. ValueError names the first value that does not fit its field."""
-    return _pack("filters", "account_filter", filters)
+    return _pack(_FILTER, "account_filter", filters)
 
 
 def pack_query_filters(filters: Sequence[QueryFilter]) -> NDArray[np.void]:
     """An array of QUERY_FILTER. ValueError names the first value that does not fit its field."""
-    return _pack("filters", "query_filter", filters)
+    return _pack(_FILTER, "query_filter", filters)
 
 
 def pack_ids(ids: Sequence[int]) -> NDArray[np.void]:
@@ -304,10 +313,15 @@ def pack_ids(ids: Sequence[int]) -> NDArray[np.void]:
 
     A row of two uint64, low limb first, is taken for one id too.
     """
-    packed = None if bool in set(map(type, ids)) else _bytes(ids, repeat(ID.itemsize))
+    return pack_numbers("ids", ids)
+
+
+def pack_numbers(name: str, numbers: Sequence[int]) -> NDArray[np.void]:
+    """As pack_ids, of what the caller calls `name`."""
+    packed = None if bool in set(map(type, numbers)) else _bytes(numbers, repeat(ID.itemsize))
     if packed is None:
-        numbers = [whole(f"ids[{place}]", value) for place, value in enumerate(ids)]
-        packed = _bytes(numbers, repeat(ID.itemsize))
+        wholes = [whole(f"{name}[{place}]", value) for place, value in enumerate(numbers)]
+        packed = _bytes(wholes, repeat(ID.itemsize))
     assert packed is not None
     return np.frombuffer(bytearray(packed), ID)
 
@@ -332,12 +346,12 @@ def unpack_create_results(rows: NDArray[np.void]) -> list[CreateResult]:
     return _unpack("create_result", CreateResult, rows)
 
 
-_PACKS = (
-    (ACCOUNT, Account, pack_accounts),
-    (TRANSFER, Transfer, pack_transfers),
-    (ACCOUNT_FILTER, AccountFilter, pack_account_filters),
-    (QUERY_FILTER, QueryFilter, pack_query_filters),
-    (ID, int, pack_ids),
+_PACKS: tuple[tuple[np.dtype[np.void], str, Any, Callable[[Any], NDArray[np.void]]], ...] = (
+    (ACCOUNT, "accounts", Account, pack_accounts),
+    (TRANSFER, "transfers", Transfer, pack_transfers),
+    (ACCOUNT_FILTER, _FILTER, AccountFilter, pack_account_filters),
+    (QUERY_FILTER, _FILTER, QueryFilter, pack_query_filters),
+    (ID, "ids", int, pack_ids),
 )
 
 
@@ -348,7 +362,7 @@ def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     struct of the kind or a sequence of them, and for ID integers or an array of uint64 of shape
     (n, 2), low limb first. ValueError says what does not fit.
     """
-    struct, pack = next((struct, pack) for known, struct, pack in _PACKS if known == dtype)
+    name, struct, pack = next(one[1:] for one in _PACKS if one[0] == dtype)
     if isinstance(value, np.ndarray):
         if dtype == ID and value.dtype == np.uint64 and value.shape[1:] == (2,):
             return np.ascontiguousarray(value).view(ID).reshape(-1)
@@ -365,13 +379,25 @@ def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     values: Any = value
     if isinstance(value, struct) or (struct is int and hasattr(value, "__index__")):
         values = [value]
+    if isinstance(value, np.void):
+        raise ValueError(f"{name}: one row alone is no array of rows: give rows[0:1]")
     if not isinstance(values, Sequence):
-        raise ValueError(f"{type(value).__name__} is no {struct.__name__} nor a sequence of them")
+        raise ValueError(f"{name}: {a(value)} is no {struct.__name__} nor a sequence of them")
     if struct is not int and set(map(type, values)) - {struct}:
         for place, item in enumerate(values):
             if not isinstance(item, struct):
-                raise ValueError(f"[{place}] is a {type(item).__name__}, not a {struct.__name__}")
+                wanted = f"not {_article(struct.__name__)}"
+                raise ValueError(f"{_at(name, place)}: {a(item)}, {wanted}")
     return pack(values)
+
+
+def a(value: object) -> str:
+    """What a value is, for an error."""
+    return _article(type(value).__name__)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def _no_rows(value: NDArray[Any], dtype: np.dtype[np.void], struct: Any) -> str:

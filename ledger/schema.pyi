@@ -435,6 +435,9 @@ def pack_ids(ids: Sequence[int]) -> NDArray[np.void]:
     A row of two uint64, low limb first, is taken for one id too.
     """
 
+def pack_numbers(name: str, numbers: Sequence[int]) -> NDArray[np.void]:
+    """As pack_ids, of what the caller calls `name`."""
+
 def unpack_accounts(rows: NDArray[np.void]) -> list[Account]:
     """An Account for each row of an array of ACCOUNT."""
 
@@ -454,3 +457,6 @@ def records(value: object, dtype: np.dtype[np.void]) -> NDArray[np.void]:
     struct of the kind or a sequence of them, and for ID integers or an array of uint64 of shape
     (n, 2), low limb first. ValueError says what does not fit.
     """
+
+def a(value: object) -> str:
+    """What a value is, for an error."""

@@ -77,10 +77,11 @@ def serve(
     check_address(host, allow_plaintext)
     descriptors = _raise_descriptor_limit()
     needed = config.DESCRIPTORS_KEPT + config.CONNECTIONS_MIN
+    best = config.DESCRIPTORS_KEPT + config.CONNECTIONS_MAX
     if descriptors < needed:
         raise SystemLimit(
             f"{needed} descriptors are needed, this process may have {descriptors}: raise the limit"
-            f" (`ulimit -n {needed + config.CONNECTIONS_MAX}`, LimitNOFILE of a systemd unit)"
+            f" (`ulimit -n {best}`, LimitNOFILE of a systemd unit)"
         )
     # The journal's thread asks for the interpreter a few times a group, while the loop is busy.
     sys.setswitchinterval(config.SWITCH_SECONDS)

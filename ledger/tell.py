@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from ledger.files import occupy_standard_descriptors
@@ -66,7 +67,24 @@ def error(why: str) -> None:
 def result(text: str) -> None:
     """A result, to standard output. OSError when it cannot be written, now or at the flush."""
     data = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    sys.stdout.write(data + "\n")
+    with _naming_output():
+        sys.stdout.write(data + "\n")
+
+
+def flush_results() -> None:
+    with _naming_output():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _naming_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = f"standard output cannot be written: {error.strerror}"
+        raise OSError(error.errno, why) from error
 
 
 def table(facts: dict[str, Any]) -> str:

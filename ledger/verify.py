@@ -12,6 +12,7 @@ is read as an onlooker reads it: nothing is written, and no more is needed than 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -118,14 +119,15 @@ def rebuild(directory: Path, progress: Progress | None = None) -> Report:
     return report
 
 
+@errors.naming_limits()
 def verify(directory: Path, progress: Progress | None = None) -> Report:
     """Read all of a book that nobody serves; `progress` is called ten times a second.
 
     DataRefused when `directory` holds no book, DirectoryInUse, DirectoryNotWritable; LedgerError
     for an I/O error. Whatever is wrong with the book itself is in the report.
     """
-    shared, answer = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("at", "answer"))
-    try:
+    with contextlib.ExitStack() as held:
+        shared, answer = (_memory(held, name) for name in ("at", "answer"))
         os.truncate(shared, _PAGE.size)
         reader = _start(directory, shared, answer)
         try:
@@ -142,9 +144,13 @@ def verify(directory: Path, progress: Progress | None = None) -> Report:
         if code < 0:
             return Report(str(directory), position=at.position, fault=_death(-code, at))
         return _report(code, os.pread(answer, os.fstat(answer).st_size, 0))
-    finally:
-        os.close(shared)
-        os.close(answer)
+
+
+def _memory(held: contextlib.ExitStack, name: str) -> int:
+    """A file in memory, open until the end of `held`."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    held.callback(os.close, descriptor)
+    return descriptor
 
 
 def _start(directory: Path, shared: int, answer: int) -> subprocess.Popen[bytes]:
@@ -163,7 +169,8 @@ def _start(directory: Path, shared: int, answer: int) -> subprocess.Popen[bytes]
             env=environment,
         )
     except OSError as error:
-        raise errors.SystemLimit(f"cannot start a process that reads: {error}") from error
+        why = errors.SystemLimit(f"cannot start a process that reads: {error}")
+        raise errors.system_limit(error) or why from error
 
 
 def _wait(reader: subprocess.Popen[bytes]) -> int | None:
@@ -492,9 +499,11 @@ def _child(directory: Path, descriptor: int) -> None:
     try:
         answer = msgspec.to_builtins(_read_locked(directory, page))
     except errors.LedgerError as error:
-        answer = {"refused": type(error).__name__, "message": str(error)}
+        told = errors.system_limit(error) or error
+        answer = {"refused": type(told).__name__, "message": str(told)}
     except OSError as error:
-        answer = {"refused": "LedgerError", "message": str(error)}
+        kind = type(errors.system_limit(error) or errors.LedgerError()).__name__
+        answer = {"refused": kind, "message": str(errors.system_limit(error) or error)}
     except (MemoryError, RuntimeError) as error:
         if (why := errors.system_limit(error)) is None:
             raise

@@ -6,7 +6,9 @@ Also what a type checker says of a wrong kind, and what `import *` brings along.
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import pickle
 import subprocess
 import sys
 from decimal import Decimal
@@ -320,3 +322,40 @@ def test_the_commands_help_themselves_without_docstrings(optimized):
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert said in done.stdout, words
+
+
+def test_a_record_of_another_kind_names_its_argument(book):
+    for ask, why in (
+        (lambda: book.create_transfers([{}]), r"transfers\[0\]: a dict, not a Transfer"),
+        (lambda: book.create_accounts([pay(1)]), r"accounts\[0\]: a Transfer, not an Account"),
+        (lambda: book.create_transfers(rows([1])[0]), r"transfers: one row .* rows\[0:1\]"),
+        (lambda: book.create_many(rows([1])[0]), r"records: one row .* rows\[0:1\]"),
+        (lambda: book.create_many(one for one in ()), "records: a generator is no array or list"),
+        (lambda: book.create_transfers(one for one in ()), "transfers: a generator is no Trans"),
+        (lambda: book.query_accounts([account(1)]), "filter: an Account, not a QueryFilter"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            ask()
+
+
+def test_a_book_and_a_client_say_that_they_belong_to_one_process(book):
+    client = ledger.Client("127.0.0.1:1")
+    for one, what in ((book, "book"), (client, "client"), (client._client, "client")):
+        for ask in (pickle.dumps, copy.copy):
+            with pytest.raises(TypeError, match=f"a {what} belongs to the process that"):
+                ask(one)
+    client.close()
+
+
+def test_a_book_names_its_directory(tmp_path):
+    with ledger.open(tmp_path / "book") as book:
+        assert book.path == tmp_path / "book"
+        assert repr(book) == f"<ledger.Book in {str(tmp_path / 'book')!r}>"
+    assert repr(book) == f"<ledger.Book in {str(tmp_path / 'book')!r}, closed>"
+
+    async def work():
+        async with ledger.open_async(str(tmp_path / "book")) as book:
+            assert book.path == tmp_path / "book"
+            assert repr(book) == f"<ledger.AsyncBook in {str(tmp_path / 'book')!r}>"
+
+    asyncio.run(work())

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -92,9 +93,9 @@ def test_records_may_come_as_structs_arrays_or_bytes(server: Start) -> None:
     ("call", "value", "message"),
     [
         ("create_transfers", b"abc", "3 bytes are not whole records of 128"),
-        ("create_transfers", [Account()], r"\[0\] is a Account, not a Transfer"),
+        ("create_transfers", [Account()], r"transfers\[0\]: an Account, not a Transfer"),
         ("create_transfers", [Transfer(code=1 << 16)], r"transfers\[0\].code"),
-        ("create_transfers", 7, "int is no Transfer"),
+        ("create_transfers", 7, "transfers: an int is no Transfer"),
         ("create_transfers", np.zeros(8190, schema.TRANSFER), "8190 events are more than one"),
         ("create_transfers", np.zeros(3, schema.ACCOUNT), "is no row of"),
         ("create_many", b"", "neither accounts nor transfers"),
@@ -386,7 +387,7 @@ def test_closing_ends_what_is_under_way(server: Start) -> None:
         begun.set()
         try:
             client.create_transfers([transfer(1)])
-        except LedgerError as error:
+        except (LedgerError, ValueError) as error:
             caught.append(error)
 
     thread = threading.Thread(target=ask)
@@ -395,8 +396,8 @@ def test_closing_ends_what_is_under_way(server: Start) -> None:
     client.close()
     thread.join()
     one.resume()
-    assert isinstance(caught[0], LedgerError)
-    with pytest.raises(LedgerError, match="closed"):
+    assert isinstance(caught[0], LedgerError) or "the client is closed" in str(caught[0])
+    with pytest.raises(ValueError, match="the client is closed"):
         client.lookup_accounts([1])
     client.close()
 
@@ -489,3 +490,40 @@ def test_a_dropped_client_ends_its_thread_with_a_warning(server: Start) -> None:
         del client
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_signal_handler_may_call_the_client_inside_a_call(server: Start) -> None:
+    handled: list[int] = []
+    with Client(server().address) as client:
+        client.create_accounts(accounts())
+        again = threading.Semaphore()
+
+        def handle(*_: object) -> None:
+            handled.append(len(client.lookup_accounts([1])))
+            again.release()
+
+        def interrupt() -> None:
+            for _ in range(10):
+                again.acquire()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        thread = threading.Thread(target=interrupt)
+        try:
+            thread.start()
+            while len(handled) < 10:
+                assert len(client.lookup_accounts([1, 2])) == 2
+        finally:
+            thread.join()
+            signal.signal(signal.SIGUSR1, before)
+    assert set(handled) == {1}
+
+
+def test_a_timeout_of_0_sends_and_does_not_wait(server: Start) -> None:
+    with Client(server().address) as client:
+        with pytest.raises(ConnectionError, match="nothing was executed"):
+            client.create_accounts(accounts(), timeout=0)
+        client.create_accounts(accounts())
+        with pytest.raises(OutcomeUnknown):
+            client.create_transfers([transfer(10)], timeout=0)
+        assert len(client.lookup_transfers([10])) == 1

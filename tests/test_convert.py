@@ -48,7 +48,7 @@ def test_what_is_no_column_is_refused(function, wrong):
 
 @pytest.mark.parametrize("wrong", [[-1], [U128_MAX + 1], [True], [1.0], ["1"], [None]])
 def test_what_is_no_number_of_128_bits_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"ids\[0\]: .* is not "):
+    with pytest.raises(ValueError, match=r"values\[0\]: .* is not "):
         ledger.limbs(wrong)
 
 
@@ -88,10 +88,16 @@ def test_what_is_no_record_is_refused():
     for wrong in ([1], np.zeros(2), None, np.zeros((2, 2), ledger.TRANSFER)):
         with pytest.raises(ValueError, match="is no array of records"):
             ledger.columns(wrong)
-    for wrong in ([], [1], None, ledger.Transfer()):
-        with pytest.raises(ValueError, match="no accounts nor transfers"):
+    for wrong, why in (
+        ([], r"structs: an empty list says neither ACCOUNT nor TRANSFER: give numpy\.empty"),
+        ([1], r"structs\[0\]: an int, neither an Account nor a Transfer"),
+        (None, "structs: a NoneType is no list"),
+        (ledger.Account(), r"structs: an Account alone is no list: give \[it\]"),
+        (iter([ledger.Account()]), "structs: a list_iterator is no list"),
+    ):
+        with pytest.raises(ValueError, match=why):
             ledger.rows(wrong)
-    with pytest.raises(ValueError, match=r"\[1\] is a Account, not a Transfer"):
+    with pytest.raises(ValueError, match=r"transfers\[1\]: an Account, not a Transfer"):
         ledger.rows([ledger.Transfer(), ledger.Account()])
 
 
@@ -181,3 +187,34 @@ def test_hints_lead_from_a_uuid_and_a_decimal_to_a_number():
     for value, hint in ((uuid.UUID(int=5), "give its .int"), (Decimal(5), "ledger.units")):
         with pytest.raises(ValueError, match=hint):
             schema.pack_transfers([ledger.Transfer(amount=value)])
+
+
+def test_hints_at_amounts_are_for_amounts():
+    for wrong in (1.5, Decimal(5)):
+        with pytest.raises(ValueError, match=r"transfers\[0\]\.amount: .*ledger\.units"):
+            schema.pack_transfers([ledger.Transfer(amount=wrong)])
+        for function, value in (
+            (ledger.ids, wrong),
+            (schema.pack_transfers, [ledger.Transfer(code=wrong)]),
+            (schema.pack_account_filters, [ledger.AccountFilter(timestamp_min=wrong)]),
+        ):
+            with pytest.raises(ValueError, match="is not an integer") as raised:
+                function(value)
+            assert "units" not in str(raised.value) and "amount" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"^filter\.timestamp_max: "):
+        schema.pack_query_filters([ledger.QueryFilter(timestamp_max=0.5)])
+
+
+def test_limbs_name_their_values():
+    with pytest.raises(ValueError, match=r"^values\[1\]: "):
+        ledger.limbs([1, 2**128])
+
+
+def test_a_decimal_is_of_a_whole_number():
+    row = ledger.rows([ledger.Transfer(amount=5)])[0]
+    with pytest.raises(ValueError, match=r"number: .*ledger\.int_of"):
+        ledger.decimal(row["amount"], 2)
+    for wrong in (1.5, "5", None):
+        with pytest.raises(ValueError, match=r"number: .* is no whole number of units"):
+            ledger.decimal(wrong, 2)
+    assert ledger.decimal(ledger.int_of(row["amount"]), 2) == Decimal("0.05")

@@ -189,3 +189,29 @@ def test_calls_that_a_rest_holds_up_can_give_up_and_end_with_the_book(tmp_path):
             for thread in (first, resting, closing):
                 thread.join()
         assert paid[0]["status"].tolist() == [CREATED] and len(got[0]) == 32 and closed == [None]
+
+
+def test_a_closing_that_is_cancelled_again_and_again_leaves_a_free_directory(tmp_path):
+    """As libraries do whose scopes end: they cancel in every turn of the loop."""
+
+    async def run():
+        async with ledger.open_async(tmp_path / "book") as book:
+            await book.create_accounts([account(1), account(2)])
+            with held(book) as event:
+                payer = asyncio.ensure_future(book.create_transfers(rows(range(1, 3))))
+                while not book._engine._appending:
+                    await asyncio.sleep(0)
+                closer = asyncio.ensure_future(book.close())
+                await asyncio.sleep(0)
+                for turn in range(100):
+                    closer.cancel()
+                    await asyncio.sleep(0)
+                    assert turn > 50 or not closer.done()
+                    if turn == 50:
+                        event.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await closer
+            assert (await payer)["status"].tolist() == [CREATED] * 2
+            ledger.open(tmp_path / "book").close()
+
+    asyncio.run(run())

@@ -60,6 +60,10 @@ def pairs(facts: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def check(facts: dict[str, Any]) -> None:
+    facts = dict(facts)
+    for name in exact.COUNTS & set(facts):
+        counts = facts.pop(name)
+        assert counts and all(type(count) is int for count in counts.values()), f"{name}: {counts}"
     for name, value in pairs(facts):
         if name in exact.STRINGS and value is not None:
             assert isinstance(value, str), f"{name} is {value!r}"

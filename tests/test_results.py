@@ -68,7 +68,7 @@ def test_a_chain_sent_again_raises_as_the_docs_say(book):
     ("results", "records", "why"),
     [
         (np.zeros(2, ledger.CREATE_RESULT), [pay(1)], "2 results are not of 1 records"),
-        ([1], [pay(1)], "results: list is no array of CREATE_RESULT"),
+        ([1], [pay(1)], "results: a list is no array of CREATE_RESULT"),
         (np.zeros(1, ledger.TRANSFER), [pay(1)], "is no array of CREATE_RESULT"),
         (np.zeros(1, ledger.CREATE_RESULT), b"x" * 128, "neither accounts nor transfers"),
     ],
@@ -100,3 +100,20 @@ def test_a_long_answer_is_told_in_short(book):
     for told in (ledger.describe(results, payments), ledger.describe(payments)):
         assert len(told.splitlines()) == 21
         assert told.endswith("\nand 5 more")
+
+
+def test_structs_are_described_as_arrays_are(book):
+    payments = [pay(10), pay(11)]
+    assert ledger.describe(payments) == ledger.describe(ledger.rows(payments))
+    for wrong, why in (([1], "rows: an int is no record"), (pay(1), "rows: a Transfer is no")):
+        with pytest.raises(ValueError, match=why):
+            ledger.describe(wrong)
+    with pytest.raises(ValueError, match="results: a list is no array of CREATE_RESULT"):
+        ledger.describe(payments, payments)
+
+
+def test_a_generator_is_said_to_be_one(book):
+    payments = [pay(10)]
+    results = book.create_transfers(payments)
+    with pytest.raises(ValueError, match="a generator is no array or list"):
+        ledger.raise_for_status(results, (one for one in payments))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -84,4 +87,34 @@ def test_in_a_loop(place):
                 raise RuntimeError
 
     asyncio.run(work())
+    assert list(place.iterdir()) == []
+
+
+def test_one_that_is_dropped_leaves_nothing(place):
+    book = ledger.open_temporary()
+    book.create_accounts([account(1)])
+    with pytest.warns(ResourceWarning, match="was dropped and not closed"):
+        del book
+        gc.collect()
+    assert list(place.iterdir()) == []
+
+
+ENDS = """
+import asyncio, sys, tempfile
+import ledger
+tempfile.tempdir = sys.argv[1]
+book = ledger.open_temporary()
+book.create_accounts([ledger.Account(id=1, ledger=1, code=1)])
+opening = ledger.open_temporary_async()
+loop = asyncio.new_event_loop()
+other = loop.run_until_complete(opening.__aenter__())
+if sys.argv[2] == "error":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("error", 3)])
+def test_those_that_are_open_when_the_interpreter_ends_leave_nothing(place, how, code):
+    done = subprocess.run([sys.executable, "-c", ENDS, str(place), how], timeout=60, check=False)
+    assert done.returncode == code
     assert list(place.iterdir()) == []

@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 INSIDE: dict[str, tuple[str, ...]] = {
     "errors.py": ("config.py",),
     "environment.py": ("files.py",),
+    "lock.py": ("files.py",),
     "record.pxd": ("record.h",),
     "frame.h": ("aegis.h",), "blocks.h": ("aegis.h",),
     "places.h": ("blocks.h", "lmdb_file.h"),
@@ -74,7 +75,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
-    "desk.py": ("runner.py",), "book.py": ("desk.py",), "temporary.py": ("book.py",),
+    "desk.py": ("runner.py",), "book.py": ("desk.py",), "temporary.py": ("book.py", "desk.py"),
     "server.py": ("runner.py", "doors/binary.py"),
     "doors/binary.py": ("doors/turn.py",), "doors/turn.py": ("doors/binary.py",),
     "client.py": ("link.py",),
