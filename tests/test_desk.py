@@ -407,7 +407,8 @@ def test_more_tasks_than_may_wait_wait_outside_in_their_order(tmp_path, monkeypa
                     await book.create_transfers(rows([500_000]), timeout=0.05)
                 for task in many[7::3]:
                     task.cancel()
-                assert len(book._desk.unaccepted) <= 4
+                # One more may be let in while the engine's thread takes one from the queue.
+                assert len(book._desk.unaccepted) <= 4 + 1
                 event.set()
                 found = await asyncio.gather(first, *many, return_exceptions=True)
             done = [one for one in found if not isinstance(one, BaseException)]
