@@ -43,7 +43,7 @@ def taken():
     except OSError:
         return held
 
-found = []
+found, enough = [], 0
 for free in range(free_max):
     held = taken()
     before = len(held)
@@ -52,12 +52,15 @@ for free in range(free_max):
     try:
         tried()
         found.append([free, "", ""])
+        enough += 1
     except Exception as error:
         found.append([free, type(error).__name__, str(error)])
     again = taken()
     assert len(again) == free, (free, len(again), "descriptors leak", found[-1])
     for descriptor in held[:len(held) - free] + again:
         os.close(descriptor)
+    if enough == 3:
+        break
 print(json.dumps([found, sorted(os.listdir(place))]))
 """
 
