@@ -115,13 +115,15 @@ def main() -> int:
 
     threading.Thread(target=wait, daemon=True).start()
     done: Counter[str] = Counter()
-    while not over.is_set():
+    while True:  # once at the least, also beside a host that ends at once
         try:
             act(directory, over)
             done["done"] += 1
         except (lmdb.Error, LedgerError) as error:
             done[type(error).__name__] += 1
             over.wait(REST_SECONDS)
+        if over.is_set():
+            break
     print(json.dumps(done))
     return 0
 
