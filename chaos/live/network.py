@@ -34,9 +34,9 @@ class Wire:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._waiting = b""
-        self._cuts = link.cuts.setdefault(line.name.partition(".")[0], deque())
+        self._client = line.name.partition(".")[0]
+        self._cuts = link.cuts.setdefault(self._client, deque())
         self._cut_after: int | None = None  # bytes of the client that still reach the server
-        self.lose_reply = False
         self.open = True
 
     def connect(self, address: tuple[str, int]) -> None:
@@ -77,7 +77,8 @@ class Wire:
             data = b""
         if not data:
             self._gone()
-        elif self.lose_reply:
+        elif self._client in self._network.losing:
+            self._network.losing.remove(self._client)
             self._network.world.count("reply-lost")
             self._break()
         else:
@@ -151,6 +152,7 @@ class Network(network.Network):
         self.real = real
         self.address = ("127.0.0.1", 0)
         self.cuts: dict[str, deque[int]] = {}  # of each client: after how many bytes to reset
+        self.losing: set[str] = set()  # clients whose next reply is lost
 
     def _reach(self, connection: Connection) -> None:
         """The first packet arrives at the machine."""

@@ -109,9 +109,7 @@ class _Troubles(Troubles):
             end()
         for cuts in self._network.cuts.values():
             cuts.clear()
-        for client in self._run.clients:
-            for wire in self._network.wires(client.index):
-                wire.lose_reply = False
+        self._network.losing.clear()
 
     # ---- each fault begins something and returns how it ends ------------------------------------
 
@@ -128,9 +126,8 @@ class _Troubles(Troubles):
         cuts.append(entry["bytes"])
 
     def _lose_reply(self, entry: dict[str, Any]) -> None:
-        """The next reply leaves the server and never arrives; the connection is reset."""
-        for wire in self._network.wires(entry["client"])[-1:]:
-            wire.lose_reply = True
+        """The client's next reply leaves the server and never arrives; its connection is reset."""
+        self._network.losing.add(f"c{entry['client']}")
 
     def _freeze(self, entry: dict[str, Any]) -> None:
         self._server.freeze(self._world.now_ns + min(entry["for_ns"], 800 * MS))
