@@ -14,6 +14,7 @@ The weak spot: a long read is executed in order with the payments and holds them
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -183,7 +184,7 @@ class Engine:
         # What waits for each group that is not durable: (asker, taken, bytes); an answer to be
         # rebuilt is (asker, (group, record offset), 0).
         self._waits: dict[int, list[tuple[Asker, Any, int]]] = {}
-        self._releasing: list[tuple[Asker, Any, int]] = []  # durable, last one first
+        self._releasing: deque[tuple[Asker, Any, int]] = deque()  # durable, and leaving in order
         self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
         if sealer is not None:
@@ -287,20 +288,27 @@ class Engine:
             ]
         taken, size = asker.take(self, made)
         if size:
-            newest = self.core.newest_group()
-            if newest <= self._durable:
-                asker.deliver(taken)
-            else:
-                self._wait(newest, asker, taken, size)
+            self._release_after(self.core.newest_group(), asker, taken, size)
         for one, group, offset in resends:
-            if group <= self._durable:
-                self._resend(one, group, offset)
-            else:
-                self._wait(group, one, (group, offset), 0)
+            self._release_after(group, one, (group, offset), 0)
 
-    def _wait(self, group: int, asker: Asker, taken: Any, size: int) -> None:
-        self._waits.setdefault(group, []).append((asker, taken, size))
+    def _release_after(self, group: int, asker: Asker, taken: Any, size: int) -> None:
+        """Deliver once the group is durable. Who is delivered to may ask for more at once, and that
+        goes behind what is leaving already."""
+        if group > self._durable:
+            self._waits.setdefault(group, []).append((asker, taken, size))
+        elif self._releasing:
+            self._releasing.append((asker, taken, size))
+        else:
+            self._deliver(asker, taken, size)
+            return
         self._held_bytes += size + config.HELD_BYTES_EACH
+
+    def _deliver(self, asker: Asker, taken: Any, size: int) -> None:
+        if size:
+            asker.deliver(taken)
+        else:
+            self._resend(asker, *taken)
 
     def _resend(self, asker: Asker, group: int, offset: int) -> None:
         """The original reply of a durable request, rebuilt from the journal.
@@ -461,7 +469,7 @@ class Engine:
         self._durable = number
         self.durable_position = self._log.position
         self.core.made_durable(number)
-        self._releasing = self._waits.pop(number, [])[::-1]
+        self._releasing.extend(self._waits.pop(number, []))
         # The next group goes to the log before anything is released: it is what others wait for.
         self.flush()
         self._release()
@@ -476,13 +484,10 @@ class Engine:
     def _release(self) -> None:
         """Deliver what waited. Should that fail, whoever is left is among those to be told."""
         while self._releasing:
-            asker, taken, size = self._releasing[-1]
-            if size:
-                asker.deliver(taken)
-            else:
-                self._resend(asker, *taken)
+            asker, taken, size = self._releasing[0]
+            self._deliver(asker, taken, size)
             if self._releasing:
-                self._releasing.pop()
+                self._releasing.popleft()
                 self._held_bytes -= size + config.HELD_BYTES_EACH
 
     def _resume_refused(self) -> None:
@@ -551,11 +556,11 @@ class Engine:
         if self.cause is not None:
             return
         self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
-        waits = [self._releasing[::-1], *(self._waits[group] for group in sorted(self._waits))]
+        waits = [self._releasing, *(self._waits[group] for group in sorted(self._waits))]
         waiting = [asker for those in waits for asker, _, _ in those] + list(self._refused)
         if self._sealer is not None:
             waiting += self._sealer.stop()
-        self._releasing, self._waits = [], {}
+        self._releasing, self._waits = deque(), {}
         self._refused.clear()
         for asker in waiting:
             with suppress(Exception):

@@ -140,7 +140,7 @@ def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
         if size:
             asker.deliver(taken)
 
-    patch.setattr(Engine, "_wait", wait)
+    patch.setattr(Engine, "_release_after", wait)
 
 
 def answer_reads_before_the_line(patch: pytest.MonkeyPatch) -> None:

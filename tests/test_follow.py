@@ -1,4 +1,4 @@
-"""The thread that appends hands the open group over itself, unless somebody is at work."""
+"""What follows what: the open group an append that ended, and answers those that leave already."""
 
 from __future__ import annotations
 
@@ -63,3 +63,21 @@ def test_what_fails_behind_an_append_stops_the_engine_in_its_own_place(bench):
     told()
     assert isinstance(bench.engine.cause.cause, MemoryError)
     assert [len(asker.causes) for asker in askers] == [1, 1]
+
+
+def test_what_is_asked_while_answers_leave_goes_behind_them(bench):
+    order = []
+
+    class Noting(Asker):
+        def deliver(self, taken):
+            order.append(self.route)
+            if self.route == 1:
+                bench.lookup(Noting(4), 1)
+                assert order == [1], "two answers are still before it"
+                bench.transfers(Noting(5), pay(5))
+
+    for n in (1, 2, 3):
+        bench.transfers(Noting(n), pay(n))
+    bench.settle()
+    assert order == [1, 2, 3, 4, 5]
+    assert bench.engine._held_bytes == 0 and not bench.engine._releasing
