@@ -132,3 +132,14 @@ def test_the_mutants_are_listed() -> None:
     names = [one["name"] for one in json.loads(listed.output)["mutants"]]
     assert names == [one.name for one in KNOWN] and len(names) >= 25
     assert "a-void-releases-nothing" in CliRunner().invoke(cli.main, ["--list"]).output
+
+
+def test_a_mutant_that_its_tests_die_of_is_caught(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 7)\n")
+
+    class Dying(tree.Tree):
+        def run(self, *words: str) -> tree.Ended:
+            return super().run(str(tmp_path / "dies.py"))
+
+    seen = run._tests(Dying(ROOT), "tests/test_ids.py")
+    assert (seen.broken, seen.check, seen.what) == (1, "died", "the tests ended with SIGBUS")

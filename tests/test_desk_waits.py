@@ -137,17 +137,17 @@ def test_a_state_hash_comes_though_there_are_always_new_calls(book):
     """Each group on its way is given back only when more has been asked."""
     asked = iter(range(10, 10**9))
     going, runner = [True], book._runner
-    payers = []
+    payers, asking = [], threading.Lock()
 
     def run(job, done):
-        if going:
-            payers.append(call(book.create_transfers, rows([next(asked)])))
-            number = len(payers)
-            type(runner).run(runner, lambda: (more(number), job())[1], done)
-        else:
-            type(runner).run(runner, job, done)
+        with asking:
+            if going:
+                payers.append(call(book.create_transfers, rows([next(asked)])))
+                type(runner).run(runner, lambda: (more(), job())[1], done)
+            else:
+                type(runner).run(runner, job, done)
 
-    def more(number):
+    def more():
         """Until the payment that was asked with this group is in the next one, or held up."""
         while not (book._engine.core.group_records or book._desk.held or not going):
             time.sleep(0.001)
@@ -159,9 +159,10 @@ def test_a_state_hash_comes_though_there_are_always_new_calls(book):
         thread.join(20)
         came = not thread.is_alive()
     finally:
-        going.clear()
+        with asking:
+            going.clear()
         thread.join()
-        for payer, _ in list(payers):
+        for payer, _ in payers:
             payer.join()
         del runner.run
     assert came and len(got[0]) == 32

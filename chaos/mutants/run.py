@@ -26,6 +26,7 @@ SEEDS = {"sim": (40, 160, 1_800), "process": (1, 2, 4), "network": (1, 2, 4)}
 HOST_SEEDS = 3  # as many as have every habit
 IMAGES_AGAIN = 4  # times as many images, when the first ones show nothing
 DISK_SEED = 7
+DEATHS = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT)  # by which code ends its own process
 WHAT_MAX = 300
 EXCEPTION = "an exception:"  # how a tier begins to tell of an error of its own
 IMAGES = """
@@ -180,6 +181,9 @@ def _tests(tree: Tree, file: str) -> Seen:
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=120", "--rootdir", ".",
         "--tb", "no", "-rf", file,
     )  # fmt: skip
+    if -ended.code in DEATHS:
+        # The tests hold in the tree as it is, so what they died of is the mutant.
+        return Seen(1, 1, "died", f"the tests ended with {signal.Signals(-ended.code).name}")
     failed = re.findall(r"^FAILED (\S+)", ended.out, re.MULTILINE)
     passed = re.search(r"(\d+) passed", ended.out)
     tried = len(failed) + (int(passed[1]) if passed else 0)
