@@ -39,7 +39,7 @@ bench: .venv/built  ## core, journal, codec and socket path; about a minute
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
 		--benchmark-columns=min,median,max,iqr,rounds
 
-bench-full: .venv/built  ## all of it into build/bench and docs/performance.md; each part says how long
+bench-full: .venv/built  ## all of it into build/bench and docs/measure.md; each part says how long
 	mkdir -p build/bench
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
 		--benchmark-columns=min,median,max,iqr,rounds --benchmark-json=build/bench/parts.json

@@ -98,14 +98,14 @@ BAD: list[tuple[Check, dict[str, str], str, str]] = [
     ),
     (
         tidy.pictured,
-        {"docs/architecture.md": TABLE.format("`checkpoint.py`")},
-        "docs/architecture.md:3",
+        {"docs/internals/architecture.md": TABLE.format("`checkpoint.py`")},
+        "docs/internals/architecture.md:3",
         "parts misses clock.py",
     ),
     (
         tidy.pictured,
-        {"docs/architecture.md": TABLE.format("`checkpoint.py` `clock.py` `engine.py`")},
-        "docs/architecture.md:3",
+        {"docs/internals/architecture.md": TABLE.format("`checkpoint.py` `clock.py` `engine.py`")},
+        "docs/internals/architecture.md:3",
         "engine.py is not of parts",
     ),
     (tidy.owners, {"ledger/engine.py": "import asyncio\n"}, "ledger/engine.py:1", "edge"),

@@ -1,4 +1,4 @@
-"""Writes docs/data-model.md from the tables that the compiled modules hold, and from config.py.
+"""Writes docs/reference/data-model.md from the tables of the compiled modules and from config.py.
 
 Run `python tools/docs.py` after a change of a fact; `--check` only says whether the page is fresh.
 Names, numbers and their one-line meanings come from the tables; here are the order of the page and
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "data-model.md"
+PAGE = ROOT / "docs" / "reference" / "data-model.md"
 
 OPENING = """\
 # Data model
@@ -172,7 +172,7 @@ def limits() -> str:
 
 
 def render() -> str:
-    """The text of docs/data-model.md."""
+    """The text of docs/reference/data-model.md."""
     from ledger import _wire
 
     frames = [name for name in _wire.layout() if name.startswith("frame_")]
@@ -199,7 +199,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         fresh = PAGE.exists() and PAGE.read_text() == text
         if not fresh:
-            sys.stderr.write("docs/data-model.md is stale: run python tools/docs.py\n")
+            sys.stderr.write("docs/reference/data-model.md is stale: run python tools/docs.py\n")
         return 0 if fresh else 1
     PAGE.write_text(text)
     return 0

@@ -309,8 +309,8 @@ def layers(root: Path) -> Iterator[str]:
 
 
 def pictured(root: Path) -> Iterator[str]:
-    """The table of docs/architecture.md names the files of each layer, and no others."""
-    page = root / "docs" / "architecture.md"
+    """The table of docs/internals/architecture.md names the files of each layer, and no others."""
+    page = root / "docs" / "internals" / "architecture.md"
     for number, line in enumerate(lines(page) if page.exists() else (), 1):
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) != 5 or cells[1] not in LAYERS:
