@@ -54,6 +54,12 @@ def check(words: list[str]) -> None:
     assert any(f'"{words[1]}"' in text for text in tests), f"no test runs {words[1]}"
 
 
+def anchors(page: str) -> set[str]:
+    """The names of a page's headings in links, as GitHub and the site make them."""
+    heads = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def programs(page: str) -> str:
     """The python blocks of a page as one program, each line where it is in the page."""
     lines, inside = [], False
@@ -82,27 +88,49 @@ def test_what_is_generated_is_fresh() -> None:
         assert subprocess.run(run, capture_output=True, text=True).stderr == ""
 
 
-def test_a_stale_page_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stale = tmp_path / "data-model.md"
-    stale.write_text(docs.render().replace("| 128 |", "| 129 |"))
-    monkeypatch.setattr(docs, "PAGE", stale)
+def test_a_stale_page_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = {tmp_path / path.name: render for path, render in docs.PAGES.items()}
+    for path, render in pages.items():
+        path.write_text(render().replace("128", "129"))
+    monkeypatch.setattr(docs, "PAGES", pages)
     monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])
     assert docs.main() == 1
+    assert "data-model.md is stale" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["docs.py"])
     assert docs.main() == 0
-    assert stale.read_text() == docs.PAGE.read_text() == docs.render()
+    assert all(path.read_text() == render() for path, render in pages.items())
 
 
-def test_the_page_names_every_record_flag_and_code() -> None:
+def test_the_reference_names_every_record_flag_and_code() -> None:
     from ledger import _wire
 
-    page = docs.render()
+    page, wire = docs.data_model(), docs.wire_protocol()
     for name, (_, fields, _) in _wire.layout().items():
-        section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        if name.startswith("frame_"):
+            section = wire.partition(f"<!-- generated: {name} -->")[2].partition("<!-- end")[0]
+        else:
+            section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
         rows = re.findall(r"^\| (\d+) \| (\d+) \| \S+ \| `(\w+)` \|", section, re.MULTILINE)
         assert rows == [(str(at), str(size), field) for field, _, _, at, size, _ in fields], name
     for names in _wire.statuses().values():
         assert all(f"| {value} | `{name.lower()}` |" in page for name, value, _ in names)
+
+
+def test_a_mark_that_is_missing_is_seen() -> None:
+    page = docs.WIRE_PROTOCOL.read_text()
+    with pytest.raises(ValueError, match="no marks <!-- generated: commands -->"):
+        docs.filled(page.replace("<!-- generated: commands -->", ""))
+
+
+def test_prose_has_at_most_120_columns() -> None:
+    """Tables, code and what was measured are as wide as they are."""
+    for page in PAGES:
+        text = re.sub(r"<!-- (?:measured|generated).*?<!-- end", "", page.read_text(), flags=re.S)
+        text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+        long = [line for line in text.splitlines() if len(line) > 120 and line[:1] not in "|`"]
+        assert not long, f"{page}: {long[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -134,6 +162,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} leads to {target}"
-    anchors = re.findall(r"\]\(#([^)]+)\)", text)
-    heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)]
-    assert set(anchors) <= set(heads)
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        other = page.parent / target if target else page
+        assert anchor in anchors(other.read_text()), f"{page.name}: {target}#{anchor}"
