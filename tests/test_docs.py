@@ -165,3 +165,20 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
         other = page.parent / target if target else page
         assert anchor in anchors(other.read_text()), f"{page.name}: {target}#{anchor}"
+
+
+def test_every_page_is_in_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = re.findall(r"^[\w/-]+$", index.partition("{toctree}")[2], re.MULTILINE)
+    pages = {p.relative_to(ROOT / "docs").with_suffix("").as_posix() for p in PAGES[1:]}
+    assert sorted(listed) == sorted(pages - {"index"})
+    assert all(f"({page}.md)" in index for page in listed)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("furo")
+    run = [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", str(ROOT / "docs")]
+    built = subprocess.run([*run, str(tmp_path)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "internals" / "architecture.html").read_text()
+    assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", page)
