@@ -4,13 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test chaos chaos-long mutants lint bench bench-full bench-scale budget docs clean
+.PHONY: demo test chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint,chaos]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint,chaos,docs]'
 	touch $@
 
 demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the books verified
@@ -39,7 +39,7 @@ bench: .venv/built  ## core, journal, codec and socket path; about a minute
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
 		--benchmark-columns=min,median,max,iqr,rounds
 
-bench-full: .venv/built  ## all of it into build/bench and docs/performance.md; each part says how long
+bench-full: .venv/built  ## all of it into build/bench and docs/measure.md; each part says how long
 	mkdir -p build/bench
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \
 		--benchmark-columns=min,median,max,iqr,rounds --benchmark-json=build/bench/parts.json
@@ -59,6 +59,9 @@ budget: .venv/built  ## instructions for each payment, counted by callgrind, aga
 docs: .venv/built  ## write what is generated from the C lists
 	$(BIN)/python tools/docs.py
 	$(BIN)/python tools/stubs.py
+
+site: .venv/built  ## the pages as a site in build/site; a link that leads nowhere fails
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q docs build/site
 
 clean:
 	rm -rf .venv build dist *.egg-info ledger/*.so ledger/_*.c demo

@@ -1,4 +1,4 @@
-"""Writes what was measured into docs/performance.md: the tables between its marks, and pictures.
+"""Writes what was measured into docs/measure.md: the tables between its marks, and pictures.
 
 The words around the marks are written by hand and left as they are. Each table says where and when
 it was measured and by which command; what was not run is told. It measures nothing.
@@ -17,7 +17,7 @@ import click
 from bench import picture
 from bench.environment import RESULTS, ROOT, Result, load
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "measure.md"
 QUIET_LOAD_MAX = 0.5  # processes, the mean of the minute before
 BEGIN, END = "<!-- measured: {} -->", "<!-- end: {} -->"
 WHERE = ("--out", "--dir")
@@ -329,10 +329,10 @@ def between(page: str, name: str, text: str) -> str:
 )  # fmt: skip
 @click.option(
     "--page", type=click.Path(dir_okay=False, path_type=Path), default=PAGE,
-    show_default="docs/performance.md", help="The page to write into.",
+    show_default="docs/measure.md", help="The page to write into.",
 )  # fmt: skip
 def main(results: Path, page: Path) -> None:
-    """Write the tables and the pictures of docs/performance.md from the results."""
+    """Write the tables and the pictures of docs/measure.md from the results."""
     text = render(page.read_text(encoding="utf-8"), results, page.parent / "images")
     page.write_text(text, encoding="utf-8")
     click.echo(f"wrote {page.name} and {len(list((page.parent / 'images').glob('*.png')))} images")

@@ -72,6 +72,7 @@ class AsyncClient(AsyncPages):
 
     @property
     def address(self) -> str:
+        """HOST:PORT of the server."""
         return self._link.address
 
     @property
@@ -166,6 +167,7 @@ class Client(Pages):
 
     @property
     def address(self) -> str:
+        """HOST:PORT of the server."""
         return self._client.address
 
     @property

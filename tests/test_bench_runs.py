@@ -349,7 +349,7 @@ def test_payers_are_asked_for_what_their_options_say() -> None:
 def test_the_page_takes_what_was_measured(
     results: Path, history: dict[str, Any], tmp_path: Path
 ) -> None:
-    page = tmp_path / "performance.md"
+    page = tmp_path / "measure.md"
     page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     for _ in range(2):  # and takes it again
         ran = CliRunner().invoke(report.main, ["--from", str(results), "--page", str(page)])

@@ -22,7 +22,7 @@ from ledger.cli import cli
 from tools import docs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -54,6 +54,12 @@ def check(words: list[str]) -> None:
     assert any(f'"{words[1]}"' in text for text in tests), f"no test runs {words[1]}"
 
 
+def anchors(page: str) -> set[str]:
+    """The names of a page's headings in links, as GitHub and the site make them."""
+    heads = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def programs(page: str) -> str:
     """The python blocks of a page as one program, each line where it is in the page."""
     lines, inside = [], False
@@ -82,27 +88,49 @@ def test_what_is_generated_is_fresh() -> None:
         assert subprocess.run(run, capture_output=True, text=True).stderr == ""
 
 
-def test_a_stale_page_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stale = tmp_path / "data-model.md"
-    stale.write_text(docs.render().replace("| 128 |", "| 129 |"))
-    monkeypatch.setattr(docs, "PAGE", stale)
+def test_a_stale_page_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = {tmp_path / path.name: render for path, render in docs.PAGES.items()}
+    for path, render in pages.items():
+        path.write_text(render().replace("128", "129"))
+    monkeypatch.setattr(docs, "PAGES", pages)
     monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])
     assert docs.main() == 1
+    assert "data-model.md is stale" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["docs.py"])
     assert docs.main() == 0
-    assert stale.read_text() == docs.PAGE.read_text() == docs.render()
+    assert all(path.read_text() == render() for path, render in pages.items())
 
 
-def test_the_page_names_every_record_flag_and_code() -> None:
+def test_the_reference_names_every_record_flag_and_code() -> None:
     from ledger import _wire
 
-    page = docs.render()
+    page, wire = docs.data_model(), docs.wire_protocol()
     for name, (_, fields, _) in _wire.layout().items():
-        section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        if name.startswith("frame_"):
+            section = wire.partition(f"<!-- generated: {name} -->")[2].partition("<!-- end")[0]
+        else:
+            section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
         rows = re.findall(r"^\| (\d+) \| (\d+) \| \S+ \| `(\w+)` \|", section, re.MULTILINE)
         assert rows == [(str(at), str(size), field) for field, _, _, at, size, _ in fields], name
     for names in _wire.statuses().values():
         assert all(f"| {value} | `{name.lower()}` |" in page for name, value, _ in names)
+
+
+def test_a_mark_that_is_missing_is_seen() -> None:
+    page = docs.WIRE_PROTOCOL.read_text()
+    with pytest.raises(ValueError, match="no marks <!-- generated: commands -->"):
+        docs.filled(page.replace("<!-- generated: commands -->", ""))
+
+
+def test_prose_has_at_most_120_columns() -> None:
+    """Tables, code and what was measured are as wide as they are."""
+    for page in PAGES:
+        text = re.sub(r"<!-- (?:measured|generated).*?<!-- end", "", page.read_text(), flags=re.S)
+        text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+        long = [line for line in text.splitlines() if len(line) > 120 and line[:1] not in "|`"]
+        assert not long, f"{page}: {long[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -134,6 +162,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} leads to {target}"
-    anchors = re.findall(r"\]\(#([^)]+)\)", text)
-    heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)]
-    assert set(anchors) <= set(heads)
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        other = page.parent / target if target else page
+        assert anchor in anchors(other.read_text()), f"{page.name}: {target}#{anchor}"
+
+
+def test_every_page_is_in_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = re.findall(r"^[\w/-]+$", index.partition("{toctree}")[2], re.MULTILINE)
+    pages = {p.relative_to(ROOT / "docs").with_suffix("").as_posix() for p in PAGES[1:]}
+    assert sorted(listed) == sorted(pages - {"index"})
+    assert all(f"({page}.md)" in index for page in listed)
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("furo")
+    run = [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", str(ROOT / "docs")]
+    built = subprocess.run([*run, str(tmp_path)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "internals" / "architecture.html").read_text()
+    assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", page)
