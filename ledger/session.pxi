@@ -1,6 +1,6 @@
 # Session: who may ask, and whether a request was asked before.
 #
-# Needs: state.pxi, history.pxi, starts.pxi. Gives: session_*. A session remembers its last request
+# Needs: state.pxi, group.pxi, starts.pxi. Gives: session_*. A session remembers its last request
 # that creates: its number, its checksum and where the journal holds it, so that a resend gets its
 # original reply. An unknown session is never adopted, and who saw what this book does not hold is
 # not served: an eviction is a client's one signal that its server lost history. Order by last
@@ -78,7 +78,7 @@ cdef u32 session_add(state_t *s, const session_record_t *record, u64 group,
 cdef void session_evict_oldest(state_t *s) noexcept nogil:
     """Make room: the session that was silent longest ends, and the journal says so."""
     cdef session_t *session = session_at(s, s.session_oldest)
-    cdef session_evicted_t *record = <session_evicted_t *>effect_append(
+    cdef session_evicted_t *record = <session_evicted_t *>group_append(
         s, KIND_SESSION_EVICTED, sizeof(session_evicted_t))
     record.client, record.session, record.timestamp = session.client, session.session, s.clock
     session_remove(s, s.session_oldest)

@@ -129,7 +129,13 @@ BAD: list[tuple[Check, dict[str, str], str, str]] = [
         tidy.parts,
         {"ledger/create.pxi": CREATE.replace("create_it", "make_it") + "x\n"},
         "ledger/create.pxi:3",
-        "make_it has none of the prefixes",
+        "make_it does not begin with create_",
+    ),
+    (
+        tidy.parts,
+        {"ledger/create.pxi": CREATE.replace("Gives: create_*", "Gives: make_*") + "x\n"},
+        "ledger/create.pxi:1",
+        "does not say it gives create_*",
     ),
     (
         tidy.parts,
