@@ -12,6 +12,7 @@ GROUP_FULL: int
 ANSWERS_FULL: int
 NO_MEMORY: int
 COLD: int
+VERIFYING: bool  # the verify build: every verify() is checked
 MEMTABLES: int  # in memory at once, the open one too
 
 class Core:

@@ -45,6 +45,8 @@ cdef void batch_create(state_t *s, const u8 *events, u32 count, bint transfers, 
             broken = True
             for j in range(chain_first, i):
                 results[j].status = TRANSFER_LINKED_EVENT_FAILED_STATUS
+        verify(timestamp <= batch_end)
+        verify(status != STATUS_CREATED or not broken)
         if transfers and transfer_status_transient(status):
             batch_burn(s, event, status, tags.id, timestamp)
         if in_chain and (not linked or i == count - 1):

@@ -37,6 +37,7 @@ cdef void expiry_run(state_t *s, u64 now) noexcept nogil:
 
     # ---- point of no return ----
     for i in range(due):
+        verify(state_hold(s, s.expiries[0]).expires_at <= last - due + 1 + i)  # none ends early
         resolutions_write(s, state_hold(s, s.expiries[0]).transfer, last - due + 1 + i,
                           HOLD_EXPIRED)
     s.clock = last

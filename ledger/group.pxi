@@ -12,6 +12,9 @@ cdef inline void *group_append_room(state_t *s, u16 kind, u32 record_bytes) noex
     """The same for a record that fills its place, of a multiple of 16 bytes."""
     cdef run_t *run
     cdef void *record
+    verify(s.group_position_first + s.group_records == s.position + 1)
+    verify(s.run_offset == NONE or s.run_offset + sizeof(run_t) <= s.group_bytes)
+    verify(s.group_runs <= s.group_records)  # no run is empty
     if s.run_offset == NONE or (<run_t *>(s.group + s.run_offset)).kind != kind:
         s.group_bytes = (s.group_bytes + 15) & ~<u32>15
         s.run_offset = s.group_bytes
@@ -43,6 +46,8 @@ cdef inline void group_saw_transfer(state_t *s, u64 timestamp) noexcept nogil:
         s.group_transfer_max = timestamp
 
 cdef void group_begin(state_t *s, u8 *group) noexcept nogil:
+    verify(<uintptr_t>group % 16 == 0)
+    verify(s.clock >= s.group_clock_before)
     s.group = group
     s.group_bytes = s.group_records = s.group_runs = 0
     s.run_offset = NONE

@@ -20,11 +20,16 @@ cdef int kept_holds_reserve(state_t *s, u64 more) noexcept nogil:
 
 cdef u32 kept_holds_add(state_t *s, const transfer_t *transfer,
                         const transfer_extra_t *extra) noexcept nogil:
-    cdef u32 reference = retained_add(s, RETAINED_HOLD, transfer, extra)
+    cdef u32 reference
+    verify(transfer.flags & TRANSFER_PENDING)
+    verify(kept_holds_at(s, extra.position) == NONE)
+    reference = retained_add(s, RETAINED_HOLD, transfer, extra)
     table_insert(&s.kept_positions, state_tag(s, retained_key(extra.position)), reference)
     return reference
 
 cdef void kept_holds_remove(state_t *s, u32 reference) noexcept nogil:
+    verify(retained_of(s, reference).kind == RETAINED_HOLD)
+    verify(state_extra(s, reference).resolution < RESOLUTION_OPEN)  # an open one must be found
     table_remove(&s.kept_positions, state_tag(s, retained_key(state_extra(s, reference).position)),
                  reference)
     retained_remove(s, reference)

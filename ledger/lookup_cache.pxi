@@ -48,6 +48,8 @@ cdef int lookup_cache_add(state_t *s, u32 kind, const transfer_t *transfer,
 
 cdef void lookup_cache_forget(state_t *s) noexcept nogil:
     """Forget the oldest entry."""
+    verify(s.cached_first < s.cached_end)
+    verify(retained_of(s, s.cached[s.cached_first % LOOKUP_CACHE_MAX]).kind != RETAINED_HOLD)
     retained_remove(s, s.cached[s.cached_first % LOOKUP_CACHE_MAX])
     s.cached_first += 1
 

@@ -19,6 +19,9 @@ cdef void memtable_rotate(state_t *s, u64 group_last) noexcept nogil:
     """Close the open memtable with this group, and open the next."""
     cdef memtable_t *next = state_memtable(s, s.memtable_end)
     invariant(s.memtable_end - s.memtable_first < MEMTABLES_MAX)
+    verify(state_open_memtable(s).group_first <= group_last)
+    verify(next.table.count == 0)  # it was cleared when it was evicted
+    verify(not s.chain_open)
     state_open_memtable(s).group_last = group_last
     next.transfers, next.burned = s.transfers.count, s.burned.count
     next.ended, next.pendings = s.ended.count, s.pendings.count
@@ -41,6 +44,8 @@ cdef int memtable_evict(state_t *s) noexcept nogil:
     cdef u64 i
     cdef u32 kept
     invariant(s.memtable_end - s.memtable_first > 1)
+    verify(w.group_last + 1 == next.group_first)
+    verify(w.table.count == next.transfers - w.transfers + next.burned - w.burned)
     if kept_holds_reserve(s, next.pendings - w.pendings):
         return -1
     # ---- point of no return ----
@@ -64,6 +69,10 @@ cdef int memtable_evict(state_t *s) noexcept nogil:
     table_clear(&w.table)
     s.memtable_first += 1
     s.generation += 1
+    verify(s.sealed_timestamp_max <= s.transfer_timestamp_max)
+    verify(s.cached_first == s.cached_end)
+    verify(s.read_cache.first == s.read_cache.end)
+    verify(s.kept_positions.count <= s.retained_table.count)
     return 0
 
 cdef void memtable_keep_hold(state_t *s, u32 reference, const memtable_t *w,

@@ -62,6 +62,8 @@ cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t 
         return REQUEST_GROUP_FULL
     if session_reserve(s):
         return REQUEST_NO_MEMORY
+
+    # ---- point of no return ----
     if s.session_table.count >= s.session_max:
         session_evict_oldest(s)
     s.clock = max(s.clock + 1, place.now)
@@ -143,12 +145,35 @@ cdef void request_write(state_t *s, const u8 *buffer, const arrival_t *arrival,
                 request_batch_count(buffer, arrival, batch))
         group_end_run(s)
 
+cdef struct reserved_t:  # how full the pools were before a request
+    u64 accounts, transfers, holds, pendings, burned, ended
+
+
+cdef void request_note_reserved(const state_t *s, reserved_t *before) noexcept nogil:
+    before.accounts, before.transfers = s.accounts.count, s.transfers.count
+    before.holds, before.pendings = s.hold_count, s.pendings.count
+    before.burned, before.ended = s.burned.count, s.ended.count
+
+cdef void request_verify_reserved(const state_t *s, const reserved_t *before,
+                                  u32 events) noexcept nogil:
+    """No pool took more than was reserved for so many events."""
+    verify(s.accounts.count - before.accounts <= events)
+    verify(s.transfers.count - before.transfers <= events)
+    verify(s.hold_count <= before.holds + events)
+    verify(s.pendings.count - before.pendings <= events)
+    verify(s.burned.count - before.burned <= events)
+    verify(s.ended.count - before.ended <= events)
+    # A transfer is stored, or it ends a hold and is stored, or its id is burned.
+    verify(s.transfers.count - before.transfers + s.burned.count - before.burned <= events)
+    verify(s.ended.count - before.ended <= s.transfers.count - before.transfers)
+
 cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, u32 session,
                         request_place_t *place, answer_t *answer) noexcept nogil:
     cdef bint transfers = arrival.operation == OPERATION_CREATE_TRANSFERS
     cdef u32 events = arrival.event_count
     cdef u32 request_offset, batch, done = 0, count
-    cdef u64 timestamp
+    cdef u64 timestamp, bytes_before = s.group_bytes
+    cdef reserved_t before
     cdef create_result_t *results = <create_result_t *>(place.payload + place.payload_used)
     cdef int why
     if not place.takes_creates:
@@ -166,6 +191,10 @@ cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, 
         return why
     if state_reserve(s, 0 if transfers else events, events if transfers else 0):
         return REQUEST_NO_MEMORY
+
+    # ---- point of no return ----
+    if VERIFIES:
+        request_note_reserved(s, &before)
     timestamp = max(s.clock + 1, place.now) + events
     group_end_run(s)
     request_offset = s.group_bytes + <u32>sizeof(run_t)
@@ -177,6 +206,10 @@ cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, 
         done += count
         place.counts[place.counts_used + batch] = <u16>count
     request_write_outcomes(s, request_offset, results, timestamp - events + 1)
+    verify(s.group_bytes - bytes_before <= request_bytes_worst(arrival))
+    verify(done == events and not s.chain_open)
+    if VERIFIES:
+        request_verify_reserved(s, &before, events)
     s.clock = timestamp
     answer.position, answer.timestamp = s.position, timestamp
     answer.payload_bytes = <u32>(events * sizeof(create_result_t))
@@ -242,8 +275,10 @@ cdef int request_dispatch(state_t *s, const u8 *buffer, const arrival_t *arrival
     else:
         why = request_read(s, buffer, arrival, place, answer)
     if why == REQUEST_DONE and answer.verdict == VERDICT_REPLY:
+        verify(place.payload_used + answer.payload_bytes <= place.payload_room)
         place.payload_used += (answer.payload_bytes + 15) & ~<u32>15
         place.counts_used += arrival.batch_count
+        verify(place.counts_used <= place.counts_room)
         if session != NONE:
             session_asked(s, session, arrival.route, arrival.number)
     return why

@@ -103,12 +103,19 @@ cdef void resolutions_effects(state_t *s, const transfer_t *t, u32 tag, u32 debi
                               u32 credit) noexcept nogil:
     """What a stored post or void does once its hold is released; replay does the same."""
     cdef u32 index = store_add_transfer(s, t, tag, debit, credit)
+    cdef u128 debits = state_account(s, debit).debits_posted
+    cdef u128 credits = state_account(s, credit).credits_posted
     snapshot_touch(s, debit)
     snapshot_touch(s, credit)
     group_saw_transfer(s, t.timestamp)
     if t.flags & TRANSFER_POST_PENDING_TRANSFER:
         state_account(s, debit).debits_posted += t.amount
         state_account(s, credit).credits_posted += t.amount
+    # Conservation: what one side is debited the other is credited.
+    verify(state_account(s, debit).debits_posted - debits
+           == state_account(s, credit).credits_posted - credits)
+    verify(state_account(s, debit).debits_posted >= debits)  # it did not overflow
+    verify(state_account(s, credit).credits_posted >= credits)
     store_add_balances(s, index, state_account(s, debit), state_account(s, credit))
 
 cdef void resolutions_write(state_t *s, u32 transfer, u64 timestamp, u16 outcome) noexcept nogil:
@@ -127,6 +134,10 @@ cdef void resolutions_release(state_t *s, u32 transfer, u16 outcome) noexcept no
     cdef u32 slot = extra.resolution - RESOLUTION_OPEN
     cdef account_t *dr = state_account(s, extra.debit)
     cdef account_t *cr = state_account(s, extra.credit)
+    verify(extra.resolution >= RESOLUTION_OPEN and slot < s.holds.count)
+    verify(state_hold(s, slot).amount == p.amount)
+    verify(dr.ledger == p.ledger and cr.ledger == p.ledger)
+    verify(dr.id == p.debit_account_id and cr.id == p.credit_account_id)
     undo_hold_closed(s, slot)
     snapshot_touch(s, extra.debit)
     snapshot_touch(s, extra.credit)

@@ -47,6 +47,8 @@ cdef u32 retained_add(state_t *s, u32 kind, const transfer_t *transfer,
                       const transfer_extra_t *extra) noexcept nogil:
     cdef u32 index = s.retained_free
     cdef u32 reference
+    verify(kind != RETAINED_FREE)
+    verify(index == NONE or retained_of(s, index).kind == RETAINED_FREE)
     if index == NONE:
         index = <u32>s.retained.count
         slab_append(&s.retained)
@@ -68,6 +70,7 @@ cdef u32 retained_tag(const state_t *s, u32 reference) noexcept nogil:
 
 cdef void retained_remove(state_t *s, u32 reference) noexcept nogil:
     cdef retained_t *entry = retained_of(s, reference)
+    verify(entry.kind != RETAINED_FREE)
     table_remove(&s.retained_table, retained_tag(s, reference), reference)
     entry.kind, entry.next = RETAINED_FREE, s.retained_free
     s.retained_free = reference & REFERENCE_MASK

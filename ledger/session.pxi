@@ -21,6 +21,8 @@ cdef u32 session_find(const state_t *s, u128 client) noexcept nogil:
 
 cdef void session_unlink(state_t *s, u32 index) noexcept nogil:
     cdef session_t *session = session_at(s, index)
+    verify((session.newer == NONE) == (s.session_newest == index))
+    verify((session.older == NONE) == (s.session_oldest == index))
     if session.newer == NONE:
         s.session_newest = session.older
     else:
@@ -38,6 +40,9 @@ cdef void session_link(state_t *s, u32 index) noexcept nogil:
     else:
         session_at(s, s.session_newest).newer = index
     s.session_newest = index
+    verify(session.older == NONE or session_at(s, session.older).newer == index)
+    verify(session_at(s, s.session_oldest).older == NONE)
+    verify(session.older != index)
 
 cdef inline void session_touch(state_t *s, u32 index) noexcept nogil:
     if s.session_newest != index:
@@ -73,6 +78,8 @@ cdef u32 session_add(state_t *s, const session_record_t *record, u64 group,
     session.group, session.record_offset = group, record_offset
     table_insert(&s.session_table, state_tag(s, record.client), index)
     session_link(s, index)
+    verify(session_find(s, record.client) == index)
+    verify(s.session_table.count <= s.sessions.count)
     return index
 
 cdef void session_evict_oldest(state_t *s) noexcept nogil:

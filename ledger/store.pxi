@@ -68,6 +68,9 @@ cdef u32 store_add_account(state_t *s, const account_t *account, u32 tag) noexce
     memset(extra, 0, sizeof(account_extra_t))
     extra.last = NONE
     table_insert(&s.account_table, tag, index)
+    verify(account.timestamp > s.account_timestamp_max)  # else no bisection finds it
+    verify(s.accounts.count == s.account_extras.count)
+    verify(s.account_table.count == s.accounts.count)
     s.account_timestamp_max = account.timestamp
     return index
 
@@ -96,12 +99,27 @@ cdef inline void store_add_posting(state_t *s, u32 account, u32 posting) noexcep
         elif memtable - extra.memtable >= s.memtable_end - s.memtable_first:
             mine.previous = NONE
     extra.last, extra.memtable = posting, memtable
+    if VERIFIES:
+        store_verify_posting(s, account, posting)
+
+cdef void store_verify_posting(const state_t *s, u32 account, u32 posting) noexcept nogil:
+    """The newest posting of an account closes the circle of its memtable."""
+    cdef half_link_t *mine = store_half(s, posting)
+    verify(state_account_extra(s, account).last == posting)
+    verify(store_memtable_has(s, s.memtable_end - 1, mine.next))
+    verify(mine.previous == NONE or store_in_memory(s, mine.previous))
+    if mine.next != posting:  # not the first of its memtable
+        verify(mine.previous != NONE)
+        verify(store_half(s, mine.previous).next == posting)
+        verify(store_memtable_has(s, s.memtable_end - 1, mine.previous))
 
 cdef void store_forget_posting(state_t *s, u32 account) noexcept nogil:
     """The newest posting of the account, which is also the newest of the book."""
     cdef account_extra_t *extra = state_account_extra(s, account)
     cdef half_link_t *mine = store_half(s, extra.last)
     cdef u64 number = s.memtable_end - 1
+    verify((extra.last & REFERENCE_MASK) == ((s.transfers.count - 1) & REFERENCE_MASK))
+    verify(store_memtable_has(s, number, extra.last))
     if mine.next != extra.last:
         store_half(s, mine.previous).next = mine.next
     elif mine.previous != NONE:
@@ -116,11 +134,36 @@ cdef inline bint store_memtable_has(const state_t *s, u64 number, u32 posting) n
                     else s.transfers.count)
     return ((posting - <u32>first) & REFERENCE_MASK) < end - first
 
+cdef void store_verify_transfer(const state_t *s, const transfer_t *transfer, u32 debit,
+                                u32 credit) noexcept nogil:
+    """What is true of every transfer that is stored, whatever it came by."""
+    verify(debit < s.accounts.count and credit < s.accounts.count)
+    verify(debit != credit)
+    verify(state_account(s, debit).id == transfer.debit_account_id)
+    verify(state_account(s, credit).id == transfer.credit_account_id)
+    verify(state_account(s, debit).ledger == transfer.ledger)
+    verify(state_account(s, credit).ledger == transfer.ledger)
+    verify(transfer.timestamp > s.transfer_timestamp_max)  # else no bisection finds it
+    verify(transfer.timestamp <= TIMESTAMP_MAX)
+    verify(s.transfers.count == s.transfer_extras.count)
+    verify(s.transfers.count == s.links.count)
+    verify(s.transfers.count == s.transfer_balances.count)
+    store_verify_memtable(s)
+
+cdef void store_verify_memtable(const state_t *s) noexcept nogil:
+    """The table of the open memtable has its transfers and burned ids, and no others."""
+    cdef const memtable_t *open = state_open_memtable(s)
+    verify(s.transfers.count >= open.transfers and s.burned.count >= open.burned)
+    verify(open.table.count == (s.transfers.count - open.transfers
+                                + s.burned.count - open.burned))
+
 cdef inline u32 store_add_transfer(state_t *s, const transfer_t *transfer, u32 tag, u32 debit,
                                    u32 credit) noexcept nogil:
     """Store a transfer whose record just took the current position."""
     cdef u32 reference = <u32>s.transfers.count & REFERENCE_MASK
     cdef transfer_extra_t *extra
+    if VERIFIES:
+        store_verify_transfer(s, transfer, debit, credit)
     slab_stream(slab_append_of(&s.transfers, sizeof(transfer_t)), transfer, sizeof(transfer_t))
     extra = <transfer_extra_t *>slab_append_of(&s.transfer_extras, sizeof(transfer_extra_t))
     # In the bits of its kind, 0 for a transfer: which account has a history.
@@ -168,6 +211,8 @@ cdef void store_burn(state_t *s, u128 id, u32 tag) noexcept nogil:
     table_insert(&state_open_memtable(s).table, tag, reference | BURNED)
     s.burned_count += 1
     s.burned_hash = u128_chain(s.burned_hash, id)
+    if VERIFIES:
+        store_verify_memtable(s)
 
 cdef inline void store_end_hold(state_t *s, u32 reference, u32 outcome) noexcept nogil:
     cdef transfer_extra_t *extra = state_extra(s, reference)

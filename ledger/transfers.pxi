@@ -185,6 +185,8 @@ cdef void transfers_effects(state_t *s, const transfer_t *t, u32 tag, u32 debit,
     cdef account_t *cr = state_account(s, credit)
     cdef u32 index = store_add_transfer(s, t, tag, debit, credit)
     cdef u64 expires_at = 0
+    cdef u128 debits = dr.debits_pending + dr.debits_posted
+    cdef u128 credits = cr.credits_pending + cr.credits_posted
     snapshot_touch(s, debit)
     snapshot_touch(s, credit)
     group_saw_transfer(s, t.timestamp)
@@ -202,6 +204,15 @@ cdef void transfers_effects(state_t *s, const transfer_t *t, u32 tag, u32 debit,
     else:
         dr.debits_posted += t.amount
         cr.credits_posted += t.amount
+    # Conservation: what one side is debited the other is credited.
+    verify(dr.debits_pending + dr.debits_posted - debits == t.amount)
+    verify(cr.credits_pending + cr.credits_posted - credits == t.amount)
+    verify(debits <= dr.debits_pending + dr.debits_posted)  # it did not overflow
+    verify(credits <= cr.credits_pending + cr.credits_posted)
+    verify(not dr.flags & ACCOUNT_DEBITS_MUST_NOT_EXCEED_CREDITS
+           or dr.debits_pending + dr.debits_posted <= dr.credits_posted)
+    verify(not cr.flags & ACCOUNT_CREDITS_MUST_NOT_EXCEED_DEBITS
+           or cr.credits_pending + cr.credits_posted <= cr.debits_posted)
     store_add_balances(s, index, dr, cr)
 
 cdef u32 transfers_judge(state_t *s, const u8 *event, u64 batch_end, bint batch_imported,

@@ -32,6 +32,7 @@ cdef inline void undo_hold_closed(state_t *s, u32 slot) noexcept nogil:
 
 cdef void undo_open(state_t *s) noexcept nogil:
     cdef savepoint_t *save = &s.savepoint
+    verify(not s.chain_open)
     group_end_run(s)
     save.accounts, save.transfers, save.position = s.accounts.count, s.transfers.count, s.position
     save.ended, save.pendings = s.ended.count, s.pendings.count
@@ -75,4 +76,8 @@ cdef void undo_rollback(state_t *s) noexcept nogil:
     s.group_bytes, s.group_records = save.group_bytes, save.group_records
     s.group_runs = save.group_runs
     s.run_offset = NONE
+    verify(s.transfers.count == save.transfers and s.accounts.count == save.accounts)
+    verify(s.group_position_first + s.group_records == s.position + 1)
+    if VERIFIES:
+        store_verify_memtable(s)
     s.chain_open = False
