@@ -19,7 +19,7 @@ flags = ["-O3", "-std=gnu11", "-fno-strict-aliasing", "-Wall", "-Wno-unused-func
 if platform.machine() in ("x86_64", "AMD64"):
     flags.append("-march=x86-64-v2")
 if os.environ.get("LEDGER_VERIFY") == "1":
-    flags.append("-DLEDGER_VERIFY")
+    flags += ["-DLEDGER_VERIFY", "-O1"]  # compiled in half the time
 
 extensions = [
     Extension(
