@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
 
-.PHONY: demo test chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
+.PHONY: demo test verify-build chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -18,6 +18,9 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 
 test: .venv/built  ## the whole suite
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+verify-build: .venv/built  ## the core's tests and seeds with every verify() checked; two minutes
+	$(BIN)/python tools/verify_build.py
 
 chaos: .venv/built  ## the quick scenarios of every tier; about six minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos

@@ -64,11 +64,11 @@ def core_of(events: int, accounts: int = workload.ACCOUNTS, flags: int = 0) -> D
 def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: int) -> None:
     driver = core_of(TINY_WINDOW if tiny else config.WINDOW_EVENTS, flags=flags)
     requests = 0
-    while not driver.core.windows:
+    while not driver.core.memtables:
         rows = payments(requests)
         driver.execute(Operation.CREATE_TRANSFERS, [rows.tobytes()], NOW + requests)
         requests += 1
-    [window] = driver.core.windows
+    [window] = driver.core.memtables
     path = tmp_path / "segment"
 
     def prepare() -> tuple[()]:
@@ -76,7 +76,7 @@ def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: i
         return ()
 
     def seal() -> None:
-        columns = driver.core.window_columns(KEY, driver.core.windows[0][0])
+        columns = driver.core.memtable_columns(KEY, driver.core.memtables[0][0])
         for column in (_columns.IDS, _columns.RESOLUTIONS, _columns.ROWS):
             _columns.sort_pairs(columns[column])
         heads = columns[_columns.BALANCES]

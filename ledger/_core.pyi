@@ -12,15 +12,16 @@ GROUP_FULL: int
 ANSWERS_FULL: int
 NO_MEMORY: int
 COLD: int
-WINDOWS: int  # in memory at once, the open one too
+VERIFYING: bool  # the verify build: every verify() is checked
+MEMTABLES: int  # in memory at once, the open one too
 
 class Core:
     """One book's state machine. Not safe from several threads at once: its engine serialises.
 
     group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
     secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
-    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0:
-    one window for ever, all history in memory.
+    memtable_events: how much a memtable takes (transfers, burned ids and ends of holds together);
+    0: one for ever, all history in memory.
     answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
     uint16, (m,), results of each batch. execute() and original_answer() fill them. ValueError for
     buffers that are not aligned to 16 bytes, MemoryError when there is none.
@@ -36,7 +37,7 @@ class Core:
         answers: NDArray[Any],
         payload: NDArray[np.uint8],
         counts: NDArray[np.uint16],
-        window_events: int = 0,
+        memtable_events: int = 0,
         starts_max: int = ...,
     ) -> None: ...
     @property
@@ -120,28 +121,28 @@ class Core:
         Two cores that went through the same groups, live or by replay, have the same. 32 bytes.
         """
     @property
-    def window_full(self) -> bool:
-        """Whether the open window holds enough to be cut; to be asked at the end of a group."""
+    def memtable_full(self) -> bool:
+        """Whether the open memtable is to be rotated; to be asked at the end of a group."""
     @property
-    def windows(self) -> list[tuple[int, int]]:
-        """Closed windows still in memory, oldest first: (first group, last group) of each."""
+    def memtables(self) -> list[tuple[int, int]]:
+        """Closed memtables still in memory, oldest first: (first group, last group) of each."""
     @property
     def group_first(self) -> int:
         """The first group whose transfers are in memory."""
     @property
     def generation(self) -> int:
-        """Rises when a window is dropped: what was asked of the sealed past before is stale."""
-    def cut(self) -> None:
-        """Close the open window with the last group. At most three may be closed."""
-    def drop(self) -> None:
-        """Forget the oldest closed window; its ids are in the filter, its transfers sealed."""
-    def window_columns(self, hash_key: bytes, group_first: int) -> dict[int, NDArray[Any]]:
-        """What a segment holds of the closed window that begins with this group: a dict of column
+        """Rises when a memtable is evicted: what was asked of the sealed past before is stale."""
+    def rotate(self) -> None:
+        """Close the open memtable with the last group. At most three may be closed."""
+    def evict(self) -> None:
+        """Forget the oldest closed memtable; its ids are in the filter, its transfers sealed."""
+    def memtable_columns(self, hash_key: bytes, group_first: int) -> dict[int, NDArray[Any]]:
+        """What a segment holds of the closed memtable that begins with this group: a dict of column
         to array. ValueError when there is none.
 
         Rows of uint64; ids and rows are in the order of the journal. They are valid until the next
-        call. For a thread of its own: it reads only what changes no more, and the window must not
-        be dropped meanwhile.
+        call. For a thread of its own: it reads only what changes no more, and the memtable must not
+        be evicted meanwhile.
         """
     def use_hash_key(self, key: bytes) -> None:
         """The key that the sealed ids are hashed with: 16 bytes, before the first filter_insert."""
@@ -170,7 +171,7 @@ class Core:
         kinds: uint8, (n,), of each id of `ids`: 0 absent, 1 a transfer, 2 burned; records: uint8,
         (n, 128); outcomes: uint8, (n,), how a sealed hold ended; reads: list of (operation, filter,
         results); timestamps: uint64, (m,), with found: bool, (m,). Kept until newer ones need the
-        room or a window is dropped. DataRefused for a hold without an end: an open one is never
+        room or a memtable is evicted. DataRefused for a hold without an end: an open one is never
         asked for.
         """
     def open_snapshot(self) -> tuple[dict[int, NDArray[np.uint8]], dict[str, Any]]:

@@ -28,19 +28,30 @@ from ledger.config import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
 from ledger.errors import DataRefused
 
 include "status.pxi"
-include "wanted.pxi"
+include "lookups.pxi"
+include "read_cache.pxi"
 include "state.pxi"
-include "old.pxi"
-include "history.pxi"
-include "window.pxi"
+include "group.pxi"
+include "holds.pxi"
+include "retained.pxi"
+include "kept_holds.pxi"
+include "lookup_cache.pxi"
+include "store.pxi"
+include "memtable.pxi"
+include "prefetch.pxi"
 include "snapshot.pxi"
 include "undo.pxi"
-include "create.pxi"
-include "select.pxi"
+include "accounts.pxi"
+include "resolutions.pxi"
+include "expiry.pxi"
+include "transfers.pxi"
+include "batch.pxi"
+include "filters.pxi"
 include "query.pxi"
 include "starts.pxi"
 include "session.pxi"
-include "seal.pxi"
+include "segment_columns.pxi"
+include "restore.pxi"
 include "request.pxi"
 include "replay.pxi"
 
@@ -49,6 +60,7 @@ GROUP_FULL = REQUEST_GROUP_FULL
 ANSWERS_FULL = REQUEST_ANSWERS_FULL
 NO_MEMORY = REQUEST_NO_MEMORY
 COLD = REQUEST_COLD
+VERIFYING = bool(VERIFIES)
 
 cdef enum:
     KINDS = 16  # room for counts by kind
@@ -62,18 +74,10 @@ cdef int key_of(bytes hash_key, u64 *key) except -1:
 
 
 cdef class Core:
-    """One book's state machine. Not safe from several threads at once: its engine serialises.
-
-    group_bytes_max: most bytes of a group's body; sessions_max: most sessions at once; hash_key: 16
-    secret bytes, so that nobody can choose ids that collide (no effect on what the ledger does).
-    window_events: how much a window holds (transfers, burned ids and ends of holds together); 0:
-    one window for ever, all history in memory. starts_max: how many starts are kept.
-    answers: writable array of ANSWER, (n,); payload: writable bytes for results; counts: writable
-    uint16, (m,), results of each batch. They are filled by execute() and original_answer().
-    """
+    """One book's state machine; see the .pyi. Not safe from several threads at once."""
 
     cdef state_t s
-    cdef seal_room_t seal_room
+    cdef segment_columns_room_t flush_room
     cdef dict columns  # arrays of rows by column
     cdef bint ready
     cdef object groups
@@ -81,7 +85,7 @@ cdef class Core:
     cdef readonly u32 resends  # answers of the last execute() that the journal must rebuild
 
     def __cinit__(self, u32 group_bytes_max, u32 sessions_max, bytes hash_key not None,
-                  answers not None, payload not None, counts not None, u64 window_events=0,
+                  answers not None, payload not None, counts not None, u64 memtable_events=0,
                   u32 starts_max=STARTS_MAX):
         cdef u64 key[2]
         key_of(hash_key, key)
@@ -94,16 +98,16 @@ cdef class Core:
                   and sizeof(hold_record_t) == COLUMN_HOLDS_BYTES
                   and sizeof(start_mark_t) == COLUMN_STARTS_BYTES and starts_max > 0)
         self.ready = True  # from here on there may be memory to give back
-        if state_init(&self.s, group_bytes_max, sessions_max, starts_max, key, window_events):
+        if state_init(&self.s, group_bytes_max, sessions_max, starts_max, key, memtable_events):
             raise MemoryError("the ledger's tables")
         self.columns = {}
         self.groups = [numpy.zeros(group_bytes_max, "u1") for _ in range(GROUPS_IN_FLIGHT_MAX)]
-        effect_begin_group(&self.s, self._group_buffer(self.s.group_number))
+        group_begin(&self.s, self._group_buffer(self.s.group_number))
 
     def __dealloc__(self):
         if self.ready:
             state_free(&self.s)
-        seal_room_free(&self.seal_room)
+        segment_columns_room_free(&self.flush_room)
         PyBuffer_Release(&self.answers)
         PyBuffer_Release(&self.payload)
         PyBuffer_Release(&self.counts)
@@ -154,7 +158,7 @@ cdef class Core:
         """Open a run of the server: a start record at ledger time max(clock + 1, now_ns)."""
         cdef start_t *record
         self.s.clock = max(self.s.clock + 1, now_ns)
-        record = <start_t *>effect_append(&self.s, KIND_START, sizeof(start_t))
+        record = <start_t *>group_append(&self.s, KIND_START, sizeof(start_t))
         record.timestamp, record.wall, record.release = self.s.clock, wall_ns, release
         record.id = id
         starts_record(&self.s, record, self.s.position)
@@ -219,7 +223,7 @@ cdef class Core:
     def take_group(self):
         """Close the open group and begin the next; see the .pyi."""
         cdef state_t *s = &self.s
-        effect_end_run(s)
+        group_end_run(s)
         fields = {
             "group": s.group_number,
             "position_first": s.group_position_first,
@@ -232,7 +236,7 @@ cdef class Core:
         }
         body = memoryview(self.groups[s.group_number % GROUPS_IN_FLIGHT_MAX])[:s.group_bytes]
         s.group_number += 1
-        effect_begin_group(s, self._group_buffer(s.group_number))
+        group_begin(s, self._group_buffer(s.group_number))
         return fields, body
 
     def made_durable(self, u64 group):
@@ -279,7 +283,7 @@ cdef class Core:
         self.s.clock = clock_after
         self.s.durable_group = group
         self.s.group_number = group + 1
-        effect_begin_group(&self.s, self._group_buffer(group + 1))
+        group_begin(&self.s, self._group_buffer(group + 1))
         return [counts[i] for i in range(KINDS)]
 
     def original_answer(self, body not None, u64 position_first, u32 record_offset):
@@ -363,74 +367,74 @@ cdef class Core:
             digest.update(number.to_bytes(8, "little"))
         return digest.digest()
 
-    # ---- windows --------------------------------------------------------------------------------
+    # ---- memtables ------------------------------------------------------------------------------
 
     @property
-    def window_full(self):
-        """Whether the open window holds enough to be cut; to be asked at the end of a group."""
-        return window_is_full(&self.s)
+    def memtable_full(self):
+        """Whether the open memtable is to be rotated; to be asked at the end of a group."""
+        return memtable_is_full(&self.s)
 
     @property
-    def windows(self):
-        """Closed windows still in memory, oldest first: (first group, last group) of each."""
-        return [(state_window(&self.s, n).group_first, state_window(&self.s, n).group_last)
-                for n in range(self.s.window_first, self.s.window_end - 1)]
+    def memtables(self):
+        """Closed memtables still in memory, oldest first: (first group, last group) of each."""
+        return [(state_memtable(&self.s, n).group_first, state_memtable(&self.s, n).group_last)
+                for n in range(self.s.memtable_first, self.s.memtable_end - 1)]
 
     @property
     def group_first(self):
         """The first group whose transfers are in memory."""
-        return state_window(&self.s, self.s.window_first).group_first
+        return state_memtable(&self.s, self.s.memtable_first).group_first
 
     @property
     def generation(self):
-        """Rises when a window is dropped: what was asked of the sealed past before is stale."""
+        """Rises when a memtable is evicted: what was asked of the sealed past before is stale."""
         return self.s.generation
 
-    def cut(self):
-        """Close the open window with the last group. At most WINDOWS_MAX - 1 may be closed."""
-        window_cut(&self.s, self.s.group_number - 1)
+    def rotate(self):
+        """Close the open memtable with the last group. At most MEMTABLES - 1 may be closed."""
+        memtable_rotate(&self.s, self.s.group_number - 1)
 
-    def drop(self):
-        """Forget the oldest closed window; its ids are in the filter, its transfers sealed."""
-        if window_drop(&self.s) != 0:
+    def evict(self):
+        """Forget the oldest closed memtable; its ids are in the filter, its transfers sealed."""
+        if memtable_evict(&self.s) != 0:
             raise MemoryError("no memory is left to keep open holds")
 
     cdef u64 *rows(self, u32 column, Py_ssize_t record_bytes, Py_ssize_t count) except NULL:
-        """Memory for so many rows of a column of a window, kept for those that follow."""
+        """Memory for so many rows of a column of a memtable, kept for those that follow."""
         held = self.columns.get(column)
         if held is None or len(held) < count:
             shape = count + count // 8 + 1, record_bytes // <Py_ssize_t>sizeof(u64)
             held = self.columns[column] = numpy.empty(shape, numpy.uint64)
         return <u64 *><uintptr_t>held.ctypes.data
 
-    def window_columns(self, bytes hash_key not None, u64 group_first):
-        """What a segment holds of the closed window that begins with this group; see the .pyi."""
-        cdef seal_t seal
-        cdef u64 number = window_closed_at(&self.s, group_first), parts
+    def memtable_columns(self, bytes hash_key not None, u64 group_first):
+        """What a segment holds of the closed memtable that begins with this group; see the .pyi."""
+        cdef segment_columns_t c
+        cdef u64 number = memtable_closed_at(&self.s, group_first), parts
         cdef u64 key[2]
         cdef int why
         key_of(hash_key, key)
-        if number + 1 >= self.s.window_end:
-            raise ValueError(f"no closed window begins with group {group_first}")
+        if number + 1 >= self.s.memtable_end:
+            raise ValueError(f"no closed memtable begins with group {group_first}")
         with nogil:
-            why = seal_measure(&self.s, number, &seal)
+            why = segment_columns_measure(&self.s, number, &c)
         try:
-            counts = {COLUMN_IDS: seal.ids, COLUMN_RESOLUTIONS: seal.ends, COLUMN_ROWS: seal.rows,
-                      COLUMN_BALANCES: seal.balances, COLUMN_BLOCKS: seal.blocks}
-            seal.out_ids = self.rows(COLUMN_IDS, COLUMN_IDS_BYTES, seal.ids)
-            seal.out_ends = self.rows(COLUMN_RESOLUTIONS, COLUMN_RESOLUTIONS_BYTES, seal.ends)
-            seal.out_rows = <column_pair_t *>self.rows(COLUMN_ROWS, COLUMN_ROWS_BYTES, seal.rows)
-            seal.out_balances = self.rows(COLUMN_BALANCES, COLUMN_BALANCES_BYTES, seal.balances)
-            seal.out_blocks = <block_t *>self.rows(COLUMN_BLOCKS, COLUMN_BLOCKS_BYTES, seal.blocks)
+            counts = {COLUMN_IDS: c.ids, COLUMN_RESOLUTIONS: c.ends, COLUMN_ROWS: c.rows,
+                      COLUMN_BALANCES: c.balances, COLUMN_BLOCKS: c.blocks}
+            c.out_ids = self.rows(COLUMN_IDS, COLUMN_IDS_BYTES, c.ids)
+            c.out_ends = self.rows(COLUMN_RESOLUTIONS, COLUMN_RESOLUTIONS_BYTES, c.ends)
+            c.out_rows = <column_pair_t *>self.rows(COLUMN_ROWS, COLUMN_ROWS_BYTES, c.rows)
+            c.out_balances = self.rows(COLUMN_BALANCES, COLUMN_BALANCES_BYTES, c.balances)
+            c.out_blocks = <block_t *>self.rows(COLUMN_BLOCKS, COLUMN_BLOCKS_BYTES, c.blocks)
             if why == 0:
                 with nogil:
-                    why = seal_fill(&self.s, key, &seal, &self.seal_room)
+                    why = segment_columns_fill(&self.s, key, &c, &self.flush_room)
             if why != 0:
-                raise MemoryError("the columns of a window")
+                raise MemoryError("the columns of a memtable")
         finally:
-            seal_free(&seal)
-        parts = counts[COLUMN_PANELS] = self.seal_room.part_count
-        memcpy(self.rows(COLUMN_PANELS, COLUMN_PANELS_BYTES, parts), self.seal_room.parts,
+            segment_columns_free(&c)
+        parts = counts[COLUMN_PANELS] = self.flush_room.part_count
+        memcpy(self.rows(COLUMN_PANELS, COLUMN_PANELS_BYTES, parts), self.flush_room.parts,
                parts * sizeof(panel_part_t))
         return {column: self.columns[column][:count] for column, count in counts.items()}
 
@@ -459,8 +463,8 @@ cdef class Core:
 
     def take_wanted(self):
         """What the request that ended with COLD needs of the sealed past; see the .pyi."""
-        cdef wanted_t *w = &self.s.wanted
-        cdef wanted_read_t *read
+        cdef lookups_t *w = &self.s.lookups
+        cdef lookups_read_t *read
         cdef u32 i
         ids = (<const char *>w.ids)[:w.id_count * sizeof(u128)] if w.id_count else b""
         reads = []
@@ -493,25 +497,23 @@ cdef class Core:
                                       " and its end is not")
             else:
                 transfer.id = u128_load(id + 16 * i)
-            why |= old_attach(&self.s, OLD_TRANSFER if kind[i] == 1 else
-                              OLD_BURNED if kind[i] == 2 else OLD_ABSENT, &transfer, outcome[i])
+            why |= lookup_cache_add(&self.s, RETAINED_TRANSFER if kind[i] == 1 else
+                                    RETAINED_BURNED if kind[i] == 2 else RETAINED_ABSENT,
+                                    &transfer, outcome[i])
         for operation, filter, results in reads:
-            why |= reads_add(&self.s.reads, operation, <const u8 *><const char *>filter,
-                             <u32>len(filter), <const u8 *><const char *>results, len(results))
+            why |= read_cache_add(&self.s.read_cache, operation, <const u8 *><const char *>filter,
+                                  <u32>len(filter), <const u8 *><const char *>results, len(results))
         for timestamp, taken in zip(timestamps, found):
             memset(&transfer, 0, sizeof(transfer_t))
             transfer.timestamp = timestamp
-            why |= old_attach(&self.s, OLD_TIMESTAMP, &transfer, bool(taken))
+            why |= lookup_cache_add(&self.s, RETAINED_TIMESTAMP, &transfer, bool(taken))
         if why != 0:
             raise MemoryError("no memory is left to answer from the sealed past")
 
     # ---- checkpoints ----------------------------------------------------------------------------
 
     def open_snapshot(self):
-        """Begin to copy the state as it is now, at the end of a group.
-
-        Returns its sessions and starts, uint8 by column, and a dict of the numbers.
-        """
+        """Begin to copy the state as it is now, at the end of a group; see the .pyi."""
         cdef state_t *s = &self.s
         sessions = numpy.empty(s.session_table.count * sizeof(session_t), numpy.uint8)
         session_copy(s, <session_t *><uintptr_t>sessions.ctypes.data)
@@ -529,10 +531,7 @@ cdef class Core:
         }
 
     def copy_snapshot(self, out not None):
-        """Copy the next accounts, then the next open holds, into `out`, uint8, (n,).
-
-        Returns (column, records copied); (0, 0) when all is copied, and the snapshot is closed.
-        """
+        """Copy the next accounts, then the next open holds, into `out`; see the .pyi."""
         cdef u8[::1] room = out
         cdef u64 bytes_room = <u64>room.shape[0], count
         with nogil:
@@ -596,5 +595,5 @@ cdef class Core:
         memcpy(&s.burned_hash, <const char *><bytes>numbers["burned_hash"], 16)
         s.durable_group = numbers["group"]
         s.group_number = s.durable_group + 1
-        state_open_window(s).group_first = s.group_number
-        effect_begin_group(s, self._group_buffer(s.group_number))
+        state_open_memtable(s).group_first = s.group_number
+        group_begin(s, self._group_buffer(s.group_number))

@@ -69,7 +69,7 @@ cdef extern from * nogil:
     enum:
         GROUP_FORMAT_NUMBER "GROUP_FORMAT"
 
-include "select.pxi"
+include "filters.pxi"
 
 GROUP_SHIFT = PLACE_GROUP_SHIFT
 KIND_MASK = PLACE_KIND_MASK
@@ -227,7 +227,7 @@ cdef u32 scan_stretches(body_t *b, const query_filter_t *f, const stretch_t *str
                 stretch.count - 1 - j if reversed else j)
             if not body_read(b, offset, &t, sizeof(transfer_t)):
                 return found
-            if query_transfer_selected(f, &t):
+            if filters_select_transfer(f, &t):
                 memcpy(out + found * <u64>sizeof(transfer_t), &t, sizeof(transfer_t))
                 found += 1
     return found
@@ -267,7 +267,7 @@ cdef int64_t select_records(const account_filter_t *f, const u8 *records, u64 co
         if t.debit_account_id != f.account_id and t.credit_account_id != f.account_id:
             return <int64_t>i
         chosen[i] = (f.timestamp_min <= t.timestamp <= timestamp_max
-                     and query_account_filter_selects(f, &t))
+                     and filters_account_filter_selects(f, &t))
     return -1
 
 
@@ -548,12 +548,12 @@ cdef account_filter_t account_filter_of(const u8[::1] filter) except *:
 
 def query_filter_is_valid(const u8[::1] filter) -> bool:
     cdef query_filter_t f = query_filter_of(filter)
-    return query_filter_valid(&f)
+    return filters_query_filter_valid(&f)
 
 
 def account_filter_is_valid(const u8[::1] filter) -> bool:
     cdef account_filter_t f = account_filter_of(filter)
-    return query_account_filter_valid(&f)
+    return filters_account_filter_valid(&f)
 
 
 cdef void hash_field(const u64 *key, u32 field, u128 value, u64 *hashes,

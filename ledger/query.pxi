@@ -1,10 +1,10 @@
 # Query: what is asked of the books. Reads change nothing.
 #
-# Needs: state.pxi, history.pxi, wanted.pxi, select.pxi. Gives: query_*. Each writes whole records
-# to `results`, which has room for what the request may ask (EVENTS_MAX at most), and returns how
-# many. A filter that makes no sense is not an error: it selects nothing. The windows are read here;
-# what the sealed past has to say was attached before, when it is needed: it comes first, or last of
-# all when the newest come first.
+# Needs: state.pxi, store.pxi, read_cache.pxi, filters.pxi. Gives: query_*. Each writes whole
+# records to `results`, which has room for what the request may ask (EVENTS_MAX at most), and
+# returns how many. A filter that makes no sense is not an error: it selects nothing. The memtables
+# are read here; what the history on disk says was looked up before, when it is needed: it comes
+# first, or last of all when the newest come first.
 
 cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
                                u8 *results) noexcept nogil:
@@ -12,7 +12,7 @@ cdef u32 query_lookup_accounts(const state_t *s, const u8 *ids, u32 count,
     cdef u128 id
     for i in range(count):
         id = u128_load(ids + i * <size_t>sizeof(u128))
-        index = history_find_account(s, id, state_tag(s, id))
+        index = store_find_account(s, id, state_tag(s, id))
         if index != NONE:
             memcpy(results + found * <size_t>EVENT_BYTES, state_account(s, index), EVENT_BYTES)
             found += 1
@@ -22,7 +22,7 @@ cdef u32 query_lookup_transfers(const state_t *s, const u8 *ids, u32 count,
                                 u8 *results) noexcept nogil:
     cdef u32 i, index, found = 0
     for i in range(count):
-        index = history_find_transfer(s, u128_load(ids + i * <size_t>sizeof(u128)))
+        index = store_find_transfer(s, u128_load(ids + i * <size_t>sizeof(u128)))
         if index != NONE:
             memcpy(results + found * <size_t>EVENT_BYTES, state_transfer(s, index), EVENT_BYTES)
             found += 1
@@ -39,9 +39,9 @@ cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filte
     cdef u64 timestamp_max
     cdef bint reversed
     memcpy(&f, filter, sizeof(account_filter_t))
-    if not query_account_filter_valid(&f):
+    if not filters_account_filter_valid(&f):
         return 0
-    account = history_find_account(s, f.account_id, state_tag(s, f.account_id))
+    account = store_find_account(s, f.account_id, state_tag(s, f.account_id))
     if account == NONE or balances and not state_account(s, account).flags & ACCOUNT_HISTORY:
         return 0
     limit = min(f.limit, <u32>EVENTS_MAX)
@@ -49,9 +49,9 @@ cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filte
     reversed = f.flags & ACCOUNT_FILTER_REVERSED
     if not reversed:
         found = query_sealed(s, operation, filter, sizeof(f), 0, limit, results)
-    history_postings(s, account, reversed, &cursor)
+    store_postings(s, account, reversed, &cursor)
     while found < limit:
-        index = history_next_posting(s, &cursor)
+        index = store_next_posting(s, &cursor)
         if index == NONE:
             break
         t = state_transfer(s, index)
@@ -59,7 +59,7 @@ cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filte
             if reversed == (t.timestamp < f.timestamp_min):
                 break
             continue
-        if not query_account_filter_selects(&f, t):
+        if not filters_account_filter_selects(&f, t):
             continue
         if balances:
             query_write_balances(s, index, t.debit_account_id == f.account_id,
@@ -71,10 +71,10 @@ cdef u32 query_account_transfers(const state_t *s, u8 operation, const u8 *filte
         found = query_sealed(s, operation, filter, sizeof(f), found, limit, results)
     return found
 
-cdef u32 query_sealed(const state_t *s, u8 operation, const u8 *filter, u32 filter_bytes,
-                      u32 found, u32 limit, u8 *results) noexcept nogil:
+cdef u32 query_sealed(const state_t *s, u8 operation, const u8 *filter, u32 filter_bytes, u32 found,
+                      u32 limit, u8 *results) noexcept nogil:
     """Append what the sealed past says, where it was asked; how many results there are then."""
-    cdef read_t *read = reads_find(&s.reads, operation, filter, filter_bytes)
+    cdef cached_read_t *read = read_cache_find(&s.read_cache, operation, filter, filter_bytes)
     cdef u64 count
     if read == NULL:
         return found
@@ -92,8 +92,8 @@ cdef bint query_needs_sealed(const state_t *s, u8 operation, const u8 *filter, u
         return False
     if operation == OPERATION_QUERY_TRANSFERS:
         memcpy(&q, filter, sizeof(query_filter_t))
-        return (query_filter_valid(&q) and q.timestamp_min <= s.sealed_timestamp_max
-                and reads_find(&s.reads, operation, filter, sizeof(q)) == NULL
+        return (filters_query_filter_valid(&q) and q.timestamp_min <= s.sealed_timestamp_max
+                and read_cache_find(&s.read_cache, operation, filter, sizeof(q)) == NULL
                 and not (q.flags & QUERY_FILTER_REVERSED
                          and query_records(s, filter, True, scratch)
                          == min(q.limit, <u32>EVENTS_MAX)))
@@ -101,14 +101,14 @@ cdef bint query_needs_sealed(const state_t *s, u8 operation, const u8 *filter, u
             and operation != OPERATION_GET_ACCOUNT_BALANCES):
         return False
     memcpy(&f, filter, sizeof(account_filter_t))
-    if not query_account_filter_valid(&f) or f.timestamp_min > s.sealed_timestamp_max:
+    if not filters_account_filter_valid(&f) or f.timestamp_min > s.sealed_timestamp_max:
         return False
-    account[0] = history_find_account(s, f.account_id, state_tag(s, f.account_id))
+    account[0] = store_find_account(s, f.account_id, state_tag(s, f.account_id))
     return (account[0] != NONE
             and state_account(s, account[0]).timestamp < s.sealed_timestamp_max
             and (operation == OPERATION_GET_ACCOUNT_TRANSFERS
                  or state_account(s, account[0]).flags & ACCOUNT_HISTORY)
-            and reads_find(&s.reads, operation, filter, sizeof(f)) == NULL
+            and read_cache_find(&s.read_cache, operation, filter, sizeof(f)) == NULL
             and not (f.flags & ACCOUNT_FILTER_REVERSED
                      and query_account_transfers(s, operation, filter, scratch)
                      == min(f.limit, <u32>EVENTS_MAX)))
@@ -130,16 +130,16 @@ cdef u32 query_records(const state_t *s, const u8 *filter, bint transfers,
     cdef u32 found = 0, limit
     cdef const u8 *record
     memcpy(&f, filter, sizeof(query_filter_t))
-    if not query_filter_valid(&f):
+    if not filters_query_filter_valid(&f):
         return 0
     limit = min(f.limit, <u32>EVENTS_MAX)
-    first = (history_scan_transfers(s, f.timestamp_min) if transfers
-             else history_scan_accounts(s, f.timestamp_min))
+    first = (store_scan_transfers(s, f.timestamp_min) if transfers
+             else store_scan_accounts(s, f.timestamp_min))
     if f.timestamp_max == 0:
         end = s.transfers.count if transfers else s.accounts.count
     else:
-        end = (history_scan_transfers(s, f.timestamp_max + 1) if transfers
-               else history_scan_accounts(s, f.timestamp_max + 1))
+        end = (store_scan_transfers(s, f.timestamp_max + 1) if transfers
+               else store_scan_accounts(s, f.timestamp_max + 1))
     if transfers and not f.flags & QUERY_FILTER_REVERSED:
         found = query_sealed(s, OPERATION_QUERY_TRANSFERS, filter, sizeof(f), 0, limit, results)
     for i in range(first, end):
@@ -147,8 +147,8 @@ cdef u32 query_records(const state_t *s, const u8 *filter, bint transfers,
             break
         at = first + end - 1 - i if f.flags & QUERY_FILTER_REVERSED else i
         record = <const u8 *>slab_at(&s.transfers if transfers else &s.accounts, at)
-        if (query_transfer_selected(&f, <const transfer_t *>record) if transfers
-                else query_account_selected(&f, <const account_t *>record)):
+        if (filters_select_transfer(&f, <const transfer_t *>record) if transfers
+                else filters_select_account(&f, <const account_t *>record)):
             memcpy(results + found * <size_t>EVENT_BYTES, record, EVENT_BYTES)
             found += 1
     if transfers and f.flags & QUERY_FILTER_REVERSED:

@@ -34,6 +34,16 @@ typedef uint8_t u8;
         }                                                                                     \
     } while (0)
 
+/* The same in the verify build (see setup.py), which may be slow; the normal build compiles it and
+ * leaves it out. What takes more than an expression stands behind `if VERIFIES`. */
+#ifdef LEDGER_VERIFY
+enum { VERIFIES = 1 };
+#define verify(condition) invariant(condition)
+#else
+enum { VERIFIES = 0 };
+#define verify(condition) ((void)sizeof(!(condition)))
+#endif
+
 /* ---- what a client sends and receives: F(type, name, doc), A(type, name, count, doc) -------- */
 
 #define ACCOUNT_FIELDS(F, A)                                                                   \

@@ -12,6 +12,9 @@ cdef extern from "record.h" nogil:
     ctypedef uint8_t u8
 
     void invariant(bint condition)
+    void verify(bint condition)
+    enum:
+        VERIFIES
 
     ctypedef struct account_t:
         u128 id, debits_pending, debits_posted, credits_pending, credits_posted, user_data_128

@@ -137,9 +137,9 @@ def replay(
 
 def forget_window(core: _core.Core) -> None:
     """After a replayed group, for who reads a journal once: keep no more than a window."""
-    if core.window_full:
-        core.cut()
-        core.drop()
+    if core.memtable_full:
+        core.rotate()
+        core.evict()
 
 
 def restore(

@@ -1,10 +1,11 @@
 # Replay: the journal's groups applied again, without judging; and an original reply rebuilt from
 # one.
 #
-# Needs: state.pxi, history.pxi, starts.pxi, session.pxi, create.pxi. Gives: replay_*. Effects are
-# applied in the order they were written, by the very functions that made them. What does not fit
-# the state it meets (an account that is not there, a hold that is not open) is refused with the
-# position of the record: such a journal was not written by this ledger.
+# Needs: state.pxi, store.pxi, prefetch.pxi, resolutions.pxi, transfers.pxi, starts.pxi,
+# session.pxi. Gives: replay_*. Effects are applied in the order they were written, by the very
+# functions that made them. What does not fit the state it meets (an account that is not there, a
+# hold that is not open) is refused with the position of the record: such a journal was not written
+# by this ledger.
 
 cdef struct replay_t:
     const u8 *body
@@ -18,34 +19,34 @@ cdef int replay_refuse(replay_t *r, const char *fault) noexcept nogil:
 
 cdef int replay_account(state_t *s, replay_t *r, const account_t *account) noexcept nogil:
     cdef u32 tag = state_tag(s, account.id)
-    if history_find_account(s, account.id, tag) != NONE:
+    if store_find_account(s, account.id, tag) != NONE:
         return replay_refuse(r, "an account that exists already")
     if account.timestamp <= s.account_timestamp_max:
         return replay_refuse(r, "an account whose timestamp is not later than the last one's")
-    history_add_account(s, account, tag)
+    store_add_account(s, account, tag)
     return 0
 
 cdef int replay_transfer(state_t *s, replay_t *r, const transfer_t *transfer,
                          const tags_t *tags) noexcept nogil:
-    cdef u32 debit = history_known_account(s, transfer.debit_account_id, tags.debit,
-                                           tags.debit_at)
-    cdef u32 credit = history_known_account(s, transfer.credit_account_id, tags.credit,
-                                            tags.credit_at)
+    cdef u32 debit = store_known_account(s, transfer.debit_account_id, tags.debit,
+                                         tags.debit_at)
+    cdef u32 credit = store_known_account(s, transfer.credit_account_id, tags.credit,
+                                          tags.credit_at)
     if debit == NONE or credit == NONE or debit == credit:
         return replay_refuse(r, "a transfer between accounts that do not exist")
-    if history_find(s, transfer.id, tags.id) != NONE:
+    if store_find(s, transfer.id, tags.id) != NONE:
         return replay_refuse(r, "a transfer whose id is used already")
     if transfer.timestamp <= s.transfer_timestamp_max:
         return replay_refuse(r, "a transfer whose timestamp is not later than the last one's")
     s.position = r.at
     if transfer.flags & (TRANSFER_POST_PENDING_TRANSFER | TRANSFER_VOID_PENDING_TRANSFER):
-        create_resolving_effects(s, transfer, tags.id, debit, credit)
+        resolutions_effects(s, transfer, tags.id, debit, credit)
     else:
-        create_transfer_effects(s, transfer, tags.id, debit, credit)
+        transfers_effects(s, transfer, tags.id, debit, credit)
     return 0
 
 cdef int replay_resolution(state_t *s, replay_t *r, const resolution_t *resolution) noexcept nogil:
-    cdef u32 transfer = history_at_position(s, resolution.position)
+    cdef u32 transfer = store_at_position(s, resolution.position)
     if transfer == NONE or state_extra(s, transfer).resolution < RESOLUTION_OPEN:
         return replay_refuse(r, "the end of a hold that is not open")
     if (resolution.amount != state_transfer(s, transfer).amount
@@ -54,7 +55,7 @@ cdef int replay_resolution(state_t *s, replay_t *r, const resolution_t *resoluti
         return replay_refuse(r, "the end of a hold that differs from the hold")
     if not replay_hold_covered(s, state_transfer(s, transfer), state_extra(s, transfer)):
         return replay_refuse(r, "the end of a hold that its accounts do not hold")
-    create_release_hold(s, transfer, resolution.outcome)
+    resolutions_release(s, transfer, resolution.outcome)
     return 0
 
 cdef bint replay_hold_covered(const state_t *s, const transfer_t *p,
@@ -64,9 +65,9 @@ cdef bint replay_hold_covered(const state_t *s, const transfer_t *p,
 
 cdef int replay_burned_id(state_t *s, replay_t *r, const burned_id_t *burned) noexcept nogil:
     cdef u32 tag = state_tag(s, burned.id)
-    if history_find(s, burned.id, tag) != NONE:
+    if store_find(s, burned.id, tag) != NONE:
         return replay_refuse(r, "a burned id that is used already")
-    history_burn(s, burned.id, tag)
+    store_burn(s, burned.id, tag)
     return 0
 
 cdef int replay_session(state_t *s, replay_t *r, const session_record_t *record) noexcept nogil:
@@ -187,7 +188,7 @@ cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept n
             if run.kind == KIND_TRANSFER:
                 why = replay_transfer(
                     s, r, <const transfer_t *>records + i,
-                    create_fetch_ahead(s, records, i, run.count, ring, &ahead))
+                    prefetch_ahead(s, records, i, run.count, ring, &ahead))
             else:
                 why = replay_record(s, r, run.kind, records + i * <u64>record_bytes)
             if why != 0:
@@ -246,8 +247,7 @@ cdef void replay_plain_results(const request_t *request, create_result_t *result
         results[i].status, results[i].reserved = STATUS_CREATED, 0
 
 cdef int replay_effects_of(replay_t *r, u64 offset, u64 position, const request_t *request,
-                           answer_t *answer, create_result_t *results,
-                           u16 *counts) noexcept nogil:
+                           answer_t *answer, create_result_t *results, u16 *counts) noexcept nogil:
     """Walk the records that follow a request's own until they end; outcomes overwrite results."""
     cdef run_t run
     cdef outcome_t outcome

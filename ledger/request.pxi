@@ -1,16 +1,16 @@
 # Request: one arrival through the core: its session, due expiries, room, the operation, its record.
 #
-# Needs: state.pxi, wanted.pxi, window.pxi, starts.pxi, session.pxi, create.pxi, query.pxi. Gives:
-# request_*. A request that cannot be taken leaves nothing behind. A request's records are
-# contiguous in the group: request, batch counts when there are several, effects in order of
-# execution, outcomes.
+# Needs: state.pxi, lookups.pxi, group.pxi, prefetch.pxi, expiry.pxi, batch.pxi, query.pxi,
+# session.pxi. Gives: request_*. A request that cannot be taken leaves nothing behind. A request's
+# records are contiguous in the group: request, batch counts when there are several, effects in
+# order of execution, outcomes.
 
 cdef enum:
     REQUEST_DONE = 0
     REQUEST_GROUP_FULL = 1  # the open group must be closed first
     REQUEST_ANSWERS_FULL = 2  # the answers so far must be taken away first
     REQUEST_NO_MEMORY = 3
-    REQUEST_COLD = 4  # what is wanted of the sealed past must be attached first
+    REQUEST_COLD = 4  # what is wanted of the sealed past must be cached first
 
 cdef struct request_place_t:  # where answers go
     u8 *payload
@@ -42,13 +42,13 @@ cdef inline bint request_fits(const state_t *s, u64 more) noexcept nogil:
 cdef int request_expire(state_t *s, request_place_t *place) noexcept nogil:
     """Run what is due. REQUEST_GROUP_FULL when the group has no room for all of it."""
     cdef u64 due
-    while place.takes_creates and create_expiry_due(s, place.now):
-        due = create_count_due(s, max(s.clock, place.now))
+    while place.takes_creates and expiry_is_due(s, place.now):
+        due = expiry_count(s, max(s.clock, place.now))
         if not request_fits(s, due * sizeof(resolution_t)):
             return REQUEST_GROUP_FULL
         if state_reserve_ends(s, due):
             return REQUEST_NO_MEMORY
-        create_expire(s, place.now)
+        expiry_run(s, place.now)
     return REQUEST_DONE
 
 cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t *place,
@@ -62,10 +62,12 @@ cdef int request_register(state_t *s, const arrival_t *arrival, request_place_t 
         return REQUEST_GROUP_FULL
     if session_reserve(s):
         return REQUEST_NO_MEMORY
+
+    # ---- point of no return ----
     if s.session_table.count >= s.session_max:
         session_evict_oldest(s)
     s.clock = max(s.clock + 1, place.now)
-    record = <session_record_t *>effect_append(s, KIND_SESSION, sizeof(session_record_t))
+    record = <session_record_t *>group_append(s, KIND_SESSION, sizeof(session_record_t))
     offset = s.group_bytes - <u32>sizeof(session_record_t)
     record.client, record.checksum = arrival.client, arrival.checksum
     record.session, record.timestamp = s.position, s.clock
@@ -81,20 +83,20 @@ cdef int request_want(state_t *s, const u8 *events, u32 event_bytes, u32 count,
     """REQUEST_DONE when memory knows of these ids all that the request needs."""
     if s.filter.level_count == 0:
         return REQUEST_DONE
-    if wanted_reserve(&s.wanted):
+    if lookups_reserve(&s.lookups):
         return REQUEST_NO_MEMORY
-    wanted_clear(&s.wanted)
-    window_want_ids(s, events, event_bytes, count, transfers)
-    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
+    lookups_clear(&s.lookups)
+    prefetch_want_ids(s, events, event_bytes, count, transfers)
+    return REQUEST_COLD if lookups_any(&s.lookups) else REQUEST_DONE
 
 cdef int request_want_timestamps(state_t *s, const u8 *events, u32 count) noexcept nogil:
     if s.sealed_timestamp_max == 0:
         return REQUEST_DONE
-    if wanted_reserve(&s.wanted):
+    if lookups_reserve(&s.lookups):
         return REQUEST_NO_MEMORY
-    wanted_clear(&s.wanted)
-    window_want_timestamps(s, events, count)
-    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
+    lookups_clear(&s.lookups)
+    prefetch_want_timestamps(s, events, count)
+    return REQUEST_COLD if lookups_any(&s.lookups) else REQUEST_DONE
 
 cdef int request_want_reads(state_t *s, u8 operation, const u8 *filters, u32 filter_bytes,
                             u32 count, u8 *scratch) noexcept nogil:
@@ -102,14 +104,14 @@ cdef int request_want_reads(state_t *s, u8 operation, const u8 *filters, u32 fil
     cdef u32 i, account
     if s.sealed_timestamp_max == 0:
         return REQUEST_DONE
-    if wanted_reserve(&s.wanted):
+    if lookups_reserve(&s.lookups):
         return REQUEST_NO_MEMORY
-    wanted_clear(&s.wanted)
+    lookups_clear(&s.lookups)
     for i in range(count):
         filter = filters + i * <size_t>filter_bytes
         if query_needs_sealed(s, operation, filter, scratch, &account):
-            wanted_read(&s.wanted, operation, filter, filter_bytes, account)
-    return REQUEST_COLD if wanted_any(&s.wanted) else REQUEST_DONE
+            lookups_want_read(&s.lookups, operation, filter, filter_bytes, account)
+    return REQUEST_COLD if lookups_any(&s.lookups) else REQUEST_DONE
 
 cdef void request_write_outcomes(state_t *s, u32 request_offset, const create_result_t *results,
                                  u64 first_timestamp) noexcept nogil:
@@ -120,7 +122,7 @@ cdef void request_write_outcomes(state_t *s, u32 request_offset, const create_re
     for i in range(request.event_count):
         if results[i].status == STATUS_CREATED and results[i].timestamp == first_timestamp + i:
             continue
-        outcome = <outcome_t *>effect_append(s, KIND_OUTCOME, sizeof(outcome_t))
+        outcome = <outcome_t *>group_append(s, KIND_OUTCOME, sizeof(outcome_t))
         outcome.event, outcome.status = i, results[i].status
         outcome.timestamp = results[i].timestamp
         written += 1
@@ -130,8 +132,8 @@ cdef void request_write(state_t *s, const u8 *buffer, const arrival_t *arrival,
                         u64 timestamp) noexcept nogil:
     cdef request_t *request
     cdef u32 batch
-    effect_end_run(s)
-    request = <request_t *>effect_append(s, KIND_REQUEST, sizeof(request_t))
+    group_end_run(s)
+    request = <request_t *>group_append(s, KIND_REQUEST, sizeof(request_t))
     request.client, request.checksum = arrival.client, arrival.checksum
     request.session, request.timestamp = arrival.session, timestamp
     request.number, request.release = arrival.number, arrival.release
@@ -139,16 +141,39 @@ cdef void request_write(state_t *s, const u8 *buffer, const arrival_t *arrival,
     request.operation = arrival.operation
     if arrival.batch_count != 1:
         for batch in range(arrival.batch_count):
-            (<batch_t *>effect_append(s, KIND_BATCH, sizeof(batch_t))).event_count = (
+            (<batch_t *>group_append(s, KIND_BATCH, sizeof(batch_t))).event_count = (
                 request_batch_count(buffer, arrival, batch))
-        effect_end_run(s)
+        group_end_run(s)
+
+cdef struct reserved_t:  # how full the pools were before a request
+    u64 accounts, transfers, holds, pendings, burned, ended
+
+
+cdef void request_note_reserved(const state_t *s, reserved_t *before) noexcept nogil:
+    before.accounts, before.transfers = s.accounts.count, s.transfers.count
+    before.holds, before.pendings = s.hold_count, s.pendings.count
+    before.burned, before.ended = s.burned.count, s.ended.count
+
+cdef void request_verify_reserved(const state_t *s, const reserved_t *before,
+                                  u32 events) noexcept nogil:
+    """No pool took more than was reserved for so many events."""
+    verify(s.accounts.count - before.accounts <= events)
+    verify(s.transfers.count - before.transfers <= events)
+    verify(s.hold_count <= before.holds + events)
+    verify(s.pendings.count - before.pendings <= events)
+    verify(s.burned.count - before.burned <= events)
+    verify(s.ended.count - before.ended <= events)
+    # A transfer is stored, or it ends a hold and is stored, or its id is burned.
+    verify(s.transfers.count - before.transfers + s.burned.count - before.burned <= events)
+    verify(s.ended.count - before.ended <= s.transfers.count - before.transfers)
 
 cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, u32 session,
                         request_place_t *place, answer_t *answer) noexcept nogil:
     cdef bint transfers = arrival.operation == OPERATION_CREATE_TRANSFERS
     cdef u32 events = arrival.event_count
     cdef u32 request_offset, batch, done = 0, count
-    cdef u64 timestamp
+    cdef u64 timestamp, bytes_before = s.group_bytes
+    cdef reserved_t before
     cdef create_result_t *results = <create_result_t *>(place.payload + place.payload_used)
     cdef int why
     if not place.takes_creates:
@@ -166,17 +191,25 @@ cdef int request_create(state_t *s, const u8 *buffer, const arrival_t *arrival, 
         return why
     if state_reserve(s, 0 if transfers else events, events if transfers else 0):
         return REQUEST_NO_MEMORY
+
+    # ---- point of no return ----
+    if VERIFIES:
+        request_note_reserved(s, &before)
     timestamp = max(s.clock + 1, place.now) + events
-    effect_end_run(s)
+    group_end_run(s)
     request_offset = s.group_bytes + <u32>sizeof(run_t)
     request_write(s, buffer, arrival, timestamp)
     for batch in range(arrival.batch_count):
         count = request_batch_count(buffer, arrival, batch)
-        create_batch(s, buffer + arrival.events_offset + done * <size_t>EVENT_BYTES, count,
+        batch_create(s, buffer + arrival.events_offset + done * <size_t>EVENT_BYTES, count,
                      transfers, timestamp - events + done + count, results + done)
         done += count
         place.counts[place.counts_used + batch] = <u16>count
     request_write_outcomes(s, request_offset, results, timestamp - events + 1)
+    verify(s.group_bytes - bytes_before <= request_bytes_worst(arrival))
+    verify(done == events and not s.chain_open)
+    if VERIFIES:
+        request_verify_reserved(s, &before, events)
     s.clock = timestamp
     answer.position, answer.timestamp = s.position, timestamp
     answer.payload_bytes = <u32>(events * sizeof(create_result_t))
@@ -242,8 +275,10 @@ cdef int request_dispatch(state_t *s, const u8 *buffer, const arrival_t *arrival
     else:
         why = request_read(s, buffer, arrival, place, answer)
     if why == REQUEST_DONE and answer.verdict == VERDICT_REPLY:
+        verify(place.payload_used + answer.payload_bytes <= place.payload_room)
         place.payload_used += (answer.payload_bytes + 15) & ~<u32>15
         place.counts_used += arrival.batch_count
+        verify(place.counts_used <= place.counts_room)
         if session != NONE:
             session_asked(s, session, arrival.route, arrival.number)
     return why

@@ -44,7 +44,7 @@ assert (
 assert _LIMITS["BATCHES_MAX"] <= config.COUNTS_MAX, "the batches of one request fit"
 assert _LIMITS["BODY_BYTES_END"] > config.GROUP_BYTES_MAX, "a place can say where a record lies"
 # One is open, and what a start replays may close one more than a server waits for.
-assert config.WINDOWS_CLOSED_MAX + 2 <= _core.WINDOWS, "the core has room for every closed window"
+assert config.WINDOWS_CLOSED_MAX + 2 <= _core.MEMTABLES, "the core has room for every closed window"
 
 
 # ---- records ------------------------------------------------------------------------------------

@@ -136,15 +136,15 @@ class Sealer:
     def replayed(self) -> None:
         """A group has been replayed: cut, seal what is not sealed yet, and drop."""
         core = self._core
-        if not core.window_full:
+        if not core.memtable_full:
             return
-        core.cut()
-        [(first, last)] = core.windows
+        core.rotate()
+        [(first, last)] = core.memtables
         if not self._past.covers(last):
             if first != self._past.group + 1:
                 raise WindowsDiffer(f"a window from group {first}, sealed up to {self._past.group}")
             self._past.add(self._write_window(first, last))
-        core.drop()
+        core.evict()
         self._windows_since += 1
         if self._past.group == last and self._checkpoint_due():
             snapshot = self._open_snapshot()
@@ -162,7 +162,7 @@ class Sealer:
 
     def _write_window(self, first: int, last: int) -> Any:
         """The segment of a closed window, which nobody looks into yet."""
-        columns = self._core.window_columns(self._past.hash_key, first)
+        columns = self._core.memtable_columns(self._past.hash_key, first)
         segment = self._past.write(columns, first, last, *self._ends.end_of(last))
         self._core.filter_insert(columns[_columns.IDS][:, 0])
         return segment
@@ -189,7 +189,7 @@ class Sealer:
     @property
     def full(self) -> bool:
         """Whether no group may be opened: the window is full, and too many are still in memory."""
-        return self._core.window_full
+        return self._core.memtable_full
 
     def group_taken(self) -> None:
         """A group was closed and none is open: the moment to cut."""
@@ -198,9 +198,9 @@ class Sealer:
     def _cut(self, closed_max: int) -> None:
         """Close the window if it is full and fewer than so many are closed."""
         core = self._core
-        if not core.window_full or len(core.windows) >= closed_max:
+        if not core.memtable_full or len(core.memtables) >= closed_max:
             return
-        core.cut()
+        core.rotate()
         self._windows_since += 1
         if self._snapshot is None and self._checkpoint_due():
             self._snapshot = self._open_snapshot()
@@ -215,7 +215,7 @@ class Sealer:
             return
         if self._crowded:
             self._drop()
-        windows = self._core.windows
+        windows = self._core.memtables
         sealed = len(self._written)
         if not self._sealing and len(windows) > sealed and windows[sealed][1] <= self._durable:
             self._sealing = True
@@ -251,7 +251,7 @@ class Sealer:
     @property
     def _crowded(self) -> bool:
         """Whether payments wait for a drop."""
-        return self.full and len(self._core.windows) >= config.WINDOWS_CLOSED_MAX
+        return self.full and len(self._core.memtables) >= config.WINDOWS_CLOSED_MAX
 
     def _drop(self) -> None:
         """Drop the windows that are sealed, once nobody is being answered: what was found for them
@@ -270,7 +270,7 @@ class Sealer:
         # In one step: whoever asks finds each transfer either here or there.
         for segment in written:
             self._past.add(segment)
-            self._core.drop()
+            self._core.evict()
         self._merge_due = True
         if self._core.group_records == 0:
             self.group_taken()

@@ -1,6 +1,6 @@
 # Session: who may ask, and whether a request was asked before.
 #
-# Needs: state.pxi, history.pxi, starts.pxi. Gives: session_*. A session remembers its last request
+# Needs: state.pxi, group.pxi, starts.pxi. Gives: session_*. A session remembers its last request
 # that creates: its number, its checksum and where the journal holds it, so that a resend gets its
 # original reply. An unknown session is never adopted, and who saw what this book does not hold is
 # not served: an eviction is a client's one signal that its server lost history. Order by last
@@ -21,6 +21,8 @@ cdef u32 session_find(const state_t *s, u128 client) noexcept nogil:
 
 cdef void session_unlink(state_t *s, u32 index) noexcept nogil:
     cdef session_t *session = session_at(s, index)
+    verify((session.newer == NONE) == (s.session_newest == index))
+    verify((session.older == NONE) == (s.session_oldest == index))
     if session.newer == NONE:
         s.session_newest = session.older
     else:
@@ -38,6 +40,9 @@ cdef void session_link(state_t *s, u32 index) noexcept nogil:
     else:
         session_at(s, s.session_newest).newer = index
     s.session_newest = index
+    verify(session.older == NONE or session_at(s, session.older).newer == index)
+    verify(session_at(s, s.session_oldest).older == NONE)
+    verify(session.older != index)
 
 cdef inline void session_touch(state_t *s, u32 index) noexcept nogil:
     if s.session_newest != index:
@@ -73,12 +78,14 @@ cdef u32 session_add(state_t *s, const session_record_t *record, u64 group,
     session.group, session.record_offset = group, record_offset
     table_insert(&s.session_table, state_tag(s, record.client), index)
     session_link(s, index)
+    verify(session_find(s, record.client) == index)
+    verify(s.session_table.count <= s.sessions.count)
     return index
 
 cdef void session_evict_oldest(state_t *s) noexcept nogil:
     """Make room: the session that was silent longest ends, and the journal says so."""
     cdef session_t *session = session_at(s, s.session_oldest)
-    cdef session_evicted_t *record = <session_evicted_t *>effect_append(
+    cdef session_evicted_t *record = <session_evicted_t *>group_append(
         s, KIND_SESSION_EVICTED, sizeof(session_evicted_t))
     record.client, record.session, record.timestamp = session.client, session.session, s.clock
     session_remove(s, s.session_oldest)

@@ -1,35 +1,25 @@
-# State: everything the ledger knows between two requests, and the group that is being written.
+# State: everything the ledger knows between two requests.
 #
-# Needs: record.h, slab.h, table.h, filter.h, wanted.pxi. Gives: state_t and the functions state_*
-# (life, reserve), effect_* (the open group) and hold_* (open holds in order of expiry). All of it
-# is plain C memory: records never move and nothing here can fail once state_reserve has said yes.
-# It knows no rules: what may happen is decided in create.pxi.
+# Needs: record.h, slab.h, table.h, filter.h, lookups.pxi, read_cache.pxi. Gives: state_*: the
+# structs, their life, and the memory that is reserved before a request is judged. All of it is
+# plain C memory: records never move and nothing can fail once state_reserve has said yes. It knows
+# no rules: accounts.pxi, transfers.pxi, resolutions.pxi and expiry.pxi decide what may happen.
 
 cdef enum:
     NONE = 0xFFFFFFFF
     # What `resolution` of a transfer may hold besides the three outcomes of a resolved hold.
     RESOLUTION_NONE = 0
     RESOLUTION_OPEN = 4
-    UNDO_ACCOUNT = 1
-    UNDO_HOLD_OPENED = 2
-    UNDO_HOLD_CLOSED = 3
-    # A reference to a transfer: its ordinal modulo 2^30, or with OLD a place among the old ones.
+    # A reference to a transfer: its ordinal modulo 2^30, or with RETAINED an index in that pool.
     # With BURNED it is a burned id.
     BURNED = 0x80000000
-    OLD = 0x40000000
+    RETAINED = 0x40000000
     REFERENCE_MASK = 0x3FFFFFFF
-    # A posting: the reference of a transfer in a window, and which of its sides; or NONE.
+    # A posting: the reference of a transfer in a memtable, and which of its sides; or NONE.
     POSTING_CREDIT = 0x40000000
-    WINDOWS_MAX = 5  # in memory: one open, the others closed and being sealed
-    # What an old one may be.
-    OLD_FREE = 0
-    OLD_HOLD = 1  # a hold that outlived its window, until its end is sealed
-    OLD_TRANSFER = 2  # the rest is attached: what a request needs to know of the sealed past
-    OLD_BURNED = 3
-    OLD_ABSENT = 4
-    OLD_TIMESTAMP = 5  # whether a sealed transfer has it: `resolution` says
+    MEMTABLES_MAX = 5  # in memory: one open, the others closed and being sealed
 
-WINDOWS = WINDOWS_MAX  # for who says how many may be closed
+MEMTABLES = MEMTABLES_MAX  # for who says how many may be closed
 
 cdef struct hold_t:
     u128 amount
@@ -44,9 +34,9 @@ cdef struct transfer_extra_t:
     u32 resolved  # ordinal of its resolution, modulo 2^32
     u32 debit, credit  # indexes of its accounts
 
-cdef struct half_link_t:  # one account's postings of one window are a circle
-    u32 previous  # of the window's first: the last of the window before
-    u32 next  # of the window's last: the first
+cdef struct half_link_t:  # one account's postings of one memtable are a circle
+    u32 previous  # of the memtable's first: the last of the memtable before
+    u32 next  # of the memtable's last: the first
 
 cdef struct link_t:
     half_link_t debit, credit
@@ -67,16 +57,16 @@ cdef struct ended_t:  # a hold that ended
     u32 debit, credit, outcome, reserved
     u64 reserved_too[3]
 
-cdef struct old_t:
+cdef struct retained_t:
     u32 kind, next  # the next free one
     u64 reserved
 
 cdef struct account_extra_t:
     u32 last  # its last posting
-    u32 window  # that one's window, modulo 2^32
+    u32 memtable  # that one's memtable, modulo 2^32
     u32 epoch, saved  # the snapshot that saved it, and where
 
-cdef struct window_t:
+cdef struct memtable_t:
     table_t table  # ids of its transfers and burned ids
     # Ordinals of its first ones.
     u64 transfers, burned, ended, pendings
@@ -121,25 +111,25 @@ cdef struct state_t:
     u64 clock, position
     u64 account_timestamp_max, transfer_timestamp_max
     slab_t accounts, account_extras, holds, sessions
-    # Rings: what the windows hold. `pendings` refers to the transfers that opened a hold.
+    # Rings: what the memtables hold. `pendings` refers to the transfers that opened a hold.
     slab_t transfers, transfer_extras, links, transfer_balances, burned, ended, pendings
     table_t account_table, session_table
-    # Windows by number, from `window_first` on; the last one is open.
-    window_t windows[WINDOWS_MAX]
-    u64 window_first, window_end, window_events_max
-    # What is no longer in a window but known: kept holds (also by position), and what is attached.
-    slab_t old, old_transfers, old_extras
-    table_t old_table, old_positions
-    u32 old_free
-    u32 *attached  # a ring of references, oldest first
-    u64 attached_first, attached_end, generation
-    reads_t reads
+    # Memtables by number, from `memtable_first` on; the last one is open.
+    memtable_t memtables[MEMTABLES_MAX]
+    u64 memtable_first, memtable_end, memtable_events_max
+    # What is no longer in a memtable but known: kept holds (also by position), and what is cached.
+    slab_t retained, retained_transfers, retained_extras
+    table_t retained_table, kept_positions
+    u32 retained_free
+    u32 *cached  # a ring of references, oldest first
+    u64 cached_first, cached_end, generation
+    read_cache_t read_cache
     # The sealed past, and what a request turned out to need of it.
     filter_t filter
     u64 hash_key[2]
     u64 sealed_timestamp_max
-    wanted_t wanted
-    # What all windows ever held.
+    lookups_t lookups
+    # What all memtables ever held.
     u64 transfer_count, burned_count
     u128 burned_hash
     snapshot_t snapshot
@@ -170,30 +160,30 @@ cdef inline account_t *state_account(const state_t *s, u32 index) noexcept nogil
     return <account_t *>slab_of(&s.accounts, index, sizeof(account_t))
 
 cdef inline transfer_t *state_transfer_of(const state_t *s, u64 ordinal) noexcept nogil:
-    """Of a window, by its ordinal or what a reference keeps of that."""
+    """Of a memtable, by its ordinal or what a reference keeps of that."""
     return <transfer_t *>slab_of(&s.transfers, ordinal, sizeof(transfer_t))
 
 cdef inline transfer_extra_t *state_extra_of(const state_t *s, u64 ordinal) noexcept nogil:
     return <transfer_extra_t *>slab_of(&s.transfer_extras, ordinal, sizeof(transfer_extra_t))
 
 cdef inline transfer_t *state_transfer(const state_t *s, u32 reference) noexcept nogil:
-    if reference & OLD:
-        return <transfer_t *>slab_at(&s.old_transfers, reference & REFERENCE_MASK)
+    if reference & RETAINED:
+        return <transfer_t *>slab_at(&s.retained_transfers, reference & REFERENCE_MASK)
     return state_transfer_of(s, reference)
 
 cdef inline transfer_extra_t *state_extra(const state_t *s, u32 reference) noexcept nogil:
-    if reference & OLD:
-        return <transfer_extra_t *>slab_at(&s.old_extras, reference & REFERENCE_MASK)
+    if reference & RETAINED:
+        return <transfer_extra_t *>slab_at(&s.retained_extras, reference & REFERENCE_MASK)
     return state_extra_of(s, reference)
 
 cdef inline account_extra_t *state_account_extra(const state_t *s, u32 index) noexcept nogil:
     return <account_extra_t *>slab_of(&s.account_extras, index, sizeof(account_extra_t))
 
-cdef inline window_t *state_window(const state_t *s, u64 number) noexcept nogil:
-    return <window_t *>&s.windows[number % WINDOWS_MAX]
+cdef inline memtable_t *state_memtable(const state_t *s, u64 number) noexcept nogil:
+    return <memtable_t *>&s.memtables[number % MEMTABLES_MAX]
 
-cdef inline window_t *state_open_window(const state_t *s) noexcept nogil:
-    return state_window(s, s.window_end - 1)
+cdef inline memtable_t *state_open_memtable(const state_t *s) noexcept nogil:
+    return state_memtable(s, s.memtable_end - 1)
 
 cdef inline u64 state_place(const state_t *s, u64 kind) noexcept nogil:
     """Where the record lies that was just appended, or is being replayed."""
@@ -211,23 +201,23 @@ cdef inline u16 state_event_flags(const u8 *event) noexcept nogil:
     return (<const u16 *>(event + EVENT_FLAGS_AT))[0]
 
 cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max, u32 starts_max,
-                    const u64 *key, u64 window_max) noexcept nogil:
+                    const u64 *key, u64 memtable_max) noexcept nogil:
     cdef int i, why
     memset(s, 0, sizeof(state_t))
     s.key[0], s.key[1] = key[0], key[1]
     s.group_bytes_max, s.session_max = group_bytes_max, session_max
-    s.hold_free = s.session_free = s.session_newest = s.session_oldest = s.old_free = NONE
+    s.hold_free = s.session_free = s.session_newest = s.session_oldest = s.retained_free = NONE
     s.run_offset = NONE
     s.group_number, s.group_position_first = 1, 1
-    s.window_events_max, s.window_first, s.window_end = window_max, 1, 2
-    state_open_window(s).group_first = 1
+    s.memtable_events_max, s.memtable_first, s.memtable_end = memtable_max, 1, 2
+    state_open_memtable(s).group_first = 1
     slab_init(&s.accounts, sizeof(account_t))
     slab_init(&s.account_extras, sizeof(account_extra_t))
     slab_init(&s.holds, sizeof(hold_t) + 16)
     slab_init(&s.sessions, sizeof(session_t))
-    slab_init(&s.old, sizeof(old_t))
-    slab_init(&s.old_transfers, sizeof(transfer_t))
-    slab_init(&s.old_extras, sizeof(transfer_extra_t))
+    slab_init(&s.retained, sizeof(retained_t))
+    slab_init(&s.retained_transfers, sizeof(transfer_t))
+    slab_init(&s.retained_extras, sizeof(transfer_extra_t))
     slab_init(&s.snapshot.accounts, sizeof(account_t))
     slab_init(&s.snapshot.holds, 2 * sizeof(transfer_t))
     filter_init(&s.filter)
@@ -245,9 +235,9 @@ cdef int state_init(state_t *s, u32 group_bytes_max, u32 session_max, u32 starts
            | slab_init_ring(&s.burned, sizeof(burned_t)) | slab_init_ring(&s.ended, sizeof(ended_t))
            | slab_init_ring(&s.pendings, sizeof(u32))
            | table_init(&s.account_table) | table_init(&s.session_table)
-           | table_init(&s.old_table) | table_init(&s.old_positions))
-    for i in range(WINDOWS_MAX):
-        why |= table_init(&s.windows[i].table)
+           | table_init(&s.retained_table) | table_init(&s.kept_positions))
+    for i in range(MEMTABLES_MAX):
+        why |= table_init(&s.memtables[i].table)
     s.accounts.scattered = s.account_extras.scattered = s.links.scattered = True
     return why
 
@@ -264,21 +254,21 @@ cdef void state_free(state_t *s) noexcept nogil:
     slab_free(&s.burned)
     slab_free(&s.ended)
     slab_free(&s.pendings)
-    slab_free(&s.old)
-    slab_free(&s.old_transfers)
-    slab_free(&s.old_extras)
+    slab_free(&s.retained)
+    slab_free(&s.retained_transfers)
+    slab_free(&s.retained_extras)
     slab_free(&s.snapshot.accounts)
     slab_free(&s.snapshot.holds)
     table_free(&s.account_table)
     table_free(&s.session_table)
-    table_free(&s.old_table)
-    table_free(&s.old_positions)
-    for i in range(WINDOWS_MAX):
-        table_free(&s.windows[i].table)
+    table_free(&s.retained_table)
+    table_free(&s.kept_positions)
+    for i in range(MEMTABLES_MAX):
+        table_free(&s.memtables[i].table)
     filter_free(&s.filter)
-    wanted_free(&s.wanted)
-    reads_free(&s.reads)
-    free(s.attached)
+    lookups_free(&s.lookups)
+    read_cache_free(&s.read_cache)
+    free(s.cached)
     free(s.expiries)
     free(s.undo)
     free(s.starts)
@@ -300,7 +290,7 @@ cdef int state_reserve(state_t *s, u64 accounts, u64 transfers) noexcept nogil:
             | slab_reserve(&s.holds, transfers) | slab_reserve(&s.pendings, transfers)
             | slab_reserve(&s.burned, transfers) | state_reserve_ends(s, transfers)
             | table_reserve(&s.account_table, accounts)
-            | table_reserve(&state_open_window(s).table, transfers))
+            | table_reserve(&state_open_memtable(s).table, transfers))
 
 cdef int state_reserve_ends(state_t *s, u64 holds) noexcept nogil:
     """The same for the ends of so many holds."""
@@ -309,139 +299,3 @@ cdef int state_reserve_ends(state_t *s, u64 holds) noexcept nogil:
         why |= (slab_reserve(&s.snapshot.accounts, 2 * holds)
                 | slab_reserve(&s.snapshot.holds, holds))
     return why
-
-
-# ---- the open group -------------------------------------------------------------------------
-
-cdef inline void *effect_append(state_t *s, u16 kind, u32 record_bytes) noexcept nogil:
-    """A zeroed place for one more record of the group; takes the next position."""
-    return memset(effect_room(s, kind, record_bytes), 0, (record_bytes + 15) & ~<u32>15)
-
-cdef inline void *effect_room(state_t *s, u16 kind, u32 record_bytes) noexcept nogil:
-    """The same for a record that fills its place, of a multiple of 16 bytes."""
-    cdef run_t *run
-    cdef void *record
-    if s.run_offset == NONE or (<run_t *>(s.group + s.run_offset)).kind != kind:
-        s.group_bytes = (s.group_bytes + 15) & ~<u32>15
-        s.run_offset = s.group_bytes
-        run = <run_t *>(s.group + s.run_offset)
-        memset(run, 0, sizeof(run_t))
-        run.kind, run.version = kind, JOURNAL_KIND_VERSION
-        s.group_bytes += sizeof(run_t)
-        s.group_runs += 1
-    run = <run_t *>(s.group + s.run_offset)
-    record = s.group + s.group_bytes
-    invariant(s.group_bytes + record_bytes + 16 <= s.group_bytes_max)
-    s.record_offset = s.group_bytes
-    s.group_bytes += record_bytes
-    run.count += 1
-    run.bytes = (run.count * record_bytes + 15) & ~<u32>15
-    s.group_records += 1
-    s.position += 1
-    return record
-
-cdef inline void effect_end_run(state_t *s) noexcept nogil:
-    """What comes next starts a run of its own."""
-    s.group_bytes = (s.group_bytes + 15) & ~<u32>15
-    s.run_offset = NONE
-
-cdef inline void effect_saw_transfer(state_t *s, u64 timestamp) noexcept nogil:
-    if s.group_transfer_min == 0 or timestamp < s.group_transfer_min:
-        s.group_transfer_min = timestamp
-    if timestamp > s.group_transfer_max:
-        s.group_transfer_max = timestamp
-
-cdef void effect_begin_group(state_t *s, u8 *group) noexcept nogil:
-    s.group = group
-    s.group_bytes = s.group_records = s.group_runs = 0
-    s.run_offset = NONE
-    s.group_clock_before = s.clock
-    s.group_position_first = s.position + 1
-    s.group_transfer_min = s.group_transfer_max = 0
-
-
-# ---- open holds -----------------------------------------------------------------------------
-
-cdef inline bint hold_before(const state_t *s, u32 a, u32 b) noexcept nogil:
-    cdef hold_t *first = state_hold(s, a)
-    cdef hold_t *second = state_hold(s, b)
-    if first.expires_at != second.expires_at:
-        return first.expires_at < second.expires_at
-    return first.position < second.position
-
-cdef void hold_rise(state_t *s, u32 place, u32 slot) noexcept nogil:
-    cdef u32 parent
-    while place > 0:
-        parent = (place - 1) // 4
-        if not hold_before(s, slot, s.expiries[parent]):
-            break
-        s.expiries[place] = s.expiries[parent]
-        state_hold(s, s.expiries[place]).place = place
-        place = parent
-    s.expiries[place] = slot
-    state_hold(s, slot).place = place
-
-cdef void hold_sink(state_t *s, u32 place, u32 slot) noexcept nogil:
-    cdef u64 child, last, least
-    while True:
-        child = 4 * <u64>place + 1
-        if child >= s.expiries_count:
-            break
-        least = child
-        last = min(child + 4, s.expiries_count)
-        for child in range(child + 1, last):
-            if hold_before(s, s.expiries[child], s.expiries[least]):
-                least = child
-        if not hold_before(s, s.expiries[least], slot):
-            break
-        s.expiries[place] = s.expiries[least]
-        state_hold(s, s.expiries[place]).place = place
-        place = <u32>least
-    s.expiries[place] = slot
-    state_hold(s, slot).place = place
-
-cdef void hold_schedule(state_t *s, u32 slot) noexcept nogil:
-    if state_hold(s, slot).expires_at == 0:
-        return
-    invariant(s.expiries_count < s.expiries_room)
-    s.expiries_count += 1
-    hold_rise(s, <u32>(s.expiries_count - 1), slot)
-
-cdef void hold_unschedule(state_t *s, u32 slot) noexcept nogil:
-    cdef u32 place = state_hold(s, slot).place
-    cdef u32 moved
-    if state_hold(s, slot).expires_at == 0:
-        return
-    s.expiries_count -= 1
-    moved = s.expiries[s.expiries_count]
-    if moved == slot:
-        return
-    if place > 0 and hold_before(s, moved, s.expiries[(place - 1) // 4]):
-        hold_rise(s, place, moved)
-    else:
-        hold_sink(s, place, moved)
-
-cdef u32 hold_open(state_t *s, u32 transfer, u128 amount, u64 expires_at) noexcept nogil:
-    cdef u32 slot = s.hold_free
-    cdef hold_t *hold
-    if slot == NONE:
-        slot = <u32>s.holds.count
-        hold = <hold_t *>slab_append(&s.holds)
-    else:
-        hold = state_hold(s, slot)
-        s.hold_free = hold.place
-    hold.amount, hold.expires_at, hold.transfer = amount, expires_at, transfer
-    hold.position = state_extra(s, transfer).position
-    s.hold_count += 1
-    state_extra(s, transfer).resolution = RESOLUTION_OPEN + slot
-    hold_schedule(s, slot)
-    return slot
-
-cdef void hold_close(state_t *s, u32 slot, u32 outcome) noexcept nogil:
-    cdef hold_t *hold = state_hold(s, slot)
-    hold_unschedule(s, slot)
-    state_extra(s, hold.transfer).resolution = outcome
-    hold.position = 0
-    hold.place = s.hold_free
-    s.hold_free = slot
-    s.hold_count -= 1

@@ -1,8 +1,15 @@
 # Undo: a chain of linked events takes back everything it did.
 #
-# Needs: state.pxi, history.pxi, snapshot.pxi. Gives: undo_*. One chain is open at a time. What a
-# chain appends is popped; an account it changes, and a hold it opens or closes, is noted once each
-# and put back in reverse order. A burned id is written after the rollback and so survives it.
+# Needs: state.pxi, group.pxi, holds.pxi, store.pxi, snapshot.pxi. Gives: undo_*. One chain is open
+# at a time. What a chain appends is popped; an account it changes, and a hold it opens or closes,
+# is noted once each and put back in reverse order. A burned id is written after the rollback and so
+# survives it.
+
+cdef enum:  # what is noted
+    UNDO_ACCOUNT = 1
+    UNDO_HOLD_OPENED = 2
+    UNDO_HOLD_CLOSED = 3
+
 
 cdef inline undo_t *undo_push(state_t *s, u32 kind, u32 index) noexcept nogil:
     cdef undo_t *entry = &s.undo[s.undo_count]
@@ -25,7 +32,8 @@ cdef inline void undo_hold_closed(state_t *s, u32 slot) noexcept nogil:
 
 cdef void undo_open(state_t *s) noexcept nogil:
     cdef savepoint_t *save = &s.savepoint
-    effect_end_run(s)
+    verify(not s.chain_open)
+    group_end_run(s)
     save.accounts, save.transfers, save.position = s.accounts.count, s.transfers.count, s.position
     save.ended, save.pendings = s.ended.count, s.pendings.count
     save.account_timestamp_max = s.account_timestamp_max
@@ -50,17 +58,17 @@ cdef void undo_rollback(state_t *s) noexcept nogil:
         if entry.kind == UNDO_ACCOUNT:
             state_account(s, entry.index)[0] = entry.account
         elif entry.kind == UNDO_HOLD_OPENED:
-            hold_close(s, entry.index, RESOLUTION_NONE)
+            holds_close(s, entry.index, RESOLUTION_NONE)
         else:
             # The slot was put on top of the free list, and all later holds are undone by now.
-            slot = hold_open(s, entry.hold.transfer, entry.hold.amount, entry.hold.expires_at)
+            slot = holds_open(s, entry.hold.transfer, entry.hold.amount, entry.hold.expires_at)
             invariant(slot == entry.index)
             snapshot_forget_hold(s, slot)
     s.ended.count, s.pendings.count = save.ended, save.pendings
     while s.transfers.count > save.transfers:
-        history_forget_transfer(s)
+        store_forget_transfer(s)
     while s.accounts.count > save.accounts:
-        history_forget_account(s)
+        store_forget_account(s)
     s.position = save.position
     s.account_timestamp_max = save.account_timestamp_max
     s.transfer_timestamp_max = save.transfer_timestamp_max
@@ -68,4 +76,8 @@ cdef void undo_rollback(state_t *s) noexcept nogil:
     s.group_bytes, s.group_records = save.group_bytes, save.group_records
     s.group_runs = save.group_runs
     s.run_offset = NONE
+    verify(s.transfers.count == save.transfers and s.accounts.count == save.accounts)
+    verify(s.group_position_first + s.group_records == s.position + 1)
+    if VERIFIES:
+        store_verify_memtable(s)
     s.chain_open = False

@@ -114,17 +114,17 @@ class Driver:
 
     def after_group(self) -> None:
         """Cut the window when it is full, and drop those that have been closed long enough."""
-        if self.core.window_full:
-            self.core.cut()
-        while len(self.core.windows) > self.windows_kept:
-            last = self.core.windows[0][1]
-            columns = self.core.window_columns(KEY, self.core.windows[0][0])
+        if self.core.memtable_full:
+            self.core.rotate()
+        while len(self.core.memtables) > self.windows_kept:
+            last = self.core.memtables[0][1]
+            columns = self.core.memtable_columns(KEY, self.core.memtables[0][0])
             for group in self.groups[self.sealed_groups : last]:
                 for run in self.runs_of(*group):
                     self.past.see(*run)
             self.sealed_groups = last
             self.core.filter_insert(np.ascontiguousarray(columns[IDS][:, 0]))
-            self.core.drop()
+            self.core.evict()
 
     def runs(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Kind, first position and records of each run of all closed groups, in order."""

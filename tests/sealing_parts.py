@@ -122,7 +122,7 @@ class Sealing(Bench):
         for first in firsts:
             self.window(first)
             self.rest()
-        assert self.core.windows == [] and self.history.group == self.journal.group
+        assert self.core.memtables == [] and self.history.group == self.journal.group
 
     def waiting(self, lane: str) -> int:
         return len(self.runner.lanes[lane])

@@ -243,7 +243,7 @@ def sealed(tmp_path, monkeypatch):
         book.create_accounts([account(1), account(2)])
         for first in (1, 11):
             book.create_transfers(rows(range(first, first + 4)))
-        until(book, lambda: book._parts.history.segments and not book._engine.core.windows)
+        until(book, lambda: book._parts.history.segments and not book._engine.core.memtables)
         yield book
 
 
@@ -295,7 +295,7 @@ def test_an_awaited_call_is_tried_where_its_answer_is_attached(tmp_path, monkeyp
             sealer = book._engine._sealer
             for first in (1, 11):
                 await book.create_transfers(rows(range(first, first + 4)))
-            while not book._parts.history.segments or book._engine.core.windows:
+            while not book._parts.history.segments or book._engine.core.memtables:
                 await asyncio.sleep(0)
             with asking(book) as (answer, asked):
                 found = asyncio.create_task(book.lookup_transfers([1, 14]))

@@ -269,7 +269,7 @@ def lose_the_last_group_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def take_a_sealed_id_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
     def write_window(self: Sealer, first: int, last: int) -> Any:
-        columns = self._core.window_columns(self._past.hash_key, first)
+        columns = self._core.memtable_columns(self._past.hash_key, first)
         return self._past.write(columns, first, last, *self._ends.end_of(last))
 
     patch.setattr(Sealer, "_write_window", write_window)

@@ -7,6 +7,7 @@ test_session.py; agreement with the oracle is in test_differential.py.
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -509,3 +510,7 @@ def test_a_core_that_gets_no_memory_says_so():
         """
     )
     assert said.strip() == "MemoryError"
+
+
+def test_the_build_says_whether_it_verifies() -> None:
+    assert (os.environ.get("LEDGER_VERIFY") == "1") == _core.VERIFYING

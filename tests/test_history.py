@@ -558,10 +558,10 @@ def test_what_the_core_says_of_its_windows(tmp_path: Path, seed: int) -> None:
             *(fields[name] for name in ("group", "position_first", "position_count")),
             *(fields[name] for name in ("clock_before", "clock_after")),
         )
-        if core.window_full:
-            core.cut()
-            [(first, last)] = core.windows
-            columns = core.window_columns(key, core.windows[0][0])
+        if core.memtable_full:
+            core.rotate()
+            [(first, last)] = core.memtables
+            columns = core.memtable_columns(key, core.memtables[0][0])
             expected = book.oracle.columns(key, first, last)
             book.history.seal(columns, first, last, *book.journal.end_of(last))
             file = book.history.segments[-1]
@@ -569,7 +569,7 @@ def test_what_the_core_says_of_its_windows(tmp_path: Path, seed: int) -> None:
                 found = file.records(column, 0, file.count(column))
                 assert found.tobytes() == records.tobytes(), (first, last, column)
                 sealed += len(records)
-            core.drop()
+            core.evict()
     assert sealed > 1000 and len(book.history.segments) > 3
     book.close()
 

@@ -59,13 +59,13 @@ def bench(tmp_path: Path) -> Iterator[Sealing]:
 
 def test_a_window_is_sealed_once_its_last_group_is_durable(bench: Sealing) -> None:
     bench.transfers(Asker(), *(pay(id) for id in paid(100)))
-    assert bench.core.windows == [], "its group is still open"
+    assert bench.core.memtables == [], "its group is still open"
     bench.runner.turn()
-    assert len(bench.core.windows) == 1 and bench.waiting("seal") == 0
+    assert len(bench.core.memtables) == 1 and bench.waiting("seal") == 0
     bench.runner.sync()
     assert bench.waiting("seal") == 1
     bench.runner.finish("seal")
-    assert bench.core.windows == [] and bench.history.covers(bench.journal.group)
+    assert bench.core.memtables == [] and bench.history.covers(bench.journal.group)
     looked = lookup(bench, 102)
     bench.rest()
     assert looked.ids() == [102]
@@ -77,7 +77,7 @@ def test_a_full_window_behind_three_closed_ones_waits_for_a_drop(bench: Sealing)
         bench.window(first)
         assert not bench.sealer.full
     bench.window(400)
-    assert bench.sealer.full and len(bench.core.windows) == 3
+    assert bench.sealer.full and len(bench.core.memtables) == 3
     group = bench.journal.group
     payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(500)]))
     reader = Client(bench, (Operation.LOOKUP_ACCOUNTS, [1]))
@@ -131,7 +131,7 @@ def test_what_finds_no_space_is_tried_again(
     bench.rest()
     assert bench.engine.cause is None and bench.history.fail == {}
     if lane == "seal":
-        assert len(bench.core.windows) == 1, "it stays in memory"
+        assert len(bench.core.memtables) == 1, "it stays in memory"
         [(delay_ns, again)] = bench.runner.laters
         assert (delay_ns, bench.waiting("seal")) == (config.REFUSED_RETRY_NS, 0)
         again()
@@ -220,10 +220,10 @@ def test_a_drop_waits_for_who_is_being_answered(bench: Sealing) -> None:
     answered = bench.runner.work("reads")  # it knows the first window alone
     bench.runner.finish("seal")
     later = statement(bench)
-    assert len(bench.core.windows) == 1 and bench.waiting("reads") == 0
+    assert len(bench.core.memtables) == 1 and bench.waiting("reads") == 0
     answered()
     assert read.resumed == 1 and read.ids() == paid(100, 200)
-    assert len(bench.core.windows) == 0 and later.resumed == 1
+    assert len(bench.core.memtables) == 0 and later.resumed == 1
     bench.rest()
     assert later.ids() == paid(100, 200)
 
@@ -244,7 +244,7 @@ def test_payments_wait_for_a_slow_answer_once_at_the_most(bench: Sealing) -> Non
     answered()
     assert read.resumed == 1 and read.got == [] and bench.waiting("reads") == 1
     bench.window(700)
-    assert bench.sealer.full and len(bench.core.windows) == 3
+    assert bench.sealer.full and len(bench.core.memtables) == 3
     behind = Client(bench, (Operation.CREATE_TRANSFERS, [pay(800)]))
     bench.runner.finish("seal")
     assert bench.sealer.full and not behind.taken
@@ -265,16 +265,16 @@ def test_windows_that_close_during_a_long_answer_are_sealed_and_dropped_together
     for first in (200, 300):
         bench.window(first)
         bench.runner.finish("seal")
-    assert len(bench.core.windows) == 2 and bench.waiting("seal") == 0
+    assert len(bench.core.memtables) == 2 and bench.waiting("seal") == 0
     assert len(made(bench.directory)) == 3, "both are written, and seen by nobody"
     bench.runner.finish("reads")
-    assert bench.core.windows == [] and bench.history.group == bench.journal.group
+    assert bench.core.memtables == [] and bench.history.group == bench.journal.group
     assert read.ids() == paid(100, 200, 300)
     read = statement(bench)
     bench.rest()
     assert read.ids() == paid(100, 200, 300)
-    with pytest.raises(ValueError, match="no closed window begins with group 7"):
-        bench.core.window_columns(bytes(16), 7)
+    with pytest.raises(ValueError, match="no closed memtable begins with group 7"):
+        bench.core.memtable_columns(bytes(16), 7)
 
 
 def test_a_payment_does_not_wait_behind_a_statement(bench: Sealing) -> None:
@@ -298,7 +298,7 @@ def test_a_segment_that_is_written_is_not_seen_before_the_drop(bench: Sealing) -
     bench.windows(100)
     bench.window(200)
     dropped = bench.runner.work("seal")
-    assert len(made(bench.directory)) == 2 and len(bench.core.windows) == 1
+    assert len(made(bench.directory)) == 2 and len(bench.core.memtables) == 1
     read = statement(bench)
     bench.runner.finish("reads")
     assert read.ids() == paid(100, 200)

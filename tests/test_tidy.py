@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 Check = Callable[[Path], Iterator[str]]
 OPENING = '"""What lives here, said in a sentence that is long enough."""\n'
 COMMENT = "# What lives here. Needs: record.h. Gives: a_* and other things of no importance.\n"
-CORE = OPENING + 'include "state.pxi"\ninclude "create.pxi"\n'
+CORE = OPENING + 'include "state.pxi"\ninclude "undo.pxi"\n'
 STATE_AT = "cdef inline u32 state_at(int i) nogil:\n    x\n"
 STATE = COMMENT.replace("a_*", "state_*, hold_*") + STATE_AT
-CREATE = "# Create. Needs: state.pxi. Gives: create_*.\n\ncdef void create_it(int i) nogil:\n    "
+CREATE = "# Undo: chain. Needs: state.pxi. Gives: undo_*.\n\ncdef void undo_it(int i) nogil:\n    "
 TABLE = "# A\n\n## Rooms\n\n| room | what |\n|---|---|\n" + "".join(
     f"| `{room}` | A room. |\n" for room in tidy.ROOMS.split()
 )
@@ -49,7 +49,7 @@ GOOD = {
     "ledger/record.h": "/* Each record, once, with its size proved. */\nenum { EVENTS = 8189 };\n",
     "ledger/_core.pyx": CORE,
     "ledger/state.pxi": STATE,
-    "ledger/create.pxi": CREATE + "state_at(i)\n",
+    "ledger/undo.pxi": CREATE + "state_at(i)\n",
 }
 
 # (check, files that differ from GOOD, where the violation is, and a word of it)
@@ -123,25 +123,31 @@ BAD: list[tuple[Check, dict[str, str], str, str]] = [
     (tidy.parts, {"ledger/query.pxi": CREATE}, "ledger/query.pxi:1", "by nobody"),
     (
         tidy.parts,
-        {"ledger/create.pxi": CREATE.replace("create_it", "make_it") + "x\n"},
-        "ledger/create.pxi:3",
-        "make_it has none of the prefixes",
+        {"ledger/undo.pxi": CREATE.replace("undo_it", "make_it") + "x\n"},
+        "ledger/undo.pxi:3",
+        "make_it does not begin with undo_",
     ),
     (
         tidy.parts,
-        {"ledger/state.pxi": STATE + "    create_it(i)\n"},
+        {"ledger/undo.pxi": CREATE.replace("Gives: undo_*", "Gives: make_*") + "x\n"},
+        "ledger/undo.pxi:1",
+        "does not say it gives undo_*",
+    ),
+    (
+        tidy.parts,
+        {"ledger/state.pxi": STATE + "    undo_it(i)\n"},
         "ledger/state.pxi:4",
-        "create_it comes later, in create.pxi",
+        "undo_it comes later, in undo.pxi",
     ),
     (
         tidy.parts,
-        {"ledger/create.pxi": CREATE.replace("state.pxi", "record.h") + "state_at(i)\n"},
-        "ledger/create.pxi:4",
+        {"ledger/undo.pxi": CREATE.replace("state.pxi", "record.h") + "state_at(i)\n"},
+        "ledger/undo.pxi:4",
         "does not say it needs state.pxi",
     ),
     (
         tidy.parts,
-        {"ledger/state.pxi": STATE.replace("record.h", "create.pxi")},
+        {"ledger/state.pxi": STATE.replace("record.h", "undo.pxi")},
         "ledger/state.pxi:1",
         "not included before it",
     ),
@@ -154,9 +160,9 @@ BAD: list[tuple[Check, dict[str, str], str, str]] = [
     ),
     (
         tidy.function_sizes,
-        {"ledger/create.pxi": "cdef void create_long(a,\n        b) nogil:\n" + "    x\n\n" * 35},
-        "ledger/create.pxi:1",
-        "create_long has 71 lines",
+        {"ledger/undo.pxi": "cdef void undo_long(a,\n        b) nogil:\n" + "    x\n\n" * 35},
+        "ledger/undo.pxi:1",
+        "undo_long has 71 lines",
     ),
     (
         tidy.function_sizes,

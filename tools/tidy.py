@@ -15,6 +15,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# The parts of _core.pyx, in order of inclusion.
+ROOT = Path(__file__).resolve().parent.parent
+CORE = tuple(re.findall(r'^include "(.+)"', (ROOT / "ledger" / "_core.pyx").read_text(), re.M))
+
 # A file of ledger/ imports from the layers above its own. A .pyi belongs to the file it describes.
 LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
@@ -26,9 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "kernels": (
         "_core.pyx",
-        "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
-        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "starts.pxi",
-        "session.pxi", "seal.pxi", "request.pxi", "replay.pxi",
+        *CORE,
         "_wire.pyx", "_check.pyx", "_load.pyx", "_columns.pyx", "_past.pyx", "_tree.pyx",
         "_audit.pyx", "_audit_requests.pyx",
     ),
@@ -61,12 +63,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "table.h": ("slab.h",),
     "columns.pxd": ("filter.h", "columns.h", "column_file.h"),
     "tables.h": ("frame.h",),
-    "_core.pyx": (
-        "status.pxi", "wanted.pxi", "state.pxi", "old.pxi", "history.pxi", "window.pxi",
-        "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "starts.pxi",
-        "session.pxi", "seal.pxi", "request.pxi", "replay.pxi",
-    ),
-    "_past.pyx": ("select.pxi",),
+    "_core.pyx": CORE,
+    "_past.pyx": ("filters.pxi",),
     "group.py": ("schema.py",), "convert.py": ("schema.py",), "filters.py": ("schema.py",),
     "calls.py": ("filters.py", "schema.py"), "paging.py": ("calls.py", "filters.py", "schema.py"),
     "results.py": ("calls.py", "convert.py", "schema.py"),
@@ -105,7 +103,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 110
+LEDGER_FILES_MAX = 130
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -116,35 +114,35 @@ LONG_FILES: dict[str, int] = {}
 
 # Tests of what has no test file of its own name, under tests/.
 COVERED: dict[str, str] = {
-    "status.pxi": "test_differential.py",
-    "state.pxi": "test_differential.py",
-    "undo.pxi": "test_differential.py",
-    "reading.py": "test_journal_bodies.py",
+    **dict.fromkeys(
+        ("status.pxi", "state.pxi", "undo.pxi", "store.pxi", "request.pxi", "replay.pxi"),
+        "test_differential.py",
+    ),
     "query.pxi": "test_queries.py",
-    "select.pxi": "test_queries.py",
-    "old.pxi": "test_holds.py",
-    "window.pxi": "test_holds.py",
-    "wanted.pxi": "test_queries.py",
-    "seal.pxi": "test_history.py",
-    "leaves.pxd": "test_table.py",
-    "request.pxi": "test_differential.py",
-    "replay.pxi": "test_differential.py",
-    "record.h": "test_schema.py",
+    **dict.fromkeys(
+        ("lookups.pxi", "read_cache.pxi", "lookup_cache.pxi", "memtable.pxi", "prefetch.pxi"),
+        "test_sealing.py",
+    ),
+    **dict.fromkeys(
+        ("retained.pxi", "kept_holds.pxi", "resolutions.pxi", "expiry.pxi"),
+        "test_holds.py",
+    ),
+    "accounts.pxi": "test_create_accounts.py",
+    "transfers.pxi": "test_create_transfers.py",
+    "batch.pxi": "test_chains.py",
+    "segment_columns.pxi": "test_history.py",
+    "restore.pxi": "test_snapshot.py",
+    "reading.py": "test_journal_bodies.py",
+    **dict.fromkeys(("leaves.pxd", "u128.h", "slab.h"), "test_table.py"),
+    **dict.fromkeys(("record.h", "status.h", "tables.h"), "test_schema.py"),
     "record.pxd": "test_differential.py",
-    "status.h": "test_schema.py",
-    "tables.h": "test_schema.py",
-    "aegis.h": "test_check.py",
-    "blocks.h": "test_check.py",
+    **dict.fromkeys(("aegis.h", "blocks.h"), "test_check.py"),
     "lock.py": "test_journal.py",
-    "u128.h": "test_table.py",
-    "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
     "_audit_requests.pyx": "test_audit.py",
     "link.py": "test_client.py",
-    "server.py": "test_door.py",
+    **dict.fromkeys(("server.py", "doors/__init__.py", "doors/binary.py"), "test_door.py"),
     "load_report.py": "test_load.py",
-    "doors/__init__.py": "test_door.py",
-    "doors/binary.py": "test_door.py",
     "__init__.py": "test_book.py",
     "__main__.py": "test_cli.py",
 }
@@ -361,7 +359,7 @@ def _defined(text: str) -> list[tuple[int, str]]:
 
 
 def parts(root: Path) -> Iterator[str]:
-    """A part of _core.pyx gives the prefixes it says, and calls earlier parts that it needs."""
+    """A function of a part of _core.pyx begins as its file; a part calls earlier ones it needs."""
     core = root / "ledger" / "_core.pyx"
     if not core.exists():
         return
@@ -388,10 +386,12 @@ def _part(root: Path, path: Path, earlier: list[str], home: dict[str, str]) -> I
     opening = _opening(text)
     needs, _, gives = opening.partition("Gives:")
     needed = re.findall(r"\b\w+\.pxi\b", needs.partition("Needs:")[2])
-    prefixes = tuple(re.findall(r"\b([a-z]+_)\*", gives))
+    prefix = f"{path.stem}_"
     for line, function in _defined(text):
-        if not prefixes or not function.startswith(prefixes):
-            yield at(root, path, line, f"{function} has none of the prefixes it gives")
+        if not function.startswith(prefix):
+            yield at(root, path, line, f"{function} does not begin with {prefix}")
+    if _defined(text) and f"{prefix}*" not in gives:
+        yield at(root, path, 1, f"does not say it gives {prefix}*")
     for other in needed:
         if other not in earlier[:-1]:
             yield at(root, path, 1, f"needs {other}, which is not included before it")
@@ -586,7 +586,7 @@ def picture(root: Path) -> str:
 
 def main() -> int:
     """Print what the arguments ask for; 1 when there are violations."""
-    root = Path(__file__).resolve().parent.parent
+    root = ROOT
     if "--layers" in sys.argv[1:]:
         print(picture(root))
         return 0
