@@ -278,9 +278,11 @@ static inline void reader_ahead(reader_t *r, u64 place, u64 group_last, u64 byte
     }
 }
 
-/* The same of a body that is being looked into. */
-static inline void apart_ahead(const apart_t *a, u64 offset, u64 bytes) {
-    held_read(&a->held, a->reader, BODY_AT + offset, BODY_AT + offset + bytes, READ_AHEAD);
+/* The same of a body that is being looked into; nothing for one that is all there. */
+static inline void body_ahead(const body_t *b, u64 offset, u64 length) {
+    if (!b->apart) return;
+    held_read(&b->apart->held, b->apart->reader, BODY_AT + offset, BODY_AT + offset + length,
+              READ_AHEAD);
 }
 
 #endif
