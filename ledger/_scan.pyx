@@ -20,6 +20,7 @@ from ledger.places cimport (
     NO_BLOCK, NOT_A_RECORD, body_ahead, body_read, body_t, place_group, place_offset,
 )
 from ledger.record cimport *
+from ledger.runs cimport RUN_GOOD, run_fault
 
 import numpy
 
@@ -79,8 +80,7 @@ cdef bint body_next_run(body_t *b, u64 *offset, run_t *run) noexcept nogil:
     if offset[0] == b.length or not body_read(b, offset[0], run, sizeof(run_t)):
         return False
     offset[0] += sizeof(run_t)
-    if (run.count == 0 or run.bytes % 16 != 0 or run.bytes > b.length - offset[0]
-            or run.kind == KIND_TRANSFER and run.bytes != run.count * <u64>sizeof(transfer_t)):
+    if run_fault(run, b.length - offset[0]) != RUN_GOOD:
         b.bad = NOT_A_RECORD
         return False
     return True

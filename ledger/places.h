@@ -69,8 +69,9 @@ static inline u64 place_offset(u64 place) {
 /* Bytes of a record of the kind that a place says. */
 static inline u64 place_bytes(u64 place) {
     const u64 kind = place & PLACE_KIND_MASK;
-    if (kind == PLACE_BURNED_ID) return sizeof(burned_id_t);
-    return kind == PLACE_TRANSFER ? sizeof(transfer_t) : sizeof(resolution_t);
+    return record_bytes_of_kind(kind == PLACE_TRANSFER    ? KIND_TRANSFER
+                                : kind == PLACE_BURNED_ID ? KIND_BURNED_ID
+                                                          : KIND_RESOLUTION);
 }
 
 /* Whether these bytes can be a record of the kind that a place says. */

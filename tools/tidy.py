@@ -20,7 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h", "environment.py",
-        "worker.py", "places.pxd",
+        "worker.py", "places.pxd", "runs.pxd",
         "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
         "lmdb_file.h", "places.h", "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
@@ -56,6 +56,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "columns.h": ("aegis.h", "filter.h", "u128.h"),
     "column_file.h": ("columns.h",),
     "leaves.pxd": ("u128.h", "slab.h", "table.h"), "places.pxd": ("lmdb_file.h", "places.h"),
+    "runs.pxd": ("runs.h",),
     "table.h": ("slab.h",),
     "columns.pxd": ("filter.h", "columns.h", "column_file.h"),
     "tables.h": ("frame.h",),
@@ -64,7 +65,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
         "snapshot.pxi", "undo.pxi", "create.pxi", "select.pxi", "query.pxi", "starts.pxi",
         "session.pxi", "seal.pxi", "request.pxi", "replay.pxi",
     ),
-    "_scan.pyx": ("_file.pyx", "select.pxi"),
+    "_scan.pyx": ("_file.pxd", "select.pxi"),
     "group.py": ("schema.py",), "convert.py": ("schema.py",), "filters.py": ("schema.py",),
     "calls.py": ("filters.py", "schema.py"), "paging.py": ("calls.py", "filters.py", "schema.py"),
     "results.py": ("calls.py", "convert.py", "schema.py"),
@@ -257,7 +258,7 @@ def _python_imports(node: ast.AST) -> Iterator[tuple[int, str]]:
             yield from _python_imports(child)
 
 
-def resolve(root: Path, name: str) -> str | None:
+def resolve(root: Path, name: str, *endings: str) -> str | None:
     """The file of ledger/ that an imported name means; None for what is not ours."""
     if name.endswith((".h", ".pxi")):
         return name if (root / "ledger" / name).exists() else None
@@ -266,7 +267,7 @@ def resolve(root: Path, name: str) -> str | None:
         return None
     for count in range(len(words), 1, -1):
         base = "/".join(words[1:count])
-        for ending in (".py", ".pyx", ".pxd", "/__init__.py"):
+        for ending in (*endings, ".py", ".pyx", ".pxd", "/__init__.py"):
             if (root / "ledger" / f"{base}{ending}").exists():
                 return base + ending
     return "__init__.py"
@@ -274,7 +275,8 @@ def resolve(root: Path, name: str) -> str | None:
 
 def known_imports(root: Path, path: Path) -> list[tuple[int, str]]:
     """(line, file of ledger/) of what a file imports of ours."""
-    found = [(line, resolve(root, name)) for line, name in imports(path)]
+    first = (".pxd",) if path.suffix in (".pyx", ".pxi", ".pxd") else ()
+    found = [(line, resolve(root, name, *first)) for line, name in imports(path)]
     return [(line, file) for line, file in found if file is not None]
 
 
