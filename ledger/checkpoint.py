@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import lmdb
 
@@ -24,6 +24,7 @@ from ledger import _check
 from ledger.environment import Environment, open_lmdb
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import reserve_lock_file, sync
+from ledger.journal_ports import JournalEnd, JournalReader
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
@@ -43,22 +44,6 @@ class Stamp(NamedTuple):
     group: int
     position: int
     digest: bytes
-
-
-class Stamped(Protocol):
-    """What the stamp is compared with: a journal."""
-
-    @property
-    def directory(self) -> Path: ...
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-
-    def digest(self) -> bytes: ...
-    def end_of(self, number: int) -> tuple[int, bytes]: ...
 
 
 class Checkpoint:
@@ -107,7 +92,7 @@ class Checkpoint:
             value = None if found is None else bytes(found)
         return parse(self._path, value)
 
-    def verify_against(self, journal: Stamped) -> str | None:
+    def verify_against(self, journal: JournalEnd) -> str | None:
         """Refuse a journal that does not hold what was stamped; a warning to show, or None."""
         return compare(self._path, self.read(), journal)
 
@@ -136,7 +121,7 @@ def parse(path: Path, value: bytes | None) -> Stamp | None:
     return Stamp(int.from_bytes(cluster, "little"), group, position, digest)
 
 
-def compare(path: Path, stamp: Stamp | None, journal: Stamped) -> str | None:
+def compare(path: Path, stamp: Stamp | None, journal: JournalEnd) -> str | None:
     """Refuse a journal that does not hold what the stamp in the state directory `path` says; a
     warning to show, or None.
 
@@ -171,7 +156,7 @@ def compare(path: Path, stamp: Stamp | None, journal: Stamped) -> str | None:
     return None
 
 
-def rebuild(journal: Stamped) -> None:
+def rebuild(journal: JournalReader) -> None:
     """Drop the state directory and stamp `journal` as it is, which its caller has verified whole
     and holds the lock of. What it has lost is given up."""
     path = journal.directory / "state"

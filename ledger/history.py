@@ -33,9 +33,10 @@ from ledger import _columns
 from ledger._columns import ColumnFile, ColumnWriter
 from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import occupy_standard_descriptors, sync
-from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
+from ledger.journal_ports import JournalReader
+from ledger.resolve import Resolved, Sealed, Wanted, resolve
 
-__all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
+__all__ = ["CheckpointWriter", "History", "Resolved", "Wanted", "drop"]
 
 MERGED_AT_ONCE = 8  # adjacent segments of as many windows each
 assert 2 <= MERGED_AT_ONCE <= _columns.MERGE_MAX, "they are merged in one pass"
@@ -61,7 +62,7 @@ class History:
     bytes. Writing raises OSError when the disk does not take it: what was there stays.
     """
 
-    def __init__(self, directory: Path, journal: Past) -> None:
+    def __init__(self, directory: Path, journal: JournalReader) -> None:
         """Open the files in DIR/state, and remove those that are of no use any more.
 
         DataRefused for files that are not of this journal, or of more than it holds;

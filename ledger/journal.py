@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import lmdb
 import numpy as np
@@ -59,6 +59,7 @@ from ledger.group import (
     read_group,
     write_group,
 )
+from ledger.journal_ports import Room
 from ledger.lock import Lock
 from ledger.reading import (
     META_BYTES,
@@ -82,20 +83,6 @@ _NOT_WRITABLE = (
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
 )
-
-
-class Room(NamedTuple):
-    """Space for what comes: bytes left, percent used, the highest warning reached (0 for none).
-
-    `refusal` says why nothing that creates may be accepted, or is None; `shut` why nothing that
-    writes at all, what is needed to read (a session, a start) included.
-    """
-
-    free_bytes: int
-    used_percent: int
-    warn_percent: int
-    refusal: str | None
-    shut: str | None = None
 
 
 class Journal(Reading):

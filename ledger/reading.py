@@ -43,6 +43,7 @@ from ledger.group import (
     read_group,
     read_header,
 )
+from ledger.journal_ports import NoRecord, check_block
 from ledger.schema import TRANSFER
 
 GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the file
@@ -102,22 +103,6 @@ def told_as(number: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataRefused(f"group {number}: cannot be read: {error.strerror}") from error
-
-
-class NoRecord(LookupError):
-    """An address in this group where no record of the address's kind is."""
-
-    def __init__(self, group: int) -> None:
-        super().__init__(f"an address in group {group} where no such record is")
-        self.group = group
-
-
-def check_block(number: int, bad: int) -> None:
-    """DataRefused unless what a call came to, in the body of group `number`, is INTACT."""
-    if bad == _file.NO_RECORD:
-        raise DataRefused(f"group {number}: a run whose length is wrong")
-    if bad != _file.INTACT:
-        raise DataRefused(f"group {number}: block {bad} check failed")
 
 
 class Snapshot(Protocol):

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from ledger import _columns, _file, _scan
 from ledger._columns import ColumnFile
 from ledger.config import COLD_LITTLE_MAX, EVENTS_MAX
 from ledger.errors import ColumnDamaged
-from ledger.reading import NoRecord, check_block
+from ledger.journal_ports import JournalReader, NoRecord, check_block
 from ledger.schema import (
     ACCOUNT_FILTER,
     QUERY_FILTER,
@@ -44,7 +43,6 @@ ABSENT, STORED, BURNED = 0, 1, 2  # what became of an id
 Ids = NDArray[np.void]  # of 16 bytes each
 Records = NDArray[np.uint8]  # (n, 128)
 Numbers = NDArray[np.uint64]
-Body = tuple[int, memoryview, memoryview]
 
 _ID = np.dtype("V16")
 _RESOLVING = np.uint16(TransferFlags.POST_PENDING_TRANSFER | TransferFlags.VOID_PENDING_TRANSFER)
@@ -52,28 +50,11 @@ _SHIFT = np.uint64(_file.GROUP_SHIFT)
 _TIMESTAMP_MAX = 2**63 - 1
 
 
-class Past(Protocol):
-    """What is needed of a journal."""
-
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-
-    def end_of(self, number: int) -> tuple[int, bytes]: ...
-    def bodies(self, numbers: Iterable[int]) -> Iterator[Body]: ...
-    def records_at(self, addresses: Numbers) -> Records: ...
-    def open_body(self, number: int) -> AbstractContextManager[_file.Body | None]: ...
-    def read_ahead(self, extents: Iterable[tuple[int, int, int]]) -> None: ...
-
-
 class Sealed(NamedTuple):
     """Where to look: segments in order that cover the past without a gap, and the journal."""
 
     segments: Sequence[ColumnFile]
-    journal: Past
+    journal: JournalReader
     hash_key: bytes  # of ids and of what the filters of blocks hold; 16 bytes
 
 
@@ -131,7 +112,7 @@ def resolve(sealed: Sealed, wanted: Wanted) -> Resolved:
 # ---- records of the journal ---------------------------------------------------------------------
 
 
-def _records_at(journal: Past, segment: ColumnFile, places: Numbers) -> Records:
+def _records_at(journal: JournalReader, segment: ColumnFile, places: Numbers) -> Records:
     """The records at these places, which `segment` gave, in any order; a chunk at most."""
     if len(places):
         first, last = (int(bound >> _SHIFT) for bound in (places.min(), places.max()))
@@ -378,7 +359,7 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
                     return
 
 
-def _ahead(journal: Past, blocks: Iterator[np.void]) -> Iterator[np.void]:
+def _ahead(journal: JournalReader, blocks: Iterator[np.void]) -> Iterator[np.void]:
     """The blocks; the disk is asked for those to come already, for more and more of them."""
     waiting: deque[np.void] = deque()
     room = 1
@@ -397,7 +378,7 @@ def _ahead(journal: Past, blocks: Iterator[np.void]) -> Iterator[np.void]:
 
 
 def _scanned(
-    journal: Past, number: int, block: np.void, wanted: tuple[bytes, int, int, int, bool]
+    journal: JournalReader, number: int, block: np.void, wanted: tuple[bytes, int, int, int, bool]
 ) -> Records:
     """The transfers of a group that a query wants: filter, stretch of time, limit, direction.
 
@@ -455,7 +436,9 @@ def _find_timestamps(sealed: Sealed, timestamps: Numbers) -> NDArray[np.bool_]:
     return result
 
 
-def _find_in(journal: Past, groups: range, ascending: Numbers, found: NDArray[np.bool_]) -> None:
+def _find_in(
+    journal: JournalReader, groups: range, ascending: Numbers, found: NDArray[np.bool_]
+) -> None:
     """Mark in `found` which timestamps a transfer of these groups carries, by bisection."""
     if len(ascending) == 0 or len(groups) == 0:
         return

@@ -30,7 +30,8 @@ from ledger.engine import Answers, Engine
 from ledger.errors import ColumnDamaged, LedgerError, LedgerStopped
 from ledger.group import Group
 from ledger.history import History
-from ledger.journal import Journal, Room
+from ledger.journal import Journal
+from ledger.journal_ports import Room
 
 CLUSTER = 7
 RELEASE = config.RELEASE
