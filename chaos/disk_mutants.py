@@ -14,7 +14,7 @@ from typing import Any, cast
 import lmdb
 import numpy as np
 
-from ledger import files, history, journal
+from ledger import creation, files, history, journal
 from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.config import GROUP_VALUE_BYTES_MAX
@@ -70,15 +70,15 @@ def _stamp_ahead() -> None:
 def _create_in_place() -> None:
     def create(directory: Path, cluster: int, group: Group) -> None:
         directory.mkdir(0o700)
-        journal._write_first(directory, cluster, group)
+        creation._write_first(directory, cluster, group)
         files.sync(directory)
         files.sync(directory.parent)
 
-    journal._create = create
+    creation._create = create
 
 
 def _create_unsynced() -> None:
-    real = journal._create
+    real = creation._create
 
     def create(directory: Path, cluster: int, group: Group) -> None:
         fsync = os.fsync
@@ -88,7 +88,7 @@ def _create_unsynced() -> None:
         finally:
             os.fsync = fsync
 
-    journal._create = create
+    creation._create = create
 
 
 def _acknowledge_early() -> None:

@@ -47,6 +47,7 @@ from ledger.journal_ports import NoRecord, check_block
 from ledger.schema import TRANSFER
 
 GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the file
+READERS_MAX = 126  # transactions that read at once, all processes together, at the least
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 RWF_DONTCACHE = 0x80  # of preadv(2), since Linux 6.14
 _LMDB_DAMAGE = (

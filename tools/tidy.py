@@ -35,8 +35,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "view": ("schema.py", "group.py", "filters.py", "calls.py", "paging.py", "convert.py",
              "results.py", "runs.py", "exact.py", "journal_ports.py"),
     "parts": (
-        "reading.py", "journal.py", "onlooker.py", "checkpoint.py", "history.py", "resolve.py",
-        "scrub.py", "clock.py",
+        "reading.py", "creation.py", "journal.py", "onlooker.py", "checkpoint.py", "history.py",
+        "resolve.py", "scrub.py", "clock.py",
     ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
@@ -71,7 +71,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "calls.py": ("filters.py", "schema.py"), "paging.py": ("calls.py", "filters.py", "schema.py"),
     "results.py": ("calls.py", "convert.py", "schema.py"),
     "runs.py": ("group.py", "schema.py"),
-    "journal.py": ("reading.py",), "onlooker.py": ("reading.py",), "history.py": ("resolve.py",),
+    "journal.py": ("creation.py", "reading.py"), "history.py": ("resolve.py",),
+    **dict.fromkeys(("creation.py", "onlooker.py"), ("reading.py",)),
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
     "recovery.py": ("engine.py", "sealing.py"),
@@ -89,7 +90,7 @@ INSIDE: dict[str, tuple[str, ...]] = {
 LOOPS = {"asyncio", "threading", "socket", "socketserver", "selectors", "select", "uvloop"}
 LOOPS_IN = {*LAYERS["edge"], "environment.py", "worker.py"}
 STORE = {"lmdb"}
-STORE_IN = {"environment.py", "journal.py", "reading.py", "checkpoint.py"}
+STORE_IN = {"environment.py", "creation.py", "journal.py", "reading.py", "checkpoint.py"}
 # Time and chance are handed to whoever decides, so that a run can be repeated.
 TIME = {"time", "datetime", "libc.time", "posix.time", "<time.h>", "<sys/time.h>"}
 CHANCE = {"random", "secrets", "os.urandom", "numpy.random"}
@@ -122,8 +123,7 @@ COVERED: dict[str, str] = {
     **dict.fromkeys(("_file.pyx", "_file.pxd", "_scan.pyx"), "test_past.py"),
     "query.pxi": "test_queries.py",
     "select.pxi": "test_queries.py",
-    "old.pxi": "test_holds.py",
-    "window.pxi": "test_holds.py",
+    "old.pxi": "test_holds.py", "window.pxi": "test_holds.py",
     "wanted.pxi": "test_queries.py",
     "seal.pxi": "test_history.py",
     "leaves.pxd": "test_table.py",
@@ -133,15 +133,13 @@ COVERED: dict[str, str] = {
     "record.pxd": "test_differential.py",
     "status.h": "test_schema.py",
     "tables.h": "test_schema.py",
-    "aegis.h": "test_check.py",
-    "blocks.h": "test_check.py",
+    "aegis.h": "test_check.py", "blocks.h": "test_check.py",
     "lock.py": "test_journal.py", "journal_ports.py": "test_journal.py",
-    "u128.h": "test_table.py",
-    "slab.h": "test_table.py",
+    "creation.py": "test_journal.py",
+    "u128.h": "test_table.py", "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
     "_audit_requests.pyx": "test_audit.py",
-    "link.py": "test_client.py",
-    "server.py": "test_door.py",
+    "link.py": "test_client.py", "server.py": "test_door.py",
     "load_report.py": "test_load.py",
     "doors/__init__.py": "test_door.py", "doors/binary.py": "test_door.py",
     "__init__.py": "test_book.py", "__main__.py": "test_cli.py",
