@@ -24,7 +24,8 @@ from ledger import _check
 from ledger.environment import Environment, open_lmdb
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import reserve_lock_file, sync
-from ledger.journal_ports import JournalEnd, JournalReader
+from ledger.group import End
+from ledger.journal_ports import JournalEnd, JournalReader, refuse_another
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
@@ -132,28 +133,9 @@ def compare(path: Path, stamp: Stamp | None, journal: JournalEnd) -> str | None:
             f"{path} holds no head stamp: whether the journal has lost groups cannot be "
             f"told at this start"
         )
-    if stamp.cluster != journal.cluster:
-        raise DataRefused(
-            f"the head stamp in {path} is of cluster {stamp.cluster}, the journal of "
-            f"{journal.cluster}: directories were mixed; {_only_way(path.parent)}"
-        )
-    if stamp.group > journal.group:
-        raise DataRefused(
-            f"the journal ends at position {journal.position} but the head stamp says "
-            f"{stamp.position}: the journal has lost acknowledged groups or directories were "
-            f"mixed; {_only_way(path.parent)}"
-        )
-    try:
-        end = journal.end_of(stamp.group)
-    except DataRefused as error:
-        return f"whether this is the journal that was stamped cannot be told: {error}"
-    if end != (stamp.position, stamp.digest):
-        raise DataRefused(
-            f"the journal ends at position {journal.position}, and its group {stamp.group} is "
-            f"not the one that the head stamp saw end at position {stamp.position}: "
-            f"directories were mixed; {_only_way(path.parent)}"
-        )
-    return None
+    said = End(stamp.group, stamp.position, 0, stamp.digest)
+    where, way = f"the head stamp in {path}", _only_way(path.parent)
+    return refuse_another(journal, stamp.cluster, said, "the head stamp", where, way)
 
 
 def rebuild(journal: JournalReader) -> None:

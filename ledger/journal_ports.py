@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ledger._file import INTACT, NO_RECORD, Body
 from ledger.errors import DataRefused
-from ledger.group import Group, Header
+from ledger.group import End, Group, Header
 
 
 class Room(NamedTuple):
@@ -97,3 +97,35 @@ def check_block(number: int, bad: int) -> None:
         raise DataRefused(f"group {number}: a run whose length is wrong")
     if bad != INTACT:
         raise DataRefused(f"group {number}: block {bad} check failed")
+
+
+def refuse_another(
+    journal: JournalEnd, cluster: int, said: End, name: str, where: str, way: str
+) -> str | None:
+    """Refuse a journal that does not hold the end that a derived file was written for.
+
+    `name` and `where` name the file, `way` says what goes on. DataRefused when the journal is of
+    another cluster, shorter than `said`, or holds another group there. A warning to show when that
+    cannot be told, or None.
+    """
+    if cluster != journal.cluster:
+        raise DataRefused(
+            f"{where} is of cluster {cluster}, the journal of {journal.cluster}: "
+            f"directories were mixed; {way}"
+        )
+    if said.group > journal.group:
+        raise DataRefused(
+            f"the journal ends at position {journal.position} but {name} says {said.position}: "
+            f"the journal has lost acknowledged groups or directories were mixed; {way}"
+        )
+    try:
+        end = journal.end_of(said.group)
+    except DataRefused as error:
+        return f"whether {where} is of this journal cannot be told: {error}"
+    if end != (said.position, said.digest):
+        raise DataRefused(
+            f"the journal ends at position {journal.position}, and its group {said.group} is not "
+            f"the one that {name} saw end at position {said.position}: directories were mixed; "
+            f"{way}"
+        )
+    return None

@@ -22,8 +22,8 @@ STATE = COMMENT.replace("a_*", "state_*, hold_*") + STATE_AT
 CREATE = "# Create. Needs: state.pxi. Gives: create_*.\n\ncdef void create_it(int i) nogil:\n    "
 TABLE = (
     "| layer | files | purpose |\n|---|---|---|\n"
-    "| parts | `reading.py` `journal.py` `onlooker.py` "
-    "`history.py` `resolve.py` `scrub.py` {} | the log |\n"
+    "| parts | `reading.py` `creation.py` `journal.py` `onlooker.py` `segments.py` "
+    "`checkpoints.py` `new_file.py` `resolve.py` `scrub.py` {} | the log |\n"
 )
 
 

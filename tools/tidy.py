@@ -35,8 +35,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "view": ("schema.py", "group.py", "filters.py", "calls.py", "paging.py", "convert.py",
              "results.py", "runs.py", "exact.py", "journal_ports.py"),
     "parts": (
-        "reading.py", "creation.py", "journal.py", "onlooker.py", "checkpoint.py", "history.py",
-        "resolve.py", "scrub.py", "clock.py",
+        "reading.py", "creation.py", "journal.py", "onlooker.py", "checkpoint.py", "segments.py",
+        "checkpoints.py", "new_file.py", "resolve.py", "scrub.py", "clock.py",
     ),
     "order": ("engine.py", "sealing.py", "recovery.py", "audit.py"),
     "edge": (
@@ -71,7 +71,8 @@ INSIDE: dict[str, tuple[str, ...]] = {
     "calls.py": ("filters.py", "schema.py"), "paging.py": ("calls.py", "filters.py", "schema.py"),
     "results.py": ("calls.py", "convert.py", "schema.py"),
     "runs.py": ("group.py", "schema.py"),
-    "journal.py": ("creation.py", "reading.py"), "history.py": ("resolve.py",),
+    "journal.py": ("creation.py", "reading.py"), "checkpoints.py": ("new_file.py",),
+    "segments.py": ("checkpoints.py", "new_file.py", "resolve.py"),
     **dict.fromkeys(("creation.py", "onlooker.py"), ("reading.py",)),
     "engine.py": ("sealing.py",),
     "sealing.py": ("engine.py",),
@@ -105,7 +106,7 @@ CHANCE_IN = {"recovery.py"}  # the secret of the id tables, which changes no res
 COLUMNS_MAX = 100
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
-LEDGER_FILES_MAX = 110
+LEDGER_FILES_MAX = 120
 OPENING_CHARACTERS_MIN = 40
 # Functions that are longer, and how long they may be. The list only shrinks: a function that
 # became shorter must be lowered here or taken off.
@@ -135,7 +136,8 @@ COVERED: dict[str, str] = {
     "tables.h": "test_schema.py",
     "aegis.h": "test_check.py", "blocks.h": "test_check.py",
     "lock.py": "test_journal.py", "journal_ports.py": "test_journal.py",
-    "creation.py": "test_journal.py",
+    "creation.py": "test_journal.py", "segments.py": "test_history.py",
+    "new_file.py": "test_history.py", "checkpoints.py": "test_history.py",
     "u128.h": "test_table.py", "slab.h": "test_table.py",
     "filter.h": "test_column_file.py",
     "_audit_requests.pyx": "test_audit.py",
