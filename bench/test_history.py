@@ -18,17 +18,17 @@ import ledger
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import EVENTS, Rows
-from ledger import _columns, config, history, schema
+from ledger import _columns, config, schema, segments
 from ledger._columns import ColumnWriter
-from ledger.history import History, Wanted
 from ledger.journal import Journal
 from ledger.schema import Operation
+from ledger.segments import History, Wanted
 from tests.books import NOW
 from tests.core_driver import Driver
 
 KEY = bytes(range(16))
 WINDOW, TINY_WINDOW = 1 << 17, 1 << 13  # transfers
-MERGED = history.MERGED_AT_ONCE
+MERGED = segments.MERGED_AT_ONCE
 WINDOWS = (MERGED, 4 * MERGED)
 HOT_EACH = 10  # each tenth payment is account 1's
 NO_TIMES = np.empty(0, np.uint64)
@@ -147,7 +147,7 @@ def _sealed(folder: Path, windows: int, tiny: bool) -> Sealed:
     book = folder / "book"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "WINDOW_EVENTS", window)
-        patch.setattr(history, "MERGED_AT_ONCE", windows + 1)
+        patch.setattr(segments, "MERGED_AT_ONCE", windows + 1)
         with ledger.open(book) as one:
             for rows in workload.accounts():
                 rows["flags"][rows["id"][:, 0] == 1] = schema.AccountFlags.HISTORY

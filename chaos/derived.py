@@ -15,9 +15,9 @@ import numpy as np
 
 from ledger import _columns, _core, config, recovery
 from ledger.errors import ColumnDamaged
-from ledger.history import History
 from ledger.journal import Journal
 from ledger.sealing import decode_numbers
+from ledger.segments import History
 
 MEMORY = Path("/dev/shm")
 

@@ -26,8 +26,8 @@ from ledger import config, recovery, schema
 from ledger._columns import ColumnFile
 from ledger.engine import Engine
 from ledger.group import Group
-from ledger.history import History
 from ledger.recovery import Parts
+from ledger.segments import History
 
 Mark = Callable[[dict[str, Any]], None]
 Done = Callable[[BaseException | None], None]

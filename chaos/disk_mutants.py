@@ -14,9 +14,10 @@ from typing import Any, cast
 import lmdb
 import numpy as np
 
-from ledger import files, history, journal
+from ledger import creation, files, journal, new_file, segments
 from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
+from ledger.checkpoints import CheckpointWriter
 from ledger.config import GROUP_VALUE_BYTES_MAX
 from ledger.engine import Engine
 from ledger.group import Group, digest_group, write_group
@@ -70,15 +71,15 @@ def _stamp_ahead() -> None:
 def _create_in_place() -> None:
     def create(directory: Path, cluster: int, group: Group) -> None:
         directory.mkdir(0o700)
-        journal._write_first(directory, cluster, group)
+        creation._write_first(directory, cluster, group)
         files.sync(directory)
         files.sync(directory.parent)
 
-    journal._create = create
+    creation._create = create
 
 
 def _create_unsynced() -> None:
-    real = journal._create
+    real = creation._create
 
     def create(directory: Path, cluster: int, group: Group) -> None:
         fsync = os.fsync
@@ -88,7 +89,7 @@ def _create_unsynced() -> None:
         finally:
             os.fsync = fsync
 
-    journal._create = create
+    creation._create = create
 
 
 def _acknowledge_early() -> None:
@@ -109,34 +110,34 @@ def _name_before_sync() -> None:
         files.sync(self._path.parent)
         return ColumnFile(str(self._path))
 
-    history._NewFile.commit = commit  # type: ignore[method-assign]
+    new_file.NewFile.commit = commit  # type: ignore[method-assign]
 
 
 def _no_folder_sync() -> None:
-    cast(Any, history).sync = _nothing
+    cast(Any, segments).sync = cast(Any, new_file).sync = _nothing
 
 
 def _unlink_before_merge() -> None:
-    real = history.History.merge
+    real = segments.History.merge
 
-    def merge(self: history.History) -> bool:
-        for file in history._due(self.segments):
+    def merge(self: segments.History) -> bool:
+        for file in segments._due(self.segments):
             Path(file.path).unlink()
         return real(self)
 
-    history.History.merge = merge  # type: ignore[method-assign]
+    segments.History.merge = merge  # type: ignore[method-assign]
 
 
 def _drop_older_checkpoint_first() -> None:
-    real = history.CheckpointWriter.commit
+    real = CheckpointWriter.commit
 
-    def commit(self: history.CheckpointWriter, facts: bytes) -> None:
-        older = self._history.checkpoint
+    def commit(self: CheckpointWriter, facts: bytes) -> None:
+        older = cast(Any, self._replace).__self__.checkpoint
         if older is not None:
             Path(older.path).unlink()
         real(self, facts)
 
-    history.CheckpointWriter.commit = commit  # type: ignore[method-assign]
+    CheckpointWriter.commit = commit  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -13,28 +13,12 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from ledger.record cimport *
+from ledger.runs cimport *
 
 import numpy
 
 cdef extern from * nogil:
     bint expect "__builtin_expect"(bint condition, int usual)
-
-cdef extern from "runs.h" nogil:
-    ctypedef struct runs_header_t:
-        u64 position_first, position_count, run_count, clock_after
-        u64 transfer_timestamp_min, transfer_timestamp_max, body_bytes
-    ctypedef struct runs_t:
-        u64 at
-        const u8 *record
-        u64 position, left
-        u32 record_bytes
-        u16 kind
-    u64 runs_headers(const void *, u64, const void *, u64)
-    enum:
-        RUNS_UNIT_BYTES
-    bint runs_good(const u8 *, u64, u64)
-    runs_t runs_from(const u8 *, u64, u64, u64)
-    bint runs_next(runs_t *)
 
 cdef extern from "audit.h" nogil:
     ctypedef struct audit_account_t:

@@ -10,6 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memset
 
 from ledger.record cimport *
+from ledger.runs cimport *
 
 cdef extern from "status.h" nogil:
     u32 STATUS_CREATED
@@ -27,20 +28,6 @@ cdef extern from * nogil:
     """
     bint account_status_known(u32)
     bint transfer_status_known(u32)
-
-cdef extern from "runs.h" nogil:
-    ctypedef struct runs_header_t:
-        u64 position_first, body_bytes
-    ctypedef struct runs_t:
-        u64 at, end
-        const u8 *record
-        u64 position, left
-        u16 kind
-    u64 runs_headers(const void *, u64, const void *, u64)
-    bint runs_good(const u8 *, u64, u64)
-    runs_t runs_from(const u8 *, u64, u64, u64)
-    bint runs_next(runs_t *)
-    const void *runs_take(runs_t *, u16)
 
 cdef enum:
     KINDS = 11  # of the journal, counted from 1

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Buffer = bytes | bytearray | memoryview | NDArray[Any]
 
+GROUP_MAGIC: bytes  # what a group's value begins with
+GROUP_FORMAT: int
+
 
 def aegis(buffer: Buffer, /) -> bytes:
     """The 16-byte check of `buffer`, with AES instructions where the machine has them."""

@@ -37,6 +37,14 @@ cdef extern from "blocks.h" nogil:
         const u8 *body, u64 body_bytes, const u8 *checks, u64 group, u64 index)
 
 
+cdef extern from "record.h" nogil:
+    const char *GROUP_MAGIC_TEXT "GROUP_MAGIC"
+    enum:
+        GROUP_FORMAT_NUMBER "GROUP_FORMAT"
+
+GROUP_MAGIC = GROUP_MAGIC_TEXT
+GROUP_FORMAT = GROUP_FORMAT_NUMBER
+
 cdef enum:
     HELD_BYTES_MAX = 65536  # done in less time than getting the interpreter back takes
 

@@ -31,30 +31,25 @@ cdef extern from "u128.h" nogil:
     u64 u128_hash64(const u64 *key, u128 id)
     u128 u128_load(const void *)
 
+cdef extern from * nogil:
+    """
+    typedef struct { const char *name; u32 number, bytes; } listed_t;
+    #define AS_LISTED(name, number, bytes, doc) {#name, (number), (bytes)},
+    static const listed_t column_list[] = {COLUMNS(AS_LISTED) {0}};
+    """
+    ctypedef struct listed_t:
+        const char *name
+        u32 number, bytes
+    const listed_t column_list[]
+
 SEGMENT = COLUMN_KIND_SEGMENT
 CHECKPOINT = COLUMN_KIND_CHECKPOINT
-IDS = COLUMN_IDS
-RESOLUTIONS = COLUMN_RESOLUTIONS
-ROWS = COLUMN_ROWS
-BALANCES = COLUMN_BALANCES
-BLOCKS = COLUMN_BLOCKS
-PANELS = COLUMN_PANELS
-ACCOUNTS = COLUMN_ACCOUNTS
-HOLDS = COLUMN_HOLDS
-SESSIONS = COLUMN_SESSIONS
-STARTS = COLUMN_STARTS
-RECORD_BYTES = {
-    IDS: COLUMN_IDS_BYTES,
-    RESOLUTIONS: COLUMN_RESOLUTIONS_BYTES,
-    ROWS: COLUMN_ROWS_BYTES,
-    BALANCES: COLUMN_BALANCES_BYTES,
-    BLOCKS: COLUMN_BLOCKS_BYTES,
-    PANELS: COLUMN_PANELS_BYTES,
-    ACCOUNTS: COLUMN_ACCOUNTS_BYTES,
-    HOLDS: COLUMN_HOLDS_BYTES,
-    SESSIONS: COLUMN_SESSIONS_BYTES,
-    STARTS: COLUMN_STARTS_BYTES,
-}
+RECORD_BYTES = {}
+cdef const listed_t *listed = column_list
+while listed.name != NULL:  # IDS and the others, by the names that columns.h gives them
+    globals()[listed.name.decode()] = listed.number
+    RECORD_BYTES[listed.number] = listed.bytes
+    listed += 1
 PAGE_BYTES = COLUMN_PAGE_BYTES
 PAYLOAD_BYTES = COLUMN_PAYLOAD_BYTES
 STEP_BYTES = COLUMN_STEP_PAGES * COLUMN_PAGE_BYTES

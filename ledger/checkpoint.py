@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import lmdb
 
@@ -24,6 +24,8 @@ from ledger import _check
 from ledger.environment import Environment, open_lmdb
 from ledger.errors import DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.files import reserve_lock_file, sync
+from ledger.group import End
+from ledger.journal_ports import JournalEnd, JournalReader, refuse_another
 
 FORMAT = 1
 MAGIC = b"LEDGHEAD"
@@ -43,22 +45,6 @@ class Stamp(NamedTuple):
     group: int
     position: int
     digest: bytes
-
-
-class Stamped(Protocol):
-    """What the stamp is compared with: a journal."""
-
-    @property
-    def directory(self) -> Path: ...
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-
-    def digest(self) -> bytes: ...
-    def end_of(self, number: int) -> tuple[int, bytes]: ...
 
 
 class Checkpoint:
@@ -107,7 +93,7 @@ class Checkpoint:
             value = None if found is None else bytes(found)
         return parse(self._path, value)
 
-    def verify_against(self, journal: Stamped) -> str | None:
+    def verify_against(self, journal: JournalEnd) -> str | None:
         """Refuse a journal that does not hold what was stamped; a warning to show, or None."""
         return compare(self._path, self.read(), journal)
 
@@ -136,7 +122,7 @@ def parse(path: Path, value: bytes | None) -> Stamp | None:
     return Stamp(int.from_bytes(cluster, "little"), group, position, digest)
 
 
-def compare(path: Path, stamp: Stamp | None, journal: Stamped) -> str | None:
+def compare(path: Path, stamp: Stamp | None, journal: JournalEnd) -> str | None:
     """Refuse a journal that does not hold what the stamp in the state directory `path` says; a
     warning to show, or None.
 
@@ -147,31 +133,12 @@ def compare(path: Path, stamp: Stamp | None, journal: Stamped) -> str | None:
             f"{path} holds no head stamp: whether the journal has lost groups cannot be "
             f"told at this start"
         )
-    if stamp.cluster != journal.cluster:
-        raise DataRefused(
-            f"the head stamp in {path} is of cluster {stamp.cluster}, the journal of "
-            f"{journal.cluster}: directories were mixed; {_only_way(path.parent)}"
-        )
-    if stamp.group > journal.group:
-        raise DataRefused(
-            f"the journal ends at position {journal.position} but the head stamp says "
-            f"{stamp.position}: the journal has lost acknowledged groups or directories were "
-            f"mixed; {_only_way(path.parent)}"
-        )
-    try:
-        end = journal.end_of(stamp.group)
-    except DataRefused as error:
-        return f"whether this is the journal that was stamped cannot be told: {error}"
-    if end != (stamp.position, stamp.digest):
-        raise DataRefused(
-            f"the journal ends at position {journal.position}, and its group {stamp.group} is "
-            f"not the one that the head stamp saw end at position {stamp.position}: "
-            f"directories were mixed; {_only_way(path.parent)}"
-        )
-    return None
+    said = End(stamp.group, stamp.position, 0, stamp.digest)
+    where, way = f"the head stamp in {path}", _only_way(path.parent)
+    return refuse_another(journal, stamp.cluster, said, "the head stamp", where, way)
 
 
-def rebuild(journal: Stamped) -> None:
+def rebuild(journal: JournalReader) -> None:
     """Drop the state directory and stamp `journal` as it is, which its caller has verified whole
     and holds the lock of. What it has lost is given up."""
     path = journal.directory / "state"

@@ -25,31 +25,15 @@ import numpy.typing as npt
 from ledger import _core, config
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.group import Group
+from ledger.journal_ports import Log
 from ledger.schema import ANSWER, Verdict
 
 if TYPE_CHECKING:
     from ledger._core import Bytes
-    from ledger.group import Header
-    from ledger.journal import Room
     from ledger.sealing import Sealer
 
 RESEND = int(Verdict.RESEND)
 T = TypeVar("T")
-
-
-class Log(Protocol):
-    """What keeps groups: the local journal, later a replicated stream, a simulated one in tests."""
-
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-    def append(self, expected_position: int, group: Group) -> int: ...
-    def one(self, number: int) -> tuple[Header, bytes]: ...
-    def room(self) -> Room: ...
-    def digest(self) -> bytes: ...
 
 
 class Stamp(Protocol):

@@ -1,5 +1,5 @@
-"""Leaf: what the LMDB environments of a book need of files beside LMDB: syncs, a lock file, a
-folder to make a new book in, and descriptors that nobody writes to by habit.
+"""Leaf: what the LMDB environments of a book need of files beside LMDB: syncs, a lock file, and
+descriptors that nobody writes to by habit.
 
 Errors are the system's own, OSError with the path. It knows no journal and no record.
 """
@@ -7,9 +7,7 @@ Errors are the system's own, OSError with the path. It knows no journal and no r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -74,44 +72,3 @@ def reserve_lock_file(environment: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
-
-
-def hold_folder(path: Path) -> int | None:
-    """Make an empty folder that only this process works in, until the descriptor that is returned
-    is closed; None while another process works there. What a dead one left in it is removed."""
-    while True:
-        is_ours = False
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(0o700)
-            is_ours = True
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # whoever worked there has just moved it to its place
-        except OSError:
-            if is_ours:
-                path.rmdir()
-            raise
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                for left in path.iterdir():
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open folder still has this name."""
-    held = os.fstat(descriptor)
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)

@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ledger import _check, _past
+from ledger import _check
 from ledger.config import CHECK_BLOCK_BYTES, GROUP_BYTES_MAX
 from ledger.errors import DataRefused
 from ledger.schema import GROUP_HEADER, packer
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]  # contiguous
 
-FORMAT, MAGIC = _past.GROUP_FORMAT, _past.GROUP_MAGIC
+FORMAT, MAGIC = _check.GROUP_FORMAT, _check.GROUP_MAGIC
 HEADER_BYTES = GROUP_HEADER.itemsize
 CHECKED_BYTES = HEADER_BYTES - 16  # the header's check covers all before it
 BLOCK_CHECK_BYTES = 8

@@ -1,7 +1,7 @@
 """Part: the journal: every group in order, durable in LMDB, the only truth of a book.
 
-Here live the durable append, checked reading, the lock that makes one process the writer, the
-creation of a book in one step, and what is refused at open. Strategy: LMDB in its default mode
+Here live the durable append, the lock that makes one process the writer, and what is refused at
+open; a book is created in creation.py and read in reading.py. Strategy: LMDB in its default mode
 (data synced before the meta page, the meta page through O_DSYNC), one group a transaction, and
 nothing retried: the first error of an append stops the journal for good. LMDB has no checksums, so
 a group's own are verified whenever it is read. The weak spot: a damaged LMDB page (not a group's
@@ -11,14 +11,11 @@ bytes) can crash the process instead of naming itself. This file knows neither r
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import lmdb
 import numpy as np
@@ -32,25 +29,22 @@ from ledger.config import (
     MAP_BYTES,
     READ_SLOTS,
 )
+from ledger.creation import create, holds_book
 from ledger.environment import Environment, open_lmdb
 from ledger.errors import (
     DataRefused,
-    DirectoryInUse,
     DirectoryNotWritable,
     Fenced,
-    LedgerError,
     LedgerStopped,
     WrongProcess,
 )
 from ledger.files import (
     close,
-    hold_folder,
     occupy_standard_descriptors,
     reserve_lock_file,
     sync,
 )
 from ledger.group import (
-    DIGEST_BYTES,
     HEADER_BYTES,
     End,
     Group,
@@ -59,9 +53,11 @@ from ledger.group import (
     read_group,
     write_group,
 )
+from ledger.journal_ports import Room
 from ledger.lock import Lock
 from ledger.reading import (
     META_BYTES,
+    READERS_MAX,
     Reading,
     Snapshot,
     check_size,
@@ -69,33 +65,6 @@ from ledger.reading import (
     key_of,
     lmdb_error,
 )
-
-READERS_MAX = 126  # transactions that read at once, all processes together, at the least
-
-CREATING = ".creating"  # where a book is made inside a directory that exists
-
-_NOT_WRITABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-)
-
-
-class Room(NamedTuple):
-    """Space for what comes: bytes left, percent used, the highest warning reached (0 for none).
-
-    `refusal` says why nothing that creates may be accepted, or is None; `shut` why nothing that
-    writes at all, what is needed to read (a session, a start) included.
-    """
-
-    free_bytes: int
-    used_percent: int
-    warn_percent: int
-    refusal: str | None
-    shut: str | None = None
 
 
 class Journal(Reading):
@@ -108,35 +77,9 @@ class Journal(Reading):
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether `directory` holds a book."""
-        return data_path(directory).is_file()
+        return holds_book(directory)
 
-    @staticmethod
-    def create(directory: Path, cluster: int, group: Group) -> None:
-        """Make a book whose journal holds `group` as group 1: all of it is there, or nothing.
-
-        A directory that exists stays the same one, since it may be where somebody is. DataRefused
-        when it holds anything, DirectoryNotWritable when it or its parent cannot be written,
-        DirectoryInUse when another is creating it, LedgerError otherwise.
-        """
-        if group.position_first != 1:
-            raise ValueError(f"a book begins at position 1, not {group.position_first}")
-        occupy_standard_descriptors()
-        directory = directory.resolve()
-        _check_vacant(directory)
-        try:
-            if directory.exists():
-                _create_inside(directory, cluster, group)
-            else:
-                _create(directory, cluster, group)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                _check_vacant(directory)  # another was first
-            why = f"cannot create {directory}: {error.strerror}"
-            if error.errno in _NOT_WRITABLE:
-                raise DirectoryNotWritable(why) from error
-            raise LedgerError(why) from error
-        except lmdb.Error as error:
-            raise LedgerError(f"cannot create {directory}: {error}") from error
+    create = staticmethod(create)
 
     @classmethod
     def open(
@@ -443,13 +386,11 @@ def _check_begins(path: Path) -> None:
         raise DataRefused(f"{path} has {path.stat().st_size} bytes: its beginning is missing")
 
 
-def _open_env(
-    directory: Path, readonly: bool, map_bytes: int, create: bool = False
-) -> lmdb.Environment:
+def _open_env(directory: Path, readonly: bool, map_bytes: int) -> lmdb.Environment:
     folder = directory / "journal"
     with contextlib.suppress(PermissionError):  # who may only read gets no lock file from LMDB
         reserve_lock_file(folder)
-    return open_lmdb(folder, map_bytes, READERS_MAX, readonly=readonly, create=create)
+    return open_lmdb(folder, map_bytes, READERS_MAX, readonly=readonly)
 
 
 def _reach_disk(directory: Path, warm: bool) -> None:
@@ -475,74 +416,3 @@ def _reach_disk(directory: Path, warm: bool) -> None:
         raise LedgerStopped(error) from error
     finally:
         os.close(descriptor)
-
-
-def _check_vacant(directory: Path) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise DataRefused(f"{directory} is not a directory")
-    if Journal.exists(directory):
-        raise DataRefused(f"{directory} already holds a book")
-    found = sorted(entry.name for entry in directory.iterdir() if entry.name != CREATING)
-    if found:
-        names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        raise DataRefused(f"{directory} is not empty and holds no book; it holds {names}")
-
-
-def _create(directory: Path, cluster: int, group: Group) -> None:
-    """Build the book beside its place, all of it synced, and rename it there. One at a time."""
-    temporary = directory.with_name(f".{directory.name}.creating")
-    descriptor = hold_folder(temporary)
-    if descriptor is None:
-        raise DirectoryInUse(f"{directory} is being created by another process")
-    try:
-        _check_vacant(directory)  # another may have been first
-        _write_first(temporary, cluster, group)
-        os.fsync(descriptor)
-        temporary.rename(directory)
-        sync(directory.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _create_inside(directory: Path, cluster: int, group: Group) -> None:
-    """Build the book in a folder of `directory`, and rename its journal into place: it is there
-    then. A killed creation leaves the folder, which the next one removes."""
-    making = directory / CREATING
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DirectoryInUse(f"{directory} is being created by another process") from error
-        _check_vacant(directory)  # another may have made it a moment ago
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(0o700)
-        try:
-            _write_first(making, cluster, group)
-            (making / "journal").rename(directory / "journal")
-            os.fsync(descriptor)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-    finally:
-        os.close(descriptor)
-
-
-def _write_first(directory: Path, cluster: int, group: Group) -> None:
-    journal, state = directory / "journal", directory / "state"
-    journal.mkdir(0o700)
-    state.mkdir(0o700)
-    value = np.empty(GROUP_VALUE_BYTES_MAX, np.uint8)
-    whole = write_group(value, cluster, 1, bytes(DIGEST_BYTES), group)[2]
-    with (
-        _open_env(directory, readonly=False, map_bytes=MAP_BYTES, create=True) as env,
-        env.begin(write=True) as transaction,
-    ):
-        if not transaction.put(key_of(1), whole, append=True):
-            raise LedgerError(f"{directory}: the new journal is not empty")
-    for path in (data_path(directory), journal, state):
-        sync(path)

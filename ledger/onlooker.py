@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _past, _tree
+from ledger import _file, _tree
 from ledger.config import GROUP_VALUE_BYTES_MAX, ONLOOKER_TRIES_MAX
 from ledger.errors import DataRefused, DirectoryNotReadable, LedgerError
 from ledger.group import HEADER_BYTES, End, digest_group, read_group, read_header
@@ -61,7 +61,7 @@ class LmdbFile:
         except OSError as error:
             raise LedgerError(f"cannot read {self.path}: {error.strerror}") from error
         self._snapshot, self.page_bytes, self.page_last, self.keys = found
-        self._pages = _past.Pages(self.descriptor, self._snapshot)
+        self._pages = _file.Pages(self.descriptor, self._snapshot)
         return self._snapshot != before
 
     def settled(self, look: Callable[[], T]) -> T:

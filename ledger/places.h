@@ -69,8 +69,9 @@ static inline u64 place_offset(u64 place) {
 /* Bytes of a record of the kind that a place says. */
 static inline u64 place_bytes(u64 place) {
     const u64 kind = place & PLACE_KIND_MASK;
-    if (kind == PLACE_BURNED_ID) return sizeof(burned_id_t);
-    return kind == PLACE_TRANSFER ? sizeof(transfer_t) : sizeof(resolution_t);
+    return record_bytes_of_kind(kind == PLACE_TRANSFER    ? KIND_TRANSFER
+                                : kind == PLACE_BURNED_ID ? KIND_BURNED_ID
+                                                          : KIND_RESOLUTION);
 }
 
 /* Whether these bytes can be a record of the kind that a place says. */
@@ -278,9 +279,11 @@ static inline void reader_ahead(reader_t *r, u64 place, u64 group_last, u64 byte
     }
 }
 
-/* The same of a body that is being looked into. */
-static inline void apart_ahead(const apart_t *a, u64 offset, u64 bytes) {
-    held_read(&a->held, a->reader, BODY_AT + offset, BODY_AT + offset + bytes, READ_AHEAD);
+/* The same of a body that is being looked into; nothing for one that is all there. */
+static inline void body_ahead(const body_t *b, u64 offset, u64 length) {
+    if (!b->apart) return;
+    held_read(&b->apart->held, b->apart->reader, BODY_AT + offset, BODY_AT + offset + length,
+              READ_AHEAD);
 }
 
 #endif

@@ -22,8 +22,10 @@ from typing import Any, Protocol
 
 import lmdb
 import numpy as np
+from numpy.typing import NDArray
 
-from ledger import _past
+from ledger import _file
+from ledger._file import Body, Pages
 from ledger.config import (
     GROUP_VALUE_BYTES_MAX,
     READ_AHEAD_BYTES,
@@ -41,7 +43,11 @@ from ledger.group import (
     read_group,
     read_header,
 )
+from ledger.journal_ports import NoRecord, check_block
+from ledger.schema import TRANSFER
 
+GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the file
+READERS_MAX = 126  # transactions that read at once, all processes together, at the least
 META_BYTES = 2 * 4096  # LMDB's two meta pages, at the least
 RWF_DONTCACHE = 0x80  # of preadv(2), since Linux 6.14
 _LMDB_DAMAGE = (
@@ -220,6 +226,68 @@ class Reading(ABC):
             _, body, checks = read_header(value, number, self.cluster)
             yield number, body, checks
 
+    # ---- records and bodies, past LMDB's own way ------------------------------------------------
+
+    def records_at(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """The record at each of the addresses, (n,) in any order: (n, 128).
+
+        Zeros follow a record that is shorter than a transfer. NoRecord when no record of its kind
+        is at an address, DataRefused names a damaged group, ValueError one not held.
+        """
+        order = np.argsort(addresses)
+        ascending = addresses[order]
+        records = np.empty((len(addresses), TRANSFER.itemsize), np.uint8)
+        for number, body, checks in self.bodies(self._take(ascending, records)):
+            bounds = np.array([number, number + 1], np.uint64) << np.uint64(_file.GROUP_SHIFT)
+            first, end = np.searchsorted(ascending, bounds)
+            whole = _file.BodyInMemory(body, checks, number)
+            bad = whole.take(ascending[first:end], records[first:end])
+            if bad == _file.NO_RECORD:
+                raise NoRecord(number)
+            check_block(number, bad)
+        result = np.empty_like(records)
+        result[order] = records
+        return result
+
+    def _take(self, ascending: NDArray[np.uint64], out: NDArray[np.uint8]) -> list[int]:
+        """Read the records at these addresses directly from LMDB's file into `out`.
+
+        The groups that could not be read this way, because they are damaged or for whatever other
+        reason: the caller reads those through the journal, which names what is wrong.
+        """
+        left: list[int] = []
+        cluster = self.cluster.to_bytes(16, "little")
+        while len(ascending):
+            with self._snapshot() as (file, snapshot):
+                taken, some = _file.take_from(
+                    file, snapshot, cluster, ascending, out, GROUPS_AT_ONCE_MAX
+                )
+            left += some
+            ascending, out = ascending[taken:], out[taken:]
+        return left
+
+    @contextlib.contextmanager
+    def open_body(self, number: int) -> Iterator[Body | None]:
+        """The body of group `number`, of which is read from the file what is looked at.
+
+        For a moment, as what a snapshot keeps. None when the group cannot be read this way: the
+        caller reads it through bodies(), which names what is wrong.
+        """
+        with self._snapshot() as (file, snapshot):
+            yield _file.open_body(file, snapshot, self.cluster.to_bytes(16, "little"), number)
+
+    def read_ahead(self, extents: Iterable[tuple[int, int, int]]) -> None:
+        """Ask the disk for transfers that will be looked at, and do not wait for them.
+
+        Each extent is the address of its first transfer, the last group that it may reach into,
+        and how many transfers it has.
+        """
+        with self._snapshot() as (file, snapshot):
+            for address, group_last, count in extents:
+                _file.read_ahead(file, snapshot, address, group_last, count)
+
+    # ---- values ---------------------------------------------------------------------------------
+
     def values(
         self, numbers: Iterable[int], ahead_bytes: int = 0
     ) -> Generator[tuple[int, memoryview], None, None]:
@@ -237,9 +305,9 @@ class Reading(ABC):
             self._check_held(number)
             held = self.group  # what the transaction sees at the least
             deadline = time.monotonic() + READ_TRANSACTION_SECONDS_MAX
-            with self.snapshot() as (file, snapshot):
+            with self._snapshot() as (file, snapshot):
                 with told_as(number):
-                    pages = _past.Pages(file, snapshot)
+                    pages = Pages(file, snapshot)
                 while True:
                     size, end = self._read(pages, file, number, buffer)
                     advised = advise(file, size, end, ahead_bytes, advised)
@@ -249,7 +317,7 @@ class Reading(ABC):
                         break
 
     def _read(
-        self, pages: _past.Pages, file: int, number: int, buffer: memoryview
+        self, pages: Pages, file: int, number: int, buffer: memoryview
     ) -> tuple[int, int]:
         """Read the value of a group to `buffer`; its bytes, and where it ends in the file or 0."""
         with told_as(number):
@@ -278,7 +346,7 @@ class Reading(ABC):
         return os.preadv(file, [buffer], at)
 
     @contextlib.contextmanager
-    def snapshot(self) -> Iterator[tuple[int, int]]:
+    def _snapshot(self) -> Iterator[tuple[int, int]]:
         """A descriptor of LMDB's file, to read, and the number of a snapshot that keeps its pages.
 
         For a moment only: what stays open lets the file grow. Safe beside an append.

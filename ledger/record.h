@@ -330,17 +330,20 @@ RECORDS(AS_PROOF)
 
 #define QUERY_FILTER_FLAGS(E) E(REVERSED, 1, "newest first")
 
-#define JOURNAL_KINDS(E)                                                                       \
-    E(START, 1, "start")                                                                       \
-    E(SESSION, 2, "session")                                                                   \
-    E(SESSION_EVICTED, 3, "session_evicted")                                                   \
-    E(REQUEST, 4, "request")                                                                   \
-    E(BATCH, 5, "batch")                                                                       \
-    E(ACCOUNT, 6, "account")                                                                   \
-    E(TRANSFER, 7, "transfer")                                                                 \
-    E(RESOLUTION, 8, "resolution")                                                             \
-    E(BURNED_ID, 9, "burned_id")                                                               \
-    E(OUTCOME, 10, "outcome")
+/* K(E, name, value, record): the record that a run of the kind holds, by its name in RECORDS */
+#define JOURNAL_KIND_RECORDS(K, E)                                                             \
+    K(E, START, 1, start)                                                                      \
+    K(E, SESSION, 2, session)                                                                  \
+    K(E, SESSION_EVICTED, 3, session_evicted)                                                  \
+    K(E, REQUEST, 4, request)                                                                  \
+    K(E, BATCH, 5, batch)                                                                      \
+    K(E, ACCOUNT, 6, account)                                                                  \
+    K(E, TRANSFER, 7, transfer)                                                                \
+    K(E, RESOLUTION, 8, resolution)                                                            \
+    K(E, BURNED_ID, 9, burned_id)                                                              \
+    K(E, OUTCOME, 10, outcome)
+#define AS_NUMBERED_KIND(E, name, value, record) E(name, value, #record)
+#define JOURNAL_KINDS(E) JOURNAL_KIND_RECORDS(AS_NUMBERED_KIND, E)
 
 #define HOLD_OUTCOMES(E)                                                                       \
     E(POSTED, 1, "all or part was moved; the rest was released")                               \
@@ -396,6 +399,18 @@ enum { HOLD_OUTCOMES(AS_HOLD) };
 enum { VERDICTS(AS_VERDICT) };
 enum { EVICTION_REASONS(AS_EVICT) };
 enum { OPERATIONS(AS_OPERATION) };
+
+/* Bytes of a record of the journal kind; 0 for a kind that is not known. */
+#define AS_BYTES_OF(name, ctype, LIST, bytes, doc) BYTES_OF_##name = (bytes),
+#define AS_BYTES_OF_KIND(E, name, value, record) \
+    case KIND_##name: return BYTES_OF_##record;
+enum { RECORDS(AS_BYTES_OF) };
+static inline u32 record_bytes_of_kind(u16 kind) {
+    switch (kind) {
+        JOURNAL_KIND_RECORDS(AS_BYTES_OF_KIND, )
+    default: return 0;
+    }
+}
 
 enum {
     ID_BYTES = 16,

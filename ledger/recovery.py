@@ -35,9 +35,9 @@ from ledger.errors import (
 )
 from ledger.failpoint import failpoint
 from ledger.group import Group
-from ledger.history import History, drop
 from ledger.journal import Journal
 from ledger.sealing import Sealer, WindowsDiffer, decode_numbers
+from ledger.segments import History, drop
 from ledger.worker import Worker
 
 Progress = Callable[[int, int], None]  # groups done, groups in all; what it raises ends the work

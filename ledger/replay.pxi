@@ -7,6 +7,11 @@
 # hold that is not open) is refused with the position of the record: such a journal was not written
 # by this ledger.
 
+from ledger.runs cimport (
+    RUN_CUT_OFF, RUN_GOOD, RUN_KIND_UNKNOWN, RUN_RESERVED_SET, RUN_VERSION_UNKNOWN,
+    record_bytes_of_kind, run_read,
+)
+
 cdef struct replay_t:
     const u8 *body
     u64 body_bytes, group, group_position, at  # `at`: position of the record being applied
@@ -103,30 +108,6 @@ cdef int replay_request(state_t *s, replay_t *r, const request_t *request) noexc
     session_touch(s, index)
     return 0
 
-cdef u32 replay_record_bytes(u16 kind) noexcept nogil:
-    """Bytes of a record of the kind; 0 when this software does not know the kind."""
-    if kind == KIND_START:
-        return sizeof(start_t)
-    if kind == KIND_SESSION:
-        return sizeof(session_record_t)
-    if kind == KIND_SESSION_EVICTED:
-        return sizeof(session_evicted_t)
-    if kind == KIND_REQUEST:
-        return sizeof(request_t)
-    if kind == KIND_BATCH:
-        return sizeof(batch_t)
-    if kind == KIND_ACCOUNT:
-        return sizeof(account_t)
-    if kind == KIND_TRANSFER:
-        return sizeof(transfer_t)
-    if kind == KIND_RESOLUTION:
-        return sizeof(resolution_t)
-    if kind == KIND_BURNED_ID:
-        return sizeof(burned_id_t)
-    if kind == KIND_OUTCOME:
-        return sizeof(outcome_t)
-    return 0
-
 cdef int replay_record(state_t *s, replay_t *r, u16 kind, const u8 *record) noexcept nogil:
     if kind == KIND_REQUEST:
         return replay_request(s, r, <const request_t *>record)
@@ -146,19 +127,21 @@ cdef int replay_record(state_t *s, replay_t *r, u16 kind, const u8 *record) noex
 
 cdef int replay_next_run(replay_t *r, u64 *offset, run_t *run) noexcept nogil:
     """Read the run header at `offset` and step over it. 1 at the end of the body, -1 when bad."""
+    cdef int fault
     if offset[0] == r.body_bytes:
         return 1
-    if offset[0] + sizeof(run_t) > r.body_bytes:
+    fault = run_read(r.body, offset[0], r.body_bytes, run)
+    if fault == RUN_CUT_OFF:
         return replay_refuse(r, "a run that is cut off")
-    memcpy(run, r.body + offset[0], sizeof(run_t))
-    offset[0] += sizeof(run_t)
-    if replay_record_bytes(run.kind) == 0:
+    if fault == RUN_KIND_UNKNOWN:
         return replay_refuse(r, "a record of a kind this software does not know")
-    if run.version != JOURNAL_KIND_VERSION:
+    if fault == RUN_VERSION_UNKNOWN:
         return replay_refuse(r, "a record of a version this software does not know")
-    if (run.bytes != ((<u64>run.count * replay_record_bytes(run.kind) + 15) & ~<u64>15)
-            or run.bytes > r.body_bytes - offset[0] or run.count == 0):
+    if fault == RUN_RESERVED_SET:
+        return replay_refuse(r, "a run whose reserved bytes are not zero")
+    if fault != RUN_GOOD:
         return replay_refuse(r, "a run whose length is wrong")
+    offset[0] += sizeof(run_t)
     return 0
 
 cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept nogil:
@@ -175,7 +158,7 @@ cdef int replay_body(state_t *s, replay_t *r, u64 *counts, u16 *kind) noexcept n
         if why != 0:
             return 0 if why == 1 else -1
         kind[0] = run.kind
-        record_bytes = replay_record_bytes(run.kind)
+        record_bytes = record_bytes_of_kind(run.kind)
         if (run.kind == KIND_ACCOUNT or run.kind == KIND_TRANSFER or run.kind == KIND_BURNED_ID):
             if state_reserve(s, run.count if run.kind == KIND_ACCOUNT else 0,
                              0 if run.kind == KIND_ACCOUNT else run.count):

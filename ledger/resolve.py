@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _columns, _past
+from ledger import _columns, _file, _scan
 from ledger._columns import ColumnFile
 from ledger.config import COLD_LITTLE_MAX, EVENTS_MAX
-from ledger.errors import ColumnDamaged, DataRefused
+from ledger.errors import ColumnDamaged
+from ledger.journal_ports import JournalReader, NoRecord, check_block
 from ledger.schema import (
     ACCOUNT_FILTER,
     QUERY_FILTER,
@@ -37,41 +37,24 @@ from ledger.schema import (
 BLOCKS_AT_ONCE_MIN = 16  # whose filters are asked at first
 BLOCKS_AT_ONCE_MAX = 1 << 16  # and later: a page for 63 of them
 BLOCKS_AHEAD_MAX = 16  # of transfers, half a mebibyte each, that the disk is asked for ahead
-GROUPS_AT_ONCE_MAX = 1024  # that records are taken from in one snapshot of the journal
 
 ABSENT, STORED, BURNED = 0, 1, 2  # what became of an id
 
 Ids = NDArray[np.void]  # of 16 bytes each
 Records = NDArray[np.uint8]  # (n, 128)
 Numbers = NDArray[np.uint64]
-Body = tuple[int, memoryview, memoryview]
 
 _ID = np.dtype("V16")
 _RESOLVING = np.uint16(TransferFlags.POST_PENDING_TRANSFER | TransferFlags.VOID_PENDING_TRANSFER)
-_SHIFT = np.uint64(_past.GROUP_SHIFT)
+_SHIFT = np.uint64(_file.GROUP_SHIFT)
 _TIMESTAMP_MAX = 2**63 - 1
-
-
-class Past(Protocol):
-    """What is needed of a journal."""
-
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-
-    def end_of(self, number: int) -> tuple[int, bytes]: ...
-    def bodies(self, numbers: Iterable[int]) -> Iterator[Body]: ...
-    def snapshot(self) -> AbstractContextManager[tuple[int, int]]: ...
 
 
 class Sealed(NamedTuple):
     """Where to look: segments in order that cover the past without a gap, and the journal."""
 
     segments: Sequence[ColumnFile]
-    journal: Past
+    journal: JournalReader
     hash_key: bytes  # of ids and of what the filters of blocks hold; 16 bytes
 
 
@@ -129,46 +112,16 @@ def resolve(sealed: Sealed, wanted: Wanted) -> Resolved:
 # ---- records of the journal ---------------------------------------------------------------------
 
 
-def _check_blocks(number: int, bad: int) -> None:
-    if bad == _past.NO_RECORD:
-        raise DataRefused(f"group {number}: a run whose length is wrong")
-    if bad != _past.INTACT:
-        raise DataRefused(f"group {number}: block {bad} check failed")
-
-
-def _take(journal: Past, ascending: Numbers, out: Records) -> list[int]:
-    """Copy to `out` the records at these places that can be read past the journal's own way, and
-    say which groups are left to it: some damage, or whatever else, is for it to name."""
-    left: list[int] = []
-    cluster = journal.cluster.to_bytes(16, "little")
-    while len(ascending):
-        with journal.snapshot() as (file, number):
-            taken, some = _past.take_from(
-                file, number, cluster, ascending, out, GROUPS_AT_ONCE_MAX
-            )
-        left += some
-        ascending, out = ascending[taken:], out[taken:]
-    return left
-
-
-def _records_at(journal: Past, segment: ColumnFile, places: Numbers) -> Records:
+def _records_at(journal: JournalReader, segment: ColumnFile, places: Numbers) -> Records:
     """The records at these places, which `segment` gave, in any order; a chunk at most."""
-    order = np.argsort(places)
-    ordered = places[order]
-    groups = (ordered[[0, -1]] >> _SHIFT).tolist() if len(places) else []
-    if groups and not segment.group_first <= groups[0] <= groups[-1] <= segment.group_last:
-        raise _astray(segment, "a place outside its groups")
-    records = np.empty((len(places), TRANSFER.itemsize), np.uint8)
-    for number, body, checks in journal.bodies(_take(journal, ordered, records)):
-        bounds = np.array([number, number + 1], np.uint64) << _SHIFT
-        first, end = np.searchsorted(ordered, bounds)
-        bad = _past.take(body, checks, number, ordered[first:end], records[first:end])
-        if bad == _past.NO_RECORD:
-            raise _astray(segment, f"a place in group {number} where no such record is")
-        _check_blocks(number, bad)
-    result = np.empty_like(records)
-    result[order] = records
-    return result
+    if len(places):
+        first, last = (int(bound >> _SHIFT) for bound in (places.min(), places.max()))
+        if not segment.group_first <= first <= last <= segment.group_last:
+            raise _astray(segment, "a place outside its groups")
+    try:
+        return journal.records_at(places)
+    except NoRecord as error:
+        raise _astray(segment, f"a place in group {error.group} where no such record is") from error
 
 
 def _astray(segment: ColumnFile, what: str) -> ColumnDamaged:
@@ -221,7 +174,7 @@ class _Ids:
                 rows = order[at[same]]
                 self.records[rows] = records[same]
                 self.places[rows] = places[same]
-                burned = places[same] & np.uint64(_past.KIND_MASK) == _past.BURNED_ID
+                burned = places[same] & np.uint64(_file.KIND_MASK) == _file.BURNED_ID
                 self.kinds[rows] = np.where(burned, BURNED, STORED)
 
     def _candidates(
@@ -257,9 +210,9 @@ class _Ids:
 def _read(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
     """The first results of a read, in its direction, at most as many as it asks for."""
     if operation == Operation.QUERY_TRANSFERS:
-        if _past.query_filter_is_valid(asked):
+        if _scan.query_filter_is_valid(asked):
             yield from _query(sealed, asked)
-    elif _past.account_filter_is_valid(asked):
+    elif _scan.account_filter_is_valid(asked):
         yield from _statement(sealed, operation, asked, account)
 
 
@@ -281,12 +234,12 @@ def _places_in(segment: ColumnFile, timestamp_first: int, timestamp_last: int) -
         return 1, 0
     low = segment.blocks(first, first + 1)[0]["place_first"]
     last = segment.blocks(end - 1, end)[0]["group_last"]
-    return int(low), (int(last) + 1 << _past.GROUP_SHIFT) - 1
+    return int(low), (int(last) + 1 << _file.GROUP_SHIFT) - 1
 
 
 def _groups(block: np.void) -> range:
     """The groups that a block's transfers lie in."""
-    return range(int(block["place_first"]) >> _past.GROUP_SHIFT, int(block["group_last"]) + 1)
+    return range(int(block["place_first"]) >> _file.GROUP_SHIFT, int(block["group_last"]) + 1)
 
 
 def _statement(sealed: Sealed, operation: int, asked: bytes, account: int) -> Iterator[bytes]:
@@ -306,8 +259,8 @@ def _statement(sealed: Sealed, operation: int, asked: bytes, account: int) -> It
             size = min(2 * size, EVENTS_MAX)
             places = _places(rows)
             records = _records_at(sealed.journal, segment, places)
-            transfers = np.flatnonzero(places & np.uint64(_past.KIND_MASK) == 0)
-            chosen, stray = _past.select(asked, records[transfers])
+            transfers = np.flatnonzero(places & np.uint64(_file.KIND_MASK) == 0)
+            chosen, stray = _scan.select(asked, records[transfers])
             if stray >= 0:
                 stray = int(places[transfers[stray]])
                 raise _astray(segment, f"a row of an account that {stray:#x} is not of")
@@ -335,12 +288,12 @@ def _balances(
     for segment, some in earlier:
         parts.insert(0, (segment, some, _records_at(sealed.journal, segment, some)))
     for segment, some, read in parts:
-        resolutions = _past.resolution_places(some, read)
+        resolutions = _scan.resolution_places(some, read)
         ending = np.flatnonzero(resolutions)
         ended = np.zeros_like(read)
         if len(ending):
             ended[ending] = _records_at(sealed.journal, segment, resolutions[ending])
-        after = _past.run_balances(before, some, read, ended, np.frombuffer(id, np.uint8))
+        after = _scan.run_balances(before, some, read, ended, np.frombuffer(id, np.uint8))
         before = after[-1]
     return after
 
@@ -389,7 +342,7 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
     newest_first = bool(fields["flags"] & QueryFilterFlags.REVERSED)
     earliest, latest = int(fields["timestamp_min"]), int(fields["timestamp_max"]) or _TIMESTAMP_MAX
     left = min(int(fields["limit"]), EVENTS_MAX)
-    hashes = _past.field_hashes(asked, sealed.hash_key)
+    hashes = _scan.field_hashes(asked, sealed.hash_key)
     for segment in reversed(sealed.segments) if newest_first else sealed.segments:
         blocks = _candidate_blocks(segment, earliest, latest, hashes, newest_first)
         for block in _ahead(sealed.journal, blocks):
@@ -397,7 +350,7 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
             last = min(latest, int(block["timestamp_last"]))
             groups = _groups(block)
             for number in reversed(groups) if newest_first else groups:
-                records = _scan(
+                records = _scanned(
                     sealed.journal, number, block, (asked, first, last, left, newest_first)
                 )
                 left -= len(records)
@@ -406,17 +359,17 @@ def _query(sealed: Sealed, asked: bytes) -> Iterator[bytes]:
                     return
 
 
-def _ahead(journal: Past, blocks: Iterator[np.void]) -> Iterator[np.void]:
+def _ahead(journal: JournalReader, blocks: Iterator[np.void]) -> Iterator[np.void]:
     """The blocks; the disk is asked for those to come already, for more and more of them."""
     waiting: deque[np.void] = deque()
     room = 1
     while True:
         coming = list(itertools.islice(blocks, room - len(waiting)))
         if coming:
-            with journal.snapshot() as (file, snapshot):
-                for block in coming:
-                    extent = block["place_first"], block["group_last"], block["transfers"]
-                    _past.read_ahead(file, snapshot, *map(int, extent))
+            journal.read_ahead(
+                (int(block["place_first"]), int(block["group_last"]), int(block["transfers"]))
+                for block in coming
+            )
         waiting += coming
         if not waiting:
             return
@@ -424,20 +377,23 @@ def _ahead(journal: Past, blocks: Iterator[np.void]) -> Iterator[np.void]:
         room = min(2 * room, BLOCKS_AHEAD_MAX)
 
 
-def _scan(
-    journal: Past, number: int, block: np.void, wanted: tuple[bytes, int, int, int, bool]
+def _scanned(
+    journal: JournalReader, number: int, block: np.void, wanted: tuple[bytes, int, int, int, bool]
 ) -> Records:
-    """The transfers of a group that a query wants: filter, stretch of time, limit, direction. They
-    are read past the journal's own way; some damage, or whatever else, is for it to name."""
-    likely, count = int(block["place_first"]), int(block["transfers"])
-    with journal.snapshot() as (file, snapshot):
-        cluster = journal.cluster.to_bytes(16, "little")
-        found = _past.scan_from(file, snapshot, cluster, number, likely, count, *wanted)
-    if found is not None:
-        return found
+    """The transfers of a group that a query wants: filter, stretch of time, limit, direction.
+
+    They are read directly from the file; a group that cannot be read so is read through the
+    journal, which names what is wrong.
+    """
+    likely = int(block["place_first"]), int(block["transfers"])
+    with journal.open_body(number) as part:
+        if part is not None:
+            records, bad = _scan.scan(part, *wanted, *likely)
+            if bad == _file.INTACT:
+                return records
     [(_, body, checks)] = journal.bodies([number])
-    records, bad = _past.scan(body, checks, number, *wanted)
-    _check_blocks(number, bad)
+    records, bad = _scan.scan(_file.BodyInMemory(body, checks, number), *wanted)
+    check_block(number, bad)
     return records
 
 
@@ -480,7 +436,9 @@ def _find_timestamps(sealed: Sealed, timestamps: Numbers) -> NDArray[np.bool_]:
     return result
 
 
-def _find_in(journal: Past, groups: range, ascending: Numbers, found: NDArray[np.bool_]) -> None:
+def _find_in(
+    journal: JournalReader, groups: range, ascending: Numbers, found: NDArray[np.bool_]
+) -> None:
     """Mark in `found` which timestamps a transfer of these groups carries, by bisection."""
     if len(ascending) == 0 or len(groups) == 0:
         return
@@ -488,8 +446,9 @@ def _find_in(journal: Past, groups: range, ascending: Numbers, found: NDArray[np
     below = len(ascending)
     above = below
     for number, body, checks in journal.bodies(groups[middle:]):
-        marks, first, last, bad = _past.at(body, checks, number, ascending)
-        _check_blocks(number, bad)
+        whole = _file.BodyInMemory(body, checks, number)
+        marks, first, last, bad = _scan.at(whole, ascending)
+        check_block(number, bad)
         if last > 0:  # else no transfer is in this group: the next one that has any will do
             found |= marks
             below = int(np.searchsorted(ascending, np.uint64(first)))

@@ -7,6 +7,8 @@
 #ifndef LEDGER_RUNS_H
 #define LEDGER_RUNS_H
 
+#include <string.h>
+
 #include "record.h"
 
 enum { RUNS_UNIT_BYTES = 16 }; /* runs begin and end at multiples of it */
@@ -41,30 +43,37 @@ typedef struct {
     u16 kind;
 } runs_t;
 
-/* Bytes of a record of the kind; 0 for a kind that is not known. */
-static inline u32 runs_record_bytes(u16 kind) {
-    switch (kind) {
-    case KIND_START: return sizeof(start_t);
-    case KIND_SESSION: return sizeof(session_record_t);
-    case KIND_SESSION_EVICTED: return sizeof(session_evicted_t);
-    case KIND_REQUEST: return sizeof(request_t);
-    case KIND_BATCH: return sizeof(batch_t);
-    case KIND_ACCOUNT: return sizeof(account_t);
-    case KIND_TRANSFER: return sizeof(transfer_t);
-    case KIND_RESOLUTION: return sizeof(resolution_t);
-    case KIND_BURNED_ID: return sizeof(burned_id_t);
-    case KIND_OUTCOME: return sizeof(outcome_t);
-    default: return 0;
-    }
+/* What is wrong with the header of a run, or RUN_GOOD. */
+enum {
+    RUN_GOOD,
+    RUN_CUT_OFF,
+    RUN_KIND_UNKNOWN,
+    RUN_VERSION_UNKNOWN,
+    RUN_LENGTH_WRONG,
+    RUN_RESERVED_SET,
+};
+
+/* Judge the header of a run, behind which `bytes_left` bytes of the body lie. */
+static inline int run_fault(const run_t *run, u64 bytes_left) {
+    const u64 record_bytes = record_bytes_of_kind(run->kind);
+    const u64 units = (run->count * record_bytes + RUNS_UNIT_BYTES - 1) / RUNS_UNIT_BYTES;
+    if (record_bytes == 0) return RUN_KIND_UNKNOWN;
+    if (run->version != JOURNAL_KIND_VERSION) return RUN_VERSION_UNKNOWN;
+    if (run->count == 0 || run->bytes != units * RUNS_UNIT_BYTES || run->bytes > bytes_left)
+        return RUN_LENGTH_WRONG;
+    return run->reserved ? RUN_RESERVED_SET : RUN_GOOD;
+}
+
+/* Copy the header of the run at `at`, wherever it lies in memory, and judge it. */
+static inline int run_read(const u8 *body, u64 at, u64 end, run_t *run) {
+    if (end - at < sizeof *run) return RUN_CUT_OFF;
+    memcpy(run, body + at, sizeof *run);
+    return run_fault(run, end - at - sizeof *run);
 }
 
 /* Whether what lies at `at` is a run that ends before `end`, a multiple of 16 bytes away. */
 static inline int runs_good(const u8 *body, u64 at, u64 end) {
-    const run_t *run = (const run_t *)(body + at);
-    u64 record_bytes = run->version == JOURNAL_KIND_VERSION ? runs_record_bytes(run->kind) : 0;
-    u64 units = (run->count * record_bytes + RUNS_UNIT_BYTES - 1) / RUNS_UNIT_BYTES;
-    return record_bytes && run->count && run->bytes == units * RUNS_UNIT_BYTES &&
-           !run->reserved && run->bytes <= end - at - sizeof(run_t);
+    return run_fault((const run_t *)(body + at), end - at - sizeof(run_t)) == RUN_GOOD;
 }
 
 static inline runs_t runs_from(const u8 *body, u64 at, u64 end, u64 position) {
@@ -80,7 +89,7 @@ static inline int runs_next(runs_t *runs) {
     runs->record = (const u8 *)(run + 1);
     runs->kind = run->kind;
     runs->left = run->count;
-    runs->record_bytes = runs_record_bytes(run->kind);
+    runs->record_bytes = record_bytes_of_kind(run->kind);
     runs->at += sizeof *run + run->bytes;
     return 1;
 }

@@ -9,30 +9,18 @@ and knows neither what records mean nor how often it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
-
 from ledger.errors import DataRefused
 from ledger.group import HEADER_BYTES, Header, check_digest, digest_group, read_group
+from ledger.journal_ports import JournalReader
 
 GROUP_BYTES_MIN = 4096  # what a small group counts as, so that a step is short
 TOLD_MAX = 1000
 
 
-class Groups(Protocol):
-    """What is needed of a journal."""
-
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    def values(self, numbers: Iterable[int]) -> Iterator[tuple[int, memoryview]]: ...
-
-
 class Scrub:
     """One pass after another over a journal that may be appended to meanwhile."""
 
-    def __init__(self, journal: Groups) -> None:
+    def __init__(self, journal: JournalReader) -> None:
         self._journal = journal
         self._told: set[str] = set()
         self._begin()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ledger import _columns, _core, config
 from ledger.errors import ColumnDamaged, DataRefused, LedgerError
+from ledger.journal_ports import Ends
 from ledger.resolve import Wanted
 
 if TYPE_CHECKING:
@@ -58,12 +59,6 @@ class Past(Protocol):
     def resolve(self, wanted: Any) -> Any: ...
     def checkpoint_writer(self, group: int, position: int, digest: bytes) -> Writer: ...
     def damaged(self, error: ColumnDamaged) -> None: ...
-
-
-class Ends(Protocol):
-    """Where groups end: the journal."""
-
-    def end_of(self, number: int) -> tuple[int, bytes]: ...
 
 
 class WindowsDiffer(LedgerError):

@@ -14,10 +14,10 @@ import numpy as np
 
 from chaos.generate import Generator
 from ledger import schema
-from ledger.history import History
 from ledger.journal import Journal
 from ledger.resolve import Resolved, Wanted
 from ledger.schema import Operation
+from ledger.segments import History
 from tests import books
 from tests.past_oracle import FIELDS, PastOracle
 

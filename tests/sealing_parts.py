@@ -17,10 +17,10 @@ import numpy as np
 from chaos.model import AccountFilter
 from ledger import config, recovery, schema
 from ledger.engine import Engine
-from ledger.history import History
 from ledger.journal import Journal
 from ledger.schema import Operation
 from ledger.sealing import Sealer
+from ledger.segments import History
 from tests import books
 from tests.core_book import NOW, pay
 from tests.engine_parts import Asker, Bench, Clock, Runner, requests

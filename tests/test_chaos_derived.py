@@ -23,9 +23,9 @@ from chaos.altered import altered, configured
 from ledger import _columns, config, verify
 from ledger.config import Exit
 from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
-from ledger.history import History
 from ledger.journal import Journal
 from ledger.schema import AccountFlags, TransferFlags, TransferStatus
+from ledger.segments import History
 from tests.book_calls import account, pay
 
 PAGE_BYTES = _columns.PAGE_BYTES

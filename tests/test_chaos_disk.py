@@ -349,7 +349,7 @@ def test_reads_are_not_among_all_calls(tmp_path: Path) -> None:
 LEFTOVERS = """if True:
     import sys
     from pathlib import Path
-    from ledger.history import History
+    from ledger.segments import History
     from ledger.journal import Journal
     book = Path(sys.argv[1])
     with Journal.open(book) as journal:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ledger import _columns, history
+from ledger import _columns, segments
 from ledger._columns import ColumnFile
 from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
-from ledger.history import History
 from ledger.journal import Journal
+from ledger.segments import History
 from tests import books
 from tests.core_driver import new_core
 from tests.past_books import Sealed, busy
@@ -26,7 +26,7 @@ from tests.past_oracle import PastOracle, hash64, key_of
 @pytest.fixture(autouse=True)
 def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges that a book of few windows already needs."""
-    monkeypatch.setattr(history, "MERGED_AT_ONCE", 4)
+    monkeypatch.setattr(segments, "MERGED_AT_ONCE", 4)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_written_window_is_seen_when_it_is_added(book: Sealed) -> None:
 
 
 def test_all_hashes_of_all_ids(book: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "CHUNK_BYTES", 16 * 50)
+    monkeypatch.setattr(segments, "CHUNK_BYTES", 16 * 50)
     sealed = book.seal(4, 6)
     assert book.merge() == 1
     book.seal(1, 6)
@@ -169,7 +169,7 @@ def test_merges_that_come_late_make_the_same(
     late, prompt = Sealed.of(tmp_path / "late", groups), Sealed.of(tmp_path / "prompt", groups)
     late.seal(11, 2)
     digest = late.history.digest()
-    monkeypatch.setattr(history, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(segments, "CHUNK_BYTES", 64)
     assert late.history.digest() == digest, "however much is read at once"
     assert [file.windows for file in late.history.segments] == [1] * 11
     before = everything(late)
@@ -195,7 +195,7 @@ def test_the_digest_is_of_every_record(tmp_path: Path) -> None:
         columns[column].reshape(len(columns[column]), -1)[-1, -1] ^= 4
         book.history.seal(columns, 1, 5, *book.journal.end_of(5))
         digests.add(book.history.digest())
-        history.drop(book.directory)
+        segments.drop(book.directory)
         book = book.again()
     book.seal(1, 5)
     digests.add(book.history.digest())
@@ -402,7 +402,7 @@ def test_what_cannot_be_removed_or_read(book: Sealed, monkeypatch: pytest.Monkey
         with pytest.raises(raised):
             reopened(book)
         with pytest.raises(raised):
-            history.drop(book.directory)
+            segments.drop(book.directory)
 
 
 # ---- damage found later -------------------------------------------------------------------------
@@ -536,7 +536,7 @@ def test_all_of_it_can_be_dropped(book: Sealed) -> None:
     (book.state / f"{segment(7, 9)}.damaged").touch()
     (book.state / "note.txt").touch()
     book.close()
-    history.drop(book.directory)
+    segments.drop(book.directory)
     assert book.names() == ["note.txt"]
     assert reopened(book).group == 0
     assert PastOracle(book.groups).transfers

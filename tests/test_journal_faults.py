@@ -19,9 +19,10 @@ import pytest
 
 from chaos import shim
 from ledger.config import Exit
+from ledger.creation import CREATING
 from ledger.errors import LedgerError, LedgerStopped
 from ledger.group import Group
-from ledger.journal import CREATING, Journal
+from ledger.journal import Journal
 
 FIRST = Group(b"s" * 48, 1, 1, 1, 0, 100)
 BODIES = [b"b" * 64, b"c" * 9_600, b"d" * 160_000]  # in a leaf, over pages, over many

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import _past
+from ledger import _file
 from tests.properties import bounded
 
 PAGE_BYTES = 4096
@@ -35,7 +35,7 @@ def reading(directory: Path) -> Iterator[int]:
 
 
 def value(descriptor: int, snapshot: int, key: bytes) -> bytes | None:
-    found = _past.Pages(descriptor, snapshot).find(key)
+    found = _file.Pages(descriptor, snapshot).find(key)
     return None if found is None else os.pread(descriptor, found[1], found[0])
 
 
@@ -103,7 +103,7 @@ def test_a_tree_of_three_levels(deep: Path) -> None:
 def test_a_tree_without_a_key(tmp_path: Path) -> None:
     written(tmp_path, {})
     with opened(tmp_path) as env, env.begin() as transaction, reading(tmp_path) as file:
-        assert _past.Pages(file, transaction.id()).find(number(1)) is None
+        assert _file.Pages(file, transaction.id()).find(number(1)) is None
 
 
 def test_only_the_snapshot_that_is_asked_for(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_only_the_snapshot_that_is_asked_for(tmp_path: Path) -> None:
         assert value(file, last - 1, number(2)) == content(2, 2)
         assert value(file, last - 1, number(3)) is None
         for other in (last - 2, last + 1, last + 2, 0, 2**64 - 1):
-            assert _past.Pages(file, other).find(number(1)) is None
+            assert _file.Pages(file, other).find(number(1)) is None
 
 
 def test_beside_a_writer(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def kind_of(whole: bytes, page: int) -> int:
 def answers(path: Path, snapshot: int, keys: list[bytes]) -> dict[bytes, tuple[int, int] | None]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return {key: _past.Pages(descriptor, snapshot).find(key) for key in keys}
+        return {key: _file.Pages(descriptor, snapshot).find(key) for key in keys}
     finally:
         os.close(descriptor)
 
@@ -300,7 +300,7 @@ def test_what_is_no_file_to_read(small: tuple[bytes, int, dict[bytes, bytes]]) -
     descriptor, other = os.pipe()
     os.close(other)
     with pytest.raises(OSError, match="Illegal seek"):
-        _past.Pages(descriptor, small[1]).find(number(1))
+        _file.Pages(descriptor, small[1]).find(number(1))
     os.close(descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        _past.Pages(descriptor, small[1]).find(number(1))
+        _file.Pages(descriptor, small[1]).find(number(1))

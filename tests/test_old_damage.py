@@ -15,7 +15,7 @@ from raw import Peer, Session, accounts, ids, opened, posted, transfers
 import ledger
 from chaos.altered import altered
 from chaos.process import Server
-from ledger import _past, config, recovery
+from ledger import _file, config, recovery
 from ledger.checkpoint import Checkpoint
 from ledger.errors import DataRefused
 from ledger.group import HEADER_BYTES
@@ -38,8 +38,8 @@ def damage(directory: Path, group: int, part: str) -> None:
 
 def damage_of(journal: Journal, group: int, part: str) -> None:
     """Flip a bit of a group where it lies in the file."""
-    with journal.snapshot() as (file, number):
-        found = _past.Pages(file, number).find(key_of(group))
+    with journal._snapshot() as (file, number):
+        found = _file.Pages(file, number).find(key_of(group))
     assert found is not None
     flip(journal.directory / "journal" / "data.mdb", found[0] + PARTS[part])
 

@@ -1,4 +1,4 @@
-"""Tests of the past's kernel: records by place and time, each block checked before it is read."""
+"""Tests of the kernels that read bodies: records by address and time, each block checked first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import _check, _past, schema
+from ledger import _check, _file, _scan, schema
 from tests import books
 from tests.past_oracle import FIELDS, PastOracle, chosen, field_hash, key_of
 from tests.properties import bounded
@@ -39,22 +39,24 @@ class Held:
         copy.__dict__ = self.__dict__ | {"body": bytearray(self.body)}
         return copy
 
+    @property
+    def whole(self) -> _file.BodyInMemory:
+        return _file.BodyInMemory(self.body, self.checks, self.number)
+
     def take(self, places: list[int]) -> tuple[int, list[bytes]]:
         out = np.full((len(places), 128), 7, np.uint8)
-        bad = _past.take(self.body, self.checks, self.number, np.array(places, np.uint64), out)
+        bad = self.whole.take(np.array(places, np.uint64), out)
         return bad, [row.tobytes() for row in out]
 
     def scan(
         self, wanted: dict[str, int], first: int, last: int, limit: int, reversed: bool
     ) -> tuple[list[bytes], int]:
-        found, bad = _past.scan(
-            self.body, self.checks, self.number, query(wanted), first, last, limit, reversed
-        )
+        found, bad = _scan.scan(self.whole, query(wanted), first, last, limit, reversed)
         return [row.tobytes() for row in found], bad
 
     def at(self, timestamps: list[int]) -> tuple[list[bool], int, int, int]:
         wanted = np.array(timestamps, np.uint64)
-        found, first, last, bad = _past.at(self.body, self.checks, self.number, wanted)
+        found, first, last, bad = _scan.at(self.whole, wanted)
         return found.tolist(), first, last, bad
 
 
@@ -91,9 +93,9 @@ def test_every_record_is_taken_from_its_place():
     for one in groups():
         places = list(one.records)
         random.Random(1).shuffle(places)
-        assert one.take(places) == (_past.INTACT, [one.records[place] for place in places])
-        assert one.take(places[:1] * 3) == (_past.INTACT, [one.records[places[0]]] * 3)
-        assert one.take([]) == (_past.INTACT, [])
+        assert one.take(places) == (_file.INTACT, [one.records[place] for place in places])
+        assert one.take(places[:1] * 3) == (_file.INTACT, [one.records[places[0]]] * 3)
+        assert one.take([]) == (_file.INTACT, [])
 
 
 def test_a_body_may_lie_at_any_address(held: Held):
@@ -103,7 +105,7 @@ def test_a_body_may_lie_at_any_address(held: Held):
         moved = memoryview(bytes(shift) + held.body)[shift:]
         out = np.zeros((1, 128), np.uint8)
         wanted = np.array([place], np.uint64)
-        assert _past.take(moved, held.checks, held.number, wanted, out) == _past.INTACT
+        assert _file.BodyInMemory(moved, held.checks, held.number).take(wanted, out) == _file.INTACT
         assert out.tobytes() == held.transfers[7].record
 
 
@@ -117,7 +119,7 @@ def test_a_damaged_block_is_named_when_something_is_read_from_it_and_only_then(s
     one.body[at] ^= 1 << rng.randrange(8)
     bad, records = one.take(places)
     touched = any(at // BLOCK_BYTES in blocks_of(place) for place in places)
-    assert bad == (at // BLOCK_BYTES if touched else _past.INTACT)
+    assert bad == (at // BLOCK_BYTES if touched else _file.INTACT)
     if not touched:
         assert records == [one.records[place] for place in places]
 
@@ -128,7 +130,7 @@ def test_a_record_over_two_blocks_needs_both(held: Held):
         held.body[block * BLOCK_BYTES] ^= 1
         assert held.take([place])[0] == block
         held.body[block * BLOCK_BYTES] ^= 1
-    assert held.take([place]) == (_past.INTACT, [held.records[place]])
+    assert held.take([place]) == (_file.INTACT, [held.records[place]])
 
 
 def test_a_place_where_no_such_record_is(held: Held):
@@ -143,10 +145,10 @@ def test_a_place_where_no_such_record_is(held: Held):
         held.number << 20 | 0x1FFFF << 3,
         2**64 - 1,
     ):
-        assert held.take([good, wrong])[0] == _past.NO_RECORD, hex(wrong)
+        assert held.take([good, wrong])[0] == _file.NO_RECORD, hex(wrong)
     [burned, *_] = [place for place in held.records if place & 7 == 1]
-    assert held.take([burned ^ 1])[0] == _past.NO_RECORD
-    assert held.take([good | 1])[0] == _past.NO_RECORD
+    assert held.take([burned ^ 1])[0] == _file.NO_RECORD
+    assert held.take([good | 1])[0] == _file.NO_RECORD
 
 
 def test_a_record_that_the_body_cuts_off(held: Held):
@@ -155,7 +157,7 @@ def test_a_record_that_the_body_cuts_off(held: Held):
     for cut in (16, 112, 128):
         held.body = held.body[: end - cut]
         held.checks = _check.blocks(held.body, held.number)
-        assert held.take([place])[0] == _past.NO_RECORD
+        assert held.take([place])[0] == _file.NO_RECORD
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_what_does_not_look_like_a_transfer_is_none(held: Held, field: str, valu
     record[field] = value
     del record
     held.checks = _check.blocks(held.body, held.number)
-    assert held.take([place])[0] == _past.NO_RECORD
+    assert held.take([place])[0] == _file.NO_RECORD
 
 
 # ---- by time ------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def test_a_scan_finds_what_a_look_at_everything_finds(seed: int):
         if first <= t.fields["timestamp"] <= last and chosen(wanted, t.fields)
     ]
     expected = (expected[::-1] if newest_first else expected)[:limit]
-    assert one.scan(wanted, first, last, limit, newest_first) == (expected, _past.INTACT)
+    assert one.scan(wanted, first, last, limit, newest_first) == (expected, _file.INTACT)
 
 
 def test_a_scan_stops_at_a_damaged_block_and_names_it(held: Held):
@@ -219,7 +221,7 @@ def test_a_scan_stops_at_a_damaged_block_and_names_it(held: Held):
     before = [t for t in held.transfers if max(blocks_of(t.place)) < block]
     times = [t.fields["timestamp"] for t in before]
     records = [t.record for t in before[:5]]
-    assert held.scan(ANY, times[0], times[4], 8189, False) == (records, _past.INTACT)
+    assert held.scan(ANY, times[0], times[4], 8189, False) == (records, _file.INTACT)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,8 @@ def test_a_run_that_cannot_be_is_no_record(held: Held, field: str, value: int):
     run[field] = value
     del run
     held.checks = _check.blocks(held.body, held.number)
-    assert held.scan(ANY, 0, TIMESTAMP_MAX, 8189, False)[1] == _past.NO_RECORD
-    assert held.at([1])[3] == _past.NO_RECORD
+    assert held.scan(ANY, 0, TIMESTAMP_MAX, 8189, False)[1] == _file.NO_RECORD
+    assert held.at([1])[3] == _file.NO_RECORD
 
 
 def test_timestamps_of_a_group():
@@ -246,16 +248,16 @@ def test_timestamps_of_a_group():
         there = set(times)
         found, first, last, bad = one.at(asked)
         assert found == [timestamp in there for timestamp in asked]
-        assert (first, last, bad) == (times[0], times[-1], _past.INTACT)
-        assert one.at(times) == ([True] * len(times), times[0], times[-1], _past.INTACT)
-        assert one.at([]) == ([], 0, 0, _past.INTACT)
+        assert (first, last, bad) == (times[0], times[-1], _file.INTACT)
+        assert one.at(times) == ([True] * len(times), times[0], times[-1], _file.INTACT)
+        assert one.at([]) == ([], 0, 0, _file.INTACT)
 
 
 def test_a_group_without_transfers():
     [(fields, body)] = books.Writer().groups()
     one = Held(fields["group"], body, PastOracle([]))
-    assert one.at([1, 2]) == ([False, False], 0, 0, _past.INTACT)
-    assert one.scan(ANY, 0, TIMESTAMP_MAX, 10, False) == ([], _past.INTACT)
+    assert one.at([1, 2]) == ([False, False], 0, 0, _file.INTACT)
+    assert one.scan(ANY, 0, TIMESTAMP_MAX, 10, False) == ([], _file.INTACT)
 
 
 # ---- of an account ------------------------------------------------------------------------------
@@ -279,7 +281,7 @@ def test_an_account_filter_selects_by_side_field_and_time(seed: int):
     )
     asked = schema.pack_account_filters([schema.AccountFilter(account_id=account, **wanted)])
     records = np.frombuffer(b"".join(t.record for t in touching), np.uint8).reshape(-1, 128)
-    marks, stray = _past.select(asked.tobytes(), records)
+    marks, stray = _scan.select(asked.tobytes(), records)
     sides = [(t.fields["debit_account_id"] == account) ^ 1 for t in touching]
     assert stray == -1
     assert marks.tolist() == [
@@ -288,28 +290,28 @@ def test_an_account_filter_selects_by_side_field_and_time(seed: int):
     ]
     other = next(t for t, both in zip(one.transfers, ends, strict=True) if account not in both)
     strange = np.frombuffer(other.record, np.uint8).reshape(1, 128)
-    assert _past.select(asked.tobytes(), np.concatenate([records, strange]))[1] == len(touching)
+    assert _scan.select(asked.tobytes(), np.concatenate([records, strange]))[1] == len(touching)
 
 
 def test_filters_that_make_no_sense():
-    assert _past.query_filter_is_valid(query(ANY))
+    assert _scan.query_filter_is_valid(query(ANY))
     wanted = {"account_id": 5, "flags": 3, "limit": 1}
     for changes, valid in (({}, True), ({"account_id": 0}, False), ({"flags": 4}, False)):
         one = schema.AccountFilter(**wanted | changes)
-        assert _past.account_filter_is_valid(schema.pack_account_filters([one]).tobytes()) is valid
+        assert _scan.account_filter_is_valid(schema.pack_account_filters([one]).tobytes()) is valid
     for wrong in ({"limit": 0}, {"flags": 2}, {"timestamp_min": 3, "timestamp_max": 2}):
-        assert not _past.query_filter_is_valid(query(ANY | wrong))
+        assert not _scan.query_filter_is_valid(query(ANY | wrong))
 
 
 def test_a_query_asks_a_block_for_each_field_it_names():
     key = bytes(range(16))
-    assert _past.field_hashes(query(ANY), key).tolist() == []
+    assert _scan.field_hashes(query(ANY), key).tolist() == []
     values = {"user_data_128": 2**127 + 3, "user_data_64": 2**63 + 5, "user_data_32": 7}
     values |= {"code": 7, "ledger": 7}
     hashes = [field_hash(key_of(key), name, value) for name, value in values.items()]
-    assert _past.field_hashes(query(ANY | values), key).tolist() == hashes
+    assert _scan.field_hashes(query(ANY | values), key).tolist() == hashes
     assert len(set(hashes)) == 5, "the field is part of it"
-    assert _past.field_hashes(query(ANY | {"ledger": 7}), key).tolist() == hashes[4:]
+    assert _scan.field_hashes(query(ANY | {"ledger": 7}), key).tolist() == hashes[4:]
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -319,20 +321,20 @@ def test_what_has_the_wrong_size_is_refused(held: Held):
     places = np.zeros(2, np.uint64)
     out = np.zeros((2, 128), np.uint8)
     with pytest.raises(ValueError, match="bytes of checks for a body of"):
-        _past.take(held.body, held.checks[8:], held.number, places, out)
-    with pytest.raises(ValueError, match="no place reaches its end"):
-        _past.take(bytes(1 << 21), bytes(4096), held.number, places, out)
+        _file.BodyInMemory(held.body, held.checks[8:], held.number)
+    with pytest.raises(ValueError, match="no address reaches its end"):
+        _file.BodyInMemory(bytes(1 << 21), bytes(4096), held.number)
     for wrong in (out[:1], np.zeros((2, 64), np.uint8)):
         with pytest.raises(ValueError, match="for 2 records"):
-            _past.take(held.body, held.checks, held.number, places, wrong)
+            held.whole.take(places, wrong)
     with pytest.raises(ValueError, match="a filter of 3 bytes"):
-        _past.scan(held.body, held.checks, held.number, bytes(3), 0, 1, 1, False)
+        _scan.scan(held.whole, bytes(3), 0, 1, 1, False)
     with pytest.raises(ValueError, match="a filter of 3 bytes"):
-        _past.select(bytes(3), out)
+        _scan.select(bytes(3), out)
     with pytest.raises(ValueError, match="records of 64 bytes"):
-        _past.select(bytes(128), np.zeros((2, 64), np.uint8))
-    for asked in (_past.query_filter_is_valid, _past.account_filter_is_valid):
+        _scan.select(bytes(128), np.zeros((2, 64), np.uint8))
+    for asked in (_scan.query_filter_is_valid, _scan.account_filter_is_valid):
         with pytest.raises(ValueError, match="a filter of 0 bytes"):
             asked(b"")
     with pytest.raises(ValueError, match="a key of 15 bytes"):
-        _past.field_hashes(query(ANY), bytes(15))
+        _scan.field_hashes(query(ANY), bytes(15))

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import _check, _past, journal, resolve, schema
+from ledger import _check, _file, journal, reading, resolve, schema
 from ledger.errors import LedgerStopped
 from ledger.group import Group
 from ledger.journal import Journal
@@ -102,22 +102,19 @@ def records_of(places: list[int], counts: list[int]) -> list[bytes]:
 def taken(book: Journal, places: list[int]) -> tuple[list[bytes], list[int]]:
     """The records at these places, and the groups that are left to the library."""
     out = np.full((len(places), 128), 7, np.uint8)
-    left = resolve._take(book, np.array(sorted(places), np.uint64), out)
+    left = book._take(np.array(sorted(places), np.uint64), out)
     return [row.tobytes() for row in out], left
 
 
-class Slow:
+class Slow(Journal):
     """A journal from whose file nothing can be taken: the library gives all of it."""
 
     def __init__(self, book: Journal) -> None:
-        self._book = book
+        self.__dict__.update(book.__dict__)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._book, name)
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[tuple[int, int]]:
-        yield -1, 0
+    def _take(self, ascending: np.ndarray, out: np.ndarray) -> list[int]:
+        self._check_usable()
+        return np.unique(ascending >> np.uint64(20)).tolist()
 
 
 def outcome(book: Any, places: list[int]) -> tuple[str, str] | list[bytes]:
@@ -180,7 +177,7 @@ def test_books_of_any_groups(
     directory = tmp_path_factory.mktemp("any") / "book"
     places = create(directory, counts)
     with pytest.MonkeyPatch.context() as patch, Journal.open(directory) as book:
-        patch.setattr(resolve, "GROUPS_AT_ONCE_MAX", at_once)
+        patch.setattr(reading, "GROUPS_AT_ONCE_MAX", at_once)
         assert taken(book, places) == (records_of(places, counts), [])
 
 
@@ -188,7 +185,7 @@ def test_what_memory_does_not_hold_comes_from_the_disk(
     book: Journal, all_places: list[int]
 ) -> None:
     places = random.Random(1).sample(all_places, 200)
-    with book.snapshot() as (descriptor, _):
+    with book._snapshot() as (descriptor, _):
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     assert taken(book, places) == (records_of(sorted(places), COUNTS), [])
@@ -363,8 +360,8 @@ def test_a_page_that_is_not_the_value_s(damaged: tuple[Path, list[int]]) -> None
     directory, all_places = damaged
     places = [place for place in all_places if place >> 20 == 10]
     with Journal.open(directory) as book:
-        with book.snapshot() as (descriptor, number):
-            found = _past.Pages(descriptor, number).find((10).to_bytes(8, "big"))
+        with book._snapshot() as (descriptor, number):
+            found = _file.Pages(descriptor, number).find((10).to_bytes(8, "big"))
             assert found is not None
         with (directory / "journal" / "data.mdb").open("r+b") as file:
             file.seek(found[0] - 16)
@@ -435,7 +432,7 @@ def test_a_file_that_cannot_be_read_is_told(
     book: Journal, all_places: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = os.open(book.directory, os.O_RDONLY | os.O_DIRECTORY)
-    monkeypatch.setattr(resolve, "GROUPS_AT_ONCE_MAX", 7)
+    monkeypatch.setattr(reading, "GROUPS_AT_ONCE_MAX", 7)
     with monkeypatch.context() as patch:
         patch.setattr(book, "_file", folder)
         assert taken(book, all_places)[1] == list(range(1, 61))
@@ -455,7 +452,7 @@ def seen_by_readers(book: Journal) -> list[str]:
 
 def test_a_snapshot_is_kept_while_it_is_open(damaged: tuple[Path, list[int]]) -> None:
     with Journal.open(damaged[0]) as book:
-        with book.snapshot() as (_, number):
+        with book._snapshot() as (_, number):
             assert seen_by_readers(book) == [str(number)]
         assert seen_by_readers(book) == []
 
@@ -507,15 +504,15 @@ def test_no_lock_is_on_the_file(book: Journal) -> None:
 
 def test_arrays_that_do_not_fit(book: Journal) -> None:
     places = np.array([1 << 20 | 1 << 3], np.uint64)
-    with book.snapshot() as (file, number):
+    with book._snapshot() as (file, number):
         for rows in ((0, 128), (2, 128), (1, 64)):
             with pytest.raises(ValueError, match="bytes for 1 records"):
-                _past.take_from(file, number, bytes(16), places, np.zeros(rows, np.uint8), 1)
+                _file.take_from(file, number, bytes(16), places, np.zeros(rows, np.uint8), 1)
         out = np.zeros((1, 128), np.uint8)
         for cluster, at, groups in (
             (bytes(16), places[:0], 1),
             (b"", places, 1),
             (bytes(16), places, 0),
         ):
-            with pytest.raises(ValueError, match="places"):
-                _past.take_from(file, number, cluster, at, out[: len(at)], groups)
+            with pytest.raises(ValueError, match="addresses"):
+                _file.take_from(file, number, cluster, at, out[: len(at)], groups)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import _columns, history, schema
+from ledger import _columns, schema, segments
 from ledger import resolve as resolve_module
 from ledger.errors import ColumnDamaged, DataRefused
 from ledger.resolve import ABSENT, BURNED, STORED, Resolved, Wanted, resolve
@@ -34,7 +34,7 @@ TIMESTAMP_MAX = 2**63 - 1
 @pytest.fixture(autouse=True)
 def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges that a book of few windows already needs."""
-    monkeypatch.setattr(history, "MERGED_AT_ONCE", 4)
+    monkeypatch.setattr(segments, "MERGED_AT_ONCE", 4)
 
 
 

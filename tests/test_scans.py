@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import _past, resolve, schema
+from ledger import _file, _scan, resolve, schema
 from ledger.errors import DataRefused
 from ledger.journal import Journal
 from tests.properties import bounded
-from tests.test_places import BLOCK_BYTES, CLUSTER, HEADER_BYTES, SIZES, changed, create, made
+from tests.test_places import BLOCK_BYTES, HEADER_BYTES, SIZES, changed, create, made
 
 ANY = schema.pack_query_filters([schema.QueryFilter()]).tobytes()
 TIMESTAMP_MAX = 2**63 - 1
@@ -41,10 +41,11 @@ def book(directory: Path) -> Iterator[Journal]:
 def scanned(
     book: Journal, number: int, likely: tuple[int, int], wanted: Wanted
 ) -> list[bytes] | None:
-    cluster = CLUSTER.to_bytes(16, "little")
-    with book.snapshot() as (file, snapshot):
-        found = _past.scan_from(file, snapshot, cluster, number, *likely, *wanted)
-    return None if found is None else [row.tobytes() for row in found]
+    with book.open_body(number) as body:
+        if body is None:
+            return None
+        found, bad = _scan.scan(body, *wanted, *likely)
+    return [row.tobytes() for row in found] if bad == _file.INTACT else None
 
 
 def transfers_of(number: int) -> np.ndarray:
@@ -85,9 +86,9 @@ def test_the_same_as_of_all_of_the_group(directory: Path, rng: random.Random) ->
     with Journal.open(directory, readonly=True) as book:
         assert scanned(book, number, likely, wanted) == expected(number, wanted, code)
         [(_, body, checks)] = book.bodies([number])
-        whole, bad = _past.scan(body, checks, number, *wanted)
+        whole, bad = _scan.scan(_file.BodyInMemory(body, checks, number), *wanted)
         assert [row.tobytes() for row in whole] == expected(number, wanted, code)
-        assert bad == _past.INTACT
+        assert bad == _file.INTACT
 
 
 def test_little_is_read_of_a_long_group(book: Journal) -> None:
@@ -110,13 +111,12 @@ def test_what_is_asked_of_the_disk_ahead_is_there_without_it(book: Journal) -> N
     """The transfers of some groups, from the middle of one on."""
     number = SIZES.index(500) + 1
     [place] = made(number, 500)[1][250:251]
-    with book.snapshot() as (file, snapshot):
-        os.fsync(file)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        _past.read_ahead(file, snapshot, place, number + 1, 4096)
-        _past.read_ahead(file, snapshot, place, 1 << 40, 2**40)
-        _past.read_ahead(file, snapshot, 1 << 60, 1 << 61, 1)
-        _past.read_ahead(-1, 0, place, number, 1)
+    os.fsync(book._file)
+    os.posix_fadvise(book._file, 0, 0, os.POSIX_FADV_DONTNEED)
+    book.read_ahead(
+        [(place, number + 1, 4096), (place, 1 << 40, 2**40), (1 << 60, 1 << 61, 1)]
+    )
+    _file.read_ahead(-1, 0, place, number, 1)
     wanted = ANY, 0, TIMESTAMP_MAX, 8189, False
     assert scanned(book, number, (place, 250), wanted) == expected(number, wanted, 0)
 
@@ -146,7 +146,7 @@ def test_damage_where_it_is_read_is_left_to_the_journal_to_name(tmp_path: Path) 
         wanted = ANY, *stretch, 8189, False
         assert scanned(book, number, (places[1990], 20), wanted) is None
         with pytest.raises(DataRefused, match=f"group {number}: block {block} check failed"):
-            resolve._scan(book, number, head, wanted)
+            resolve._scanned(book, number, head, wanted)
         before = ANY, int(rows["timestamp"][100]), int(rows["timestamp"][109]), 8189, False
         assert scanned(book, number, (places[100], 10), before) == expected(number, before, 0)
     with changed(directory, number) as value:
@@ -155,4 +155,4 @@ def test_damage_where_it_is_read_is_left_to_the_journal_to_name(tmp_path: Path) 
     with Journal.open(directory, readonly=True) as book:
         assert scanned(book, number, (places[100], 10), before) is None
         with pytest.raises(DataRefused, match=f"group {number}.*header check failed"):
-            resolve._scan(book, number, head, before)
+            resolve._scanned(book, number, head, before)

@@ -17,7 +17,7 @@ import ledger
 from chaos.altered import altered
 from chaos.model import NS_PER_S
 from chaos.process import Server
-from ledger import config, history, recovery, schema
+from ledger import config, recovery, schema, segments
 from ledger.errors import ColumnDamaged, DataRefused, LedgerStopped
 from ledger.schema import Operation
 from ledger.sealing import decode_numbers, encode_numbers
@@ -125,7 +125,7 @@ def test_more_than_memory_takes_goes_on_window_after_window(
 def test_what_finds_no_space_is_tried_again(
     bench: Sealing, lane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MERGED_AT_ONCE", 2)
+    monkeypatch.setattr(segments, "MERGED_AT_ONCE", 2)
     bench.window(100)
     bench.history.fail[lane] = errno.ENOSPC
     bench.rest()
@@ -181,7 +181,7 @@ def test_another_error_of_the_disk_stops_the_engine(
 def test_a_window_sealed_during_a_merge_is_looked_at_afterwards(
     bench: Sealing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MERGED_AT_ONCE", 2)
+    monkeypatch.setattr(segments, "MERGED_AT_ONCE", 2)
     bench.window(100)
     bench.runner.finish("seal")
     bench.window(200)
@@ -383,7 +383,7 @@ def test_a_window_dropped_before_a_herd_is_answered_loses_nobody(bench: Sealing)
 def test_a_damaged_column_file_stops_the_engine_and_a_start_makes_it_again(
     bench: Sealing, finder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "MERGED_AT_ONCE", 2 if finder == "merge" else 8)
+    monkeypatch.setattr(segments, "MERGED_AT_ONCE", 2 if finder == "merge" else 8)
     bench.windows(100)
     digest = bench.history.digest()
     [name] = made(bench.directory)

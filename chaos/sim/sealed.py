@@ -18,9 +18,9 @@ from typing import Any
 from chaos import derived
 from chaos.scenario import COLD_LANES
 from chaos.sim.world import World
-from ledger import _columns, history, recovery
+from ledger import _columns, new_file, recovery, segments
 from ledger._columns import ColumnFile
-from ledger.history import History
+from ledger.segments import History
 
 STAGES = ("before", "within", "after")  # of a file that fails to be made
 ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
@@ -137,9 +137,9 @@ class Sealed:
 @contextmanager
 def told_by(sealed: Sealed) -> Iterator[None]:
     """Column files are made as `sealed` has it."""
-    real = history._NewFile
+    real = new_file.NewFile
 
-    class NewFile(history._NewFile):
+    class NewFile(new_file.NewFile):
         def __init__(self, folder: Path, **header: Any) -> None:
             sealed.reach("before")
             super().__init__(folder, **header)
@@ -160,10 +160,10 @@ def told_by(sealed: Sealed) -> Iterator[None]:
             super().__init__(directory, journal)
             sealed.opened(self)
 
-    setattr(history, "_NewFile", NewFile)  # noqa: B010
+    setattr(segments, "NewFile", NewFile)  # noqa: B010
     setattr(recovery, "History", Seen)  # noqa: B010
     try:
         yield
     finally:
-        setattr(history, "_NewFile", real)  # noqa: B010
+        setattr(segments, "NewFile", real)  # noqa: B010
         setattr(recovery, "History", History)  # noqa: B010

@@ -29,8 +29,9 @@ from ledger.doors import binary
 from ledger.engine import Answers, Engine
 from ledger.errors import ColumnDamaged, LedgerError, LedgerStopped
 from ledger.group import Group
-from ledger.history import History
-from ledger.journal import Journal, Room
+from ledger.journal import Journal
+from ledger.journal_ports import Room
+from ledger.segments import History
 
 CLUSTER = 7
 RELEASE = config.RELEASE

@@ -1,63 +1,28 @@
 # cython: language_level=3
-"""The past: records looked up in the bodies of the journal's groups, each block checked first.
+"""Scans of the history on disk: transfers by time, an account's records, its balances, and filters.
 
-Here a group's body is read where it lies, usually in mapped memory: the transfers at given places,
-those of a stretch of time that a filter selects, and whether a timestamp is taken. Transfers at
-places are also taken from the journal's file without a mapping, of many groups in one call. How a
-place is read is said in places.h. Nothing here knows which columns led to a body or what the state
-is. Records in a body may lie at any address, so they are copied before their fields are looked at.
+The transfers of a stretch of time that a filter selects, and whether a timestamp is taken, are
+looked for in a group's body, which the journal gives; what is read of it was checked. Balances are
+added up from an account's rows. Nothing here knows which columns led to a body, where the body is
+kept, or what the state is.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc cimport errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from ledger._file cimport Body
 from ledger.columns cimport (
     BLOCK_FIELD_CODE, BLOCK_FIELD_LEDGER, BLOCK_FIELD_USER_DATA_32, BLOCK_FIELD_USER_DATA_64,
     BLOCK_FIELD_USER_DATA_128, block_hash,
 )
+from ledger.places cimport (
+    NO_BLOCK, NOT_A_RECORD, body_ahead, body_read, body_t, place_group, place_offset,
+)
 from ledger.record cimport *
-
-import os
+from ledger.runs cimport RUN_GOOD, run_fault
 
 import numpy
-
-cdef extern from "lmdb_file.h" nogil:
-    ctypedef struct lmdb_file_t:
-        pass
-    ctypedef struct lmdb_value_t:
-        u64 at, bytes
-    bint lmdb_read(int descriptor, void *to, u64 bytes, u64 at, int flags)
-    bint lmdb_begin(lmdb_file_t *file, int descriptor, u64 snapshot)
-    bint lmdb_find(lmdb_file_t *file, const u8 *key, u64 key_bytes, lmdb_value_t *value)
-    bint lmdb_begins(const lmdb_file_t *file, const lmdb_value_t *value, const void *before)
-
-cdef extern from "places.h" nogil:
-    enum:
-        BLOCK_CHECK_BYTES, BODY_BYTES_END, NO_BLOCK, NOT_A_RECORD, VALUE_AT
-    u64 block_count(u64 body_bytes)
-    ctypedef struct body_t:
-        u64 length
-        int64_t bad
-    void body_init(body_t *b, const u8 *bytes, u64 length, const u8 *checks, u64 group)
-    bint body_read(body_t *b, u64 offset, void *to, u64 length)
-    void body_take(body_t *b, const u64 *places, u64 count, u8 *out)
-    ctypedef struct held_t:
-        u64 group, end
-        bint taken
-    ctypedef struct reader_t:
-        lmdb_file_t file
-        u128 cluster
-    u64 held_split(held_t *helds, u64 room, const u64 *places, u64 count)
-    void reader_take(reader_t *r, held_t *helds, u64 count, const u64 *places, u8 *out)
-    ctypedef struct apart_t:
-        pass
-    bint apart_begin(apart_t *a, reader_t *r, u64 group, body_t *b)
-    void apart_ahead(const apart_t *a, u64 offset, u64 bytes)
-    void reader_ahead(reader_t *r, u64 place, u64 group_last, u64 bytes)
-    u64 place_offset(u64 place)
 
 cdef extern from * nogil:
     """
@@ -65,20 +30,8 @@ cdef extern from * nogil:
     """
     enum:
         TRANSFER_TIMESTAMP_AT
-    const char *GROUP_MAGIC_TEXT "GROUP_MAGIC"
-    enum:
-        GROUP_FORMAT_NUMBER "GROUP_FORMAT"
 
 include "filters.pxi"
-
-GROUP_SHIFT = PLACE_GROUP_SHIFT
-KIND_MASK = PLACE_KIND_MASK
-TRANSFER = PLACE_TRANSFER
-BURNED_ID = PLACE_BURNED_ID
-GROUP_MAGIC = GROUP_MAGIC_TEXT
-GROUP_FORMAT = GROUP_FORMAT_NUMBER
-INTACT = -1
-NO_RECORD = -2
 
 cdef struct stretch_t:  # transfers that lie one after the other, from an offset in the body
     u64 offset, count
@@ -127,8 +80,7 @@ cdef bint body_next_run(body_t *b, u64 *offset, run_t *run) noexcept nogil:
     if offset[0] == b.length or not body_read(b, offset[0], run, sizeof(run_t)):
         return False
     offset[0] += sizeof(run_t)
-    if (run.count == 0 or run.bytes % 16 != 0 or run.bytes > b.length - offset[0]
-            or run.kind == KIND_TRANSFER and run.bytes != run.count * <u64>sizeof(transfer_t)):
+    if run_fault(run, b.length - offset[0]) != RUN_GOOD:
         b.bad = NOT_A_RECORD
         return False
     return True
@@ -273,51 +225,6 @@ cdef int64_t select_records(const account_filter_t *f, const u8 *records, u64 co
 
 # ---- what Python calls --------------------------------------------------------------------------
 
-cdef class Body:
-    """A group's body while a call reads it."""
-    cdef body_t b
-
-
-cdef class Whole(Body):
-    """All of a body and its checks."""
-    cdef Py_buffer body, checks
-
-    def __cinit__(self, body not None, checks not None, u64 group):
-        PyObject_GetBuffer(body, &self.body, PyBUF_SIMPLE)
-        PyObject_GetBuffer(checks, &self.checks, PyBUF_SIMPLE)
-        if self.body.len >= BODY_BYTES_END:
-            raise ValueError(f"a body of {self.body.len} bytes: no place reaches its end")
-        if self.checks.len != <Py_ssize_t>block_count(self.body.len) * BLOCK_CHECK_BYTES:
-            raise ValueError(f"{self.checks.len} bytes of checks for a body of {self.body.len}")
-        body_init(&self.b, <const u8 *>self.body.buf, self.body.len, <const u8 *>self.checks.buf,
-                  group)
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.body)
-        PyBuffer_Release(&self.checks)
-
-
-cdef class Apart(Body):
-    """A body in the journal's file, of which is read what is looked at."""
-    cdef apart_t apart
-    cdef reader_t *reader
-    cdef bint found
-
-    def __cinit__(self, int descriptor, u64 snapshot, const u8[::1] cluster, u64 group):
-        if cluster.shape[0] != sizeof(u128):
-            raise ValueError(f"a cluster of {cluster.shape[0]} bytes")
-        self.reader = <reader_t *>malloc(sizeof(reader_t))
-        if self.reader == NULL:
-            raise MemoryError("what is read of a group")
-        memcpy(&self.reader.cluster, &cluster[0], sizeof(u128))
-        with nogil:
-            self.found = (lmdb_begin(&self.reader.file, descriptor, snapshot)
-                          and apart_begin(&self.apart, self.reader, group, &self.b))
-
-    def __dealloc__(self):
-        free(self.reader)
-
-
 cdef class Stretches:
     """Room for as many stretches as a body can have; most are a few."""
     cdef stretch_t *all
@@ -374,115 +281,17 @@ def run_balances(const u8[::1] before, const u64[::1] places, const u8[:, ::1] r
     return after
 
 
-def take(body, checks, group, const u64[::1] places, u8[:, ::1] out):
-    cdef Whole held = Whole(body, checks, group)
-    if out.shape[0] != places.shape[0] or out.shape[1] != sizeof(transfer_t):
-        raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {places.shape[0]} records")
-    if places.shape[0] > 0:
-        with nogil:
-            body_take(&held.b, &places[0], places.shape[0], &out[0, 0])
-    return held.b.bad
-
-
-def take_from(int descriptor, u64 snapshot, const u8[::1] cluster, const u64[::1] places,
-              u8[:, ::1] out, u64 groups_max):
-    cdef u64 i, groups, count = places.shape[0]
-    cdef reader_t *r
-    cdef held_t *helds
-    if out.shape[0] != places.shape[0] or out.shape[1] != sizeof(transfer_t):
-        raise ValueError(f"{out.shape[0]} x {out.shape[1]} bytes for {count} records")
-    if count == 0 or groups_max == 0 or cluster.shape[0] != sizeof(u128):
-        raise ValueError(f"{count} places, {groups_max} groups, {cluster.shape[0]} bytes")
-    groups_max = min(groups_max, count)
-    r = <reader_t *>malloc(sizeof(reader_t))
-    helds = <held_t *>malloc(groups_max * sizeof(held_t))
-    try:
-        if r == NULL or helds == NULL:
-            raise MemoryError("what is read of groups")
-        memcpy(&r.cluster, &cluster[0], sizeof(u128))
-        with nogil:
-            groups = held_split(helds, groups_max, &places[0], count)
-            if lmdb_begin(&r.file, descriptor, snapshot):
-                reader_take(r, helds, groups, &places[0], &out[0, 0])
-        return helds[groups - 1].end, [helds[i].group for i in range(groups) if not helds[i].taken]
-    finally:
-        free(r)
-        free(helds)
-
-
-cdef class Pages:
-    cdef lmdb_file_t *file
-    cdef int descriptor
-    cdef bint begun
-
-    def __cinit__(self, int descriptor, u64 snapshot):
-        cdef int error
-        self.descriptor = descriptor
-        self.file = <lmdb_file_t *>malloc(sizeof(lmdb_file_t))
-        if self.file == NULL:
-            raise MemoryError("the pages of a file")
-        with nogil:
-            errno.errno = 0
-            self.begun = lmdb_begin(self.file, descriptor, snapshot)
-            error = errno.errno
-        if not self.begun and error != 0:
-            raise OSError(error, os.strerror(error))
-
-    def __dealloc__(self):
-        free(self.file)
-
-    def find(self, const u8[::1] key):
-        cdef lmdb_value_t value
-        cdef u8[VALUE_AT] before
-        cdef bint found
-        cdef int error
-        with nogil:
-            errno.errno = 0
-            found = (self.begun and lmdb_find(self.file, &key[0], key.shape[0], &value)
-                     and lmdb_read(self.descriptor, before, VALUE_AT, value.at - VALUE_AT, 0)
-                     and lmdb_begins(self.file, &value, before))
-            error = errno.errno
-        if not found and error != 0:
-            raise OSError(error, os.strerror(error))
-        return (value.at, value.bytes) if found else None
-
-
-def scan(body, checks, group, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
-         u32 limit, bint reversed):
-    cdef Whole held = Whole(body, checks, group)
-    cdef Stretches found = Stretches(held, timestamp_first, timestamp_last)
-    return scan_found(held, found, filter, limit, reversed), held.b.bad
-
-
-def scan_from(int descriptor, u64 snapshot, const u8[::1] cluster, u64 group, u64 likely,
-              u64 likely_count, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
-              u32 limit, bint reversed):
-    cdef Apart held = Apart(descriptor, snapshot, cluster, group)
-    cdef Stretches found
-    cdef u64 i
-    if not held.found:
-        return None
-    found = Stretches(held, timestamp_first, timestamp_last,
-                      place_offset(likely) if likely >> PLACE_GROUP_SHIFT == group else 0,
-                      likely_count)
+def scan(Body body not None, const u8[::1] filter, u64 timestamp_first, u64 timestamp_last,
+         u32 limit, bint reversed, u64 likely=0, u64 likely_count=0):
+    cdef u64 i, offset = place_offset(likely) if place_group(likely) == body.b.group else 0
+    cdef Stretches found = Stretches(body, timestamp_first, timestamp_last, offset, likely_count)
     with nogil:
         for i in range(found.count):
-            apart_ahead(&held.apart, found.all[i].offset, found.all[i].count * sizeof(transfer_t))
-    records = scan_found(held, found, filter, limit, reversed)
-    return records if held.b.bad == NO_BLOCK else None
+            body_ahead(&body.b, found.all[i].offset, found.all[i].count * sizeof(transfer_t))
+    return scan_found(body, found, filter, limit, reversed), body.b.bad
 
 
-def read_ahead(int descriptor, u64 snapshot, u64 place, u64 group_last, u64 count):
-    cdef reader_t *r = <reader_t *>malloc(sizeof(reader_t))
-    if r == NULL:
-        raise MemoryError("what is read of groups")
-    with nogil:
-        if lmdb_begin(&r.file, descriptor, snapshot):
-            reader_ahead(r, place, group_last, count * sizeof(transfer_t))
-    free(r)
-
-
-cdef scan_found(Body held, Stretches found, const u8[::1] filter, u32 limit, bint reversed):
+cdef scan_found(Body body, Stretches found, const u8[::1] filter, u32 limit, bint reversed):
     """The transfers of these stretches that the filter selects."""
     cdef query_filter_t f = query_filter_of(filter)
     cdef u8[:, ::1] out
@@ -492,14 +301,13 @@ cdef scan_found(Body held, Stretches found, const u8[::1] filter, u32 limit, bin
     if limit > 0:
         out = records
         with nogil:
-            count = scan_stretches(&held.b, &f, found.all, found.count, limit, reversed,
+            count = scan_stretches(&body.b, &f, found.all, found.count, limit, reversed,
                                    &out[0, 0])
     return records[:count]
 
 
-def at(body, checks, group, const u64[::1] timestamps):
-    cdef Whole held = Whole(body, checks, group)
-    cdef Stretches all = Stretches(held, 0, TIMESTAMP_MAX)
+def at(Body body not None, const u64[::1] timestamps):
+    cdef Stretches all = Stretches(body, 0, TIMESTAMP_MAX)
     cdef u64 count = timestamps.shape[0]
     cdef u64 first = 0, last = 0
     cdef stretch_t end
@@ -509,11 +317,11 @@ def at(body, checks, group, const u64[::1] timestamps):
         marks = found
         end = all.all[all.count - 1]
         with nogil:
-            if (body_timestamp(&held.b, all.all[0].offset, &first)
-                    and body_timestamp(&held.b, end.offset + (end.count - 1) * sizeof(transfer_t),
+            if (body_timestamp(&body.b, all.all[0].offset, &first)
+                    and body_timestamp(&body.b, end.offset + (end.count - 1) * sizeof(transfer_t),
                                        &last)):
-                at_timestamps(&held.b, all.all, all.count, &timestamps[0], count, &marks[0])
-    return found.view(numpy.bool_), first, last, held.b.bad
+                at_timestamps(&body.b, all.all, all.count, &timestamps[0], count, &marks[0])
+    return found.view(numpy.bool_), first, last, body.b.bad
 
 
 def select(const u8[::1] filter, const u8[:, ::1] records):

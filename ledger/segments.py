@@ -21,21 +21,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ledger import _columns
-from ledger._columns import ColumnFile, ColumnWriter
-from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
-from ledger.files import occupy_standard_descriptors, sync
-from ledger.resolve import Past, Resolved, Sealed, Wanted, resolve
+from ledger._columns import ColumnFile
+from ledger.checkpoints import CheckpointWriter, newest
+from ledger.errors import ColumnDamaged, DataRefused
+from ledger.files import sync
+from ledger.group import End
+from ledger.journal_ports import JournalReader, refuse_another
+from ledger.new_file import CREATING, DAMAGED, NewFile, errors_of, file_name, paths
+from ledger.resolve import Resolved, Sealed, Wanted, resolve
 
-__all__ = ["CheckpointWriter", "History", "Past", "Resolved", "Wanted", "drop"]
+__all__ = ["History", "Resolved", "Wanted", "drop"]
 
 MERGED_AT_ONCE = 8  # adjacent segments of as many windows each
 assert 2 <= MERGED_AT_ONCE <= _columns.MERGE_MAX, "they are merged in one pass"
@@ -49,10 +52,6 @@ COLUMNS = (  # of a segment
     _columns.PANELS,
 )
 
-_OURS = re.compile(r"\.?(segment|checkpoint)-.*")
-_CREATING = ".creating"
-_DAMAGED = ".damaged"
-
 
 class History:
     """The column files of one book, open under the journal's lock.
@@ -61,7 +60,7 @@ class History:
     bytes. Writing raises OSError when the disk does not take it: what was there stays.
     """
 
-    def __init__(self, directory: Path, journal: Past) -> None:
+    def __init__(self, directory: Path, journal: JournalReader) -> None:
         """Open the files in DIR/state, and remove those that are of no use any more.
 
         DataRefused for files that are not of this journal, or of more than it holds;
@@ -78,7 +77,7 @@ class History:
         # By name; each step of whoever changes it is one call, so readers need no lock.
         self._segments: dict[str, ColumnFile] = {}
         self._written = 0  # the last group of the last segment that was written
-        with _errors(self._path):
+        with errors_of(self._path):
             self._open()
 
     # ---- at the start ---------------------------------------------------------------------------
@@ -88,8 +87,8 @@ class History:
         checkpoints: list[ColumnFile] = []
         # Whoever made the files may have been killed before their names were durable.
         sync(self._path)
-        for path in _paths(self._path):
-            if path.name.endswith(_DAMAGED):
+        for path in paths(self._path):
+            if path.name.endswith(DAMAGED):
                 continue
             file = self._open_one(path)
             if file is None:
@@ -101,28 +100,23 @@ class History:
         for file in (*self._segments.values(), *checkpoints):
             self._check_identity(file)
         useless += self._drop_uncovered()
-        for file in sorted(checkpoints, key=lambda file: file.group_last):
-            path = Path(file.path)
-            if file.group_last > self.group:
-                self._warn(path, "the segments before it are not all there")
-                useless.append(path)
-            else:
-                if self.checkpoint is not None:
-                    useless.append(Path(self.checkpoint.path))
-                self.checkpoint = file
+        self.checkpoint, older, ahead = newest(checkpoints, self.group)
+        for file in ahead:
+            self._warn(Path(file.path), "the segments before it are not all there")
+        useless += [Path(file.path) for file in (*older, *ahead)]
         for path in useless:
             path.unlink()
 
     def _open_one(self, path: Path) -> ColumnFile | None:
         """The file, or None when it is of no use."""
-        if path.name.endswith(_CREATING):
+        if path.name.endswith(CREATING):
             return None
         try:
             file = ColumnFile(str(path))
         except DataRefused as error:
             self._warn(path, str(error))
             return None
-        if path.name != _name(file.kind, file.group_first, file.group_last):
+        if path.name != file_name(file.kind, file.group_first, file.group_last):
             self._warn(path, "it has another's name")
             file.close()
             return None
@@ -130,33 +124,15 @@ class History:
 
     def _check_identity(self, file: ColumnFile) -> None:
         """Refuse what was not written for this journal, or for more of it than is left."""
-        journal, name = self._journal, Path(file.path).name
         way = (
             f"find the right one, or let `ledger rebuild {self.directory}` make all that is derived"
             " from this journal (with --trust-journal when the head stamp is refused, too)"
         )
-        if file.cluster != journal.cluster:
-            raise DataRefused(
-                f"{file.path} is of cluster {file.cluster}, the journal of {journal.cluster}: "
-                f"directories were mixed; {way}"
-            )
-        if file.group_last > journal.group:
-            raise DataRefused(
-                f"the journal ends at position {journal.position} but {name} says "
-                f"{file.position_last}: the journal has lost acknowledged groups or directories "
-                f"were mixed; {way}"
-            )
-        try:
-            end = journal.end_of(file.group_last)
-        except DataRefused as error:
-            self.warnings.append(f"whether {file.path} is of this journal cannot be told: {error}")
-            return
-        if end != (file.position_last, file.digest):
-            raise DataRefused(
-                f"the journal ends at position {journal.position}, and its group "
-                f"{file.group_last} is not the one that {name} saw end at position "
-                f"{file.position_last}: directories were mixed; {way}"
-            )
+        said = End(file.group_last, file.position_last, 0, file.digest)
+        name = Path(file.path).name
+        untold = refuse_another(self._journal, file.cluster, said, name, file.path, way)
+        if untold is not None:
+            self.warnings.append(untold)
 
     def _drop_uncovered(self) -> list[Path]:
         """Forget the segments that are inside others or behind a gap, and say which they are."""
@@ -275,8 +251,8 @@ class History:
 
     def _new_segment(
         self, group_first: int, group_last: int, position_last: int, digest: bytes, windows: int
-    ) -> _NewFile:
-        return _NewFile(
+    ) -> NewFile:
+        return NewFile(
             self._path,
             kind=_columns.SEGMENT,
             cluster=self._cluster,
@@ -295,7 +271,7 @@ class History:
         """Begin the checkpoint of the end of a group that segments cover; else ValueError."""
         if group > self.group:
             raise ValueError(f"no checkpoint of group {group}: segments end with {self.group}")
-        new = _NewFile(
+        new = NewFile(
             self._path,
             kind=_columns.CHECKPOINT,
             cluster=self._cluster,
@@ -305,7 +281,7 @@ class History:
             digest=digest,
             windows=0,
         )
-        return CheckpointWriter(self, new)
+        return CheckpointWriter(new, self._replace_checkpoint)
 
     def _replace_checkpoint(self, file: ColumnFile) -> None:
         older, self.checkpoint = self.checkpoint, file
@@ -323,10 +299,10 @@ class History:
         path = Path(error.path)
         if self.checkpoint is not None and error.path == self.checkpoint.path:
             self.checkpoint = None
-        for older in self._path.glob(f"*{_DAMAGED}"):
+        for older in self._path.glob(f"*{DAMAGED}"):
             older.unlink()
         with contextlib.suppress(FileNotFoundError):  # merged meanwhile
-            path.rename(path.with_name(path.name + _DAMAGED))
+            path.rename(path.with_name(path.name + DAMAGED))
         sync(self._path)
 
     def verify(self) -> Iterator[tuple[Path, int]]:
@@ -358,85 +334,18 @@ class History:
             self.checkpoint.close()
 
 
-class CheckpointWriter:
-    """A checkpoint while it is written: columns one after the other, then commit or abandon."""
-
-    def __init__(self, history: History, new: _NewFile) -> None:
-        self._history = history
-        self._new = new
-
-    def column(self, column: int, record_bytes: int) -> None:
-        """Begin a column, which ends the one before."""
-        self._new.writer.column(column, record_bytes)
-
-    def append(self, records: Any) -> None:
-        """Whole records, C-contiguous, any number of times a column."""
-        self._new.writer.append(records)
-
-    def commit(self, facts: bytes) -> None:
-        """Make it the checkpoint of the book, durable when this returns; older ones go."""
-        with self._new as new:
-            self._history._replace_checkpoint(new.commit(facts))
-
-    def abandon(self) -> None:
-        """Leave nothing of it."""
-        self._new.abandon()
-
-
-class _NewFile:
-    """A column file under its temporary name: it gets its own at `commit`, or is removed."""
-
-    def __init__(self, folder: Path, **header: Any) -> None:
-        name = _name(header["kind"], header["group_first"], header["group_last"])
-        self._path = folder / name
-        self._temporary = folder / f".{name}{_CREATING}"
-        self._temporary.unlink(missing_ok=True)
-        occupy_standard_descriptors()  # the host may have closed them since
-        self.writer = ColumnWriter(str(self._temporary), **header)
-
-    def commit(self, facts: bytes = b"") -> ColumnFile:
-        self.writer.finish(facts)
-        self._temporary.rename(self._path)
-        sync(self._path.parent)
-        occupy_standard_descriptors()
-        return ColumnFile(str(self._path))
-
-    def abandon(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError):  # the next start removes it
-            self._temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.abandon()
-
-
 def drop(directory: Path) -> None:
     """Remove all column files of a book whose lock the caller holds.
 
     DirectoryNotWritable, or LedgerStopped for an I/O error.
     """
     path = directory.resolve() / "state"
-    with _errors(path):
-        for file in _paths(path):
+    with errors_of(path):
+        for file in paths(path):
             file.unlink()
 
 
 # ---- files and columns --------------------------------------------------------------------------
-
-
-def _name(kind: int, group_first: int, group_last: int) -> str:
-    if kind == _columns.SEGMENT:
-        return f"segment-{group_first:016x}-{group_last:016x}"
-    return f"checkpoint-{group_last:016x}"
-
-
-def _paths(folder: Path) -> list[Path]:
-    """Whatever in the folder is named like a column file, finished, half made or damaged."""
-    return sorted(path for path in folder.glob("*") if _OURS.match(path.name))
 
 
 def _by_key(column: int, records: NDArray[Any]) -> NDArray[Any]:
@@ -486,14 +395,3 @@ def _in_order(files: Sequence[ColumnFile], column: int) -> Iterator[NDArray[np.u
             read[place] = rows[count:]
         together = np.concatenate([rows for rows in taken if len(rows)])
         yield together[np.lexsort((together[:, 1], together[:, 0]))]
-
-
-@contextlib.contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """The system's errors as the ledger's own."""
-    try:
-        yield
-    except PermissionError as error:
-        raise DirectoryNotWritable(f"cannot write {path}: {error}") from error
-    except OSError as error:
-        raise LedgerStopped(error) from error
