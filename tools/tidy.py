@@ -24,7 +24,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "facts": ("record.h", "status.h", "record.pxd", "config.py", "errors.py"),
     "leaves": (
         "u128.h", "table.h", "slab.h", "aegis.h", "frame.h", "tables.h", "load.h", "environment.py",
-        "worker.py", "places.pxd", "runs.pxd", "filter.h", "columns.h", "column_file.h", "columns.pxd", "blocks.h", "leaves.pxd",
+        "worker.py", "places.pxd", "runs.pxd", "filter.h", "columns.h", "column_file.h",
+        "columns.pxd", "blocks.h", "leaves.pxd",
         "lmdb_file.h", "places.h", "runs.h", "audit.h", "failpoint.py", "files.py", "lock.py",
     ),
     "kernels": (
