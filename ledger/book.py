@@ -388,7 +388,8 @@ class _Outside:
         """Wait for a place; whether there was one in time."""
         place: asyncio.Future[bool] = self._loop.create_future()
         self._waiting[place] = None
-        self._fill()
+        # Not here: a place given at once is taken before those let in earlier are awake.
+        self._loop.call_soon(self._fill)
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(_seconds(timeout), self._answer, place, False)

@@ -116,7 +116,12 @@ class Call(Ask):
             self._fail(before.error)
             return
         self._desk.unaccepted[self] = None
-        if not self._desk.holds(self):
+        if self._desk.holds(self):
+            return
+        engine = self._desk.engine
+        if engine is not None and engine.has_waiting:
+            engine.notify_after_group(self)  # a small call must not overtake a large one
+        else:
             self._try()
 
     def give_up(self, why: Exception) -> None:

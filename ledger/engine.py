@@ -317,6 +317,12 @@ class Engine:
         """Have asker.resume() called once the next group is durable."""
         self._refused[asker] = None
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether an asker waits for room. One that must not overtake it waits behind it, by
+        notify_after_group."""
+        return bool(self._refused)
+
     def forget(self, asker: Asker) -> None:
         """The asker does not want to be resumed any more."""
         self._refused.pop(asker, None)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import ledger
+from ledger.desk import Desk
 from ledger.engine import Engine
 from ledger.errors import (
     Busy,
@@ -173,6 +174,48 @@ def test_thousands_of_callers_in_a_loop_share_groups(tmp_path):
     with ledger.open(tmp_path / "book") as book:
         assert book.state_hash() != before, "a start record more"
         assert posted(book) == 35_000
+
+
+def test_who_comes_now_does_not_overtake_who_is_about_to_wake_up(tmp_path, monkeypatch):
+    places = [0]
+    monkeypatch.setattr(Desk, "places", property(lambda desk: places[0]))
+
+    async def run():
+        async with ledger.open_async(tmp_path / "book") as book:
+            places[0] = 1
+            await book.create_accounts([account(1), account(2)])
+            places[0] = 0
+            early = asyncio.ensure_future(book.create_transfers([pay(1)]))
+            while not book._outside._waiting:
+                await asyncio.sleep(0)
+            late = asyncio.ensure_future(book.create_transfers([pay(2)]))
+            places[0] = 9
+            book._outside._fill()  # the early one has a place, and the late one runs before it
+            found = await asyncio.gather(early, late)
+            assert found[0]["timestamp"][0] < found[1]["timestamp"][0]
+
+    asyncio.run(run())
+
+
+def test_a_small_call_does_not_overtake_a_large_one_that_waits_for_room(tmp_path):
+    async def run():
+        async with ledger.open_async(tmp_path / "book") as book:
+            await book.create_accounts([account(1), account(2)])
+            with held(book):
+                large = []
+                while not book._engine.has_waiting:
+                    first = 10**6 + len(large) * 8189
+                    calling = book.create_transfers(rows(range(first, first + 8189)))
+                    large.append(asyncio.ensure_future(calling))
+                    await asyncio.sleep(0)
+                small = asyncio.ensure_future(book.create_transfers(rows([1])))
+                while len(book._desk.unaccepted) < 2 and not small.done():
+                    await asyncio.sleep(0)
+            found = await asyncio.gather(*large, small)
+            stamps = [int(one["timestamp"][0]) for one in found]
+            assert stamps == sorted(set(stamps)), "in the order they were asked"
+
+    asyncio.run(run())
 
 
 def test_a_cancelled_caller_harms_nobody(tmp_path):
