@@ -120,7 +120,8 @@ class Call(Ask):
             return
         engine = self._desk.engine
         if engine is not None and engine.has_waiting:
-            engine.notify_after_group(self)  # a small call must not overtake a large one
+            # A small call might fit into a group that an earlier, larger call did not fit into.
+            engine.notify_after_group(self)
         else:
             self._try()
 

@@ -277,8 +277,8 @@ class Engine:
             self._release_after(group, one, (group, offset), 0)
 
     def _release_after(self, group: int, asker: Asker, taken: Any, size: int) -> None:
-        """Deliver once the group is durable. Who is delivered to may ask for more at once, and that
-        goes behind what is leaving already."""
+        """Deliver an answer once its group is durable. An asker may submit more while it is
+        delivered to: those answers leave after all that are being released already."""
         if group > self._durable:
             self._waits.setdefault(group, []).append((asker, taken, size))
         elif self._releasing:

@@ -42,14 +42,7 @@ class NoRecord(LookupError):
         self.group = group
 
 
-class Ends(Protocol):
-    """Where groups end."""
-
-    def end_of(self, number: int) -> tuple[int, bytes]:
-        """The last position of group `number` and its digest. DataRefused when it is damaged."""
-
-
-class JournalEnd(Ends, Protocol):
+class Extent(Protocol):
     """Whose journal it is and how far it goes: number and last position of the last group."""
 
     @property
@@ -58,6 +51,17 @@ class JournalEnd(Ends, Protocol):
     def group(self) -> int: ...
     @property
     def position(self) -> int: ...
+
+
+class Ends(Protocol):
+    """Where groups end."""
+
+    def end_of(self, number: int) -> tuple[int, bytes]:
+        """The last position of group `number` and its digest. DataRefused when it is damaged."""
+
+
+class JournalEnd(Extent, Ends, Protocol):
+    """How far a journal goes, and where each of its groups ends."""
 
 
 class JournalReader(JournalEnd, Protocol):
@@ -76,15 +80,9 @@ class JournalReader(JournalEnd, Protocol):
     def read_ahead(self, extents: Iterable[tuple[int, int, int]]) -> None: ...
 
 
-class Log(Protocol):
+class Log(Extent, Protocol):
     """What keeps groups: the local journal, later a replicated stream, a simulated one in tests."""
 
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def group(self) -> int: ...
-    @property
-    def position(self) -> int: ...
     def append(self, expected_position: int, group: Group) -> int: ...
     def one(self, number: int) -> tuple[Header, bytes]: ...
     def room(self) -> Room: ...

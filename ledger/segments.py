@@ -222,7 +222,9 @@ class History:
         before = max(self.group, self._written)
         if group_first != before + 1:
             raise ValueError(f"groups from {group_first} do not follow group {before}")
-        with self._new_segment(group_first, group_last, position_last, digest, 1) as new:
+        with self._new_file(
+            _columns.SEGMENT, group_first, group_last, position_last, digest, 1
+        ) as new:
             for column, records in sorted(columns.items()):
                 new.writer.column(column, _columns.RECORD_BYTES[column])
                 new.writer.append(_by_key(column, records))
@@ -237,8 +239,8 @@ class History:
             return False
         first, last = inputs[0].group_first, inputs[-1]
         windows = sum(file.windows for file in inputs)
-        with self._new_segment(
-            first, last.group_last, last.position_last, last.digest, windows
+        with self._new_file(
+            _columns.SEGMENT, first, last.group_last, last.position_last, last.digest, windows
         ) as new:
             for column in COLUMNS:
                 _columns.merge(inputs, new.writer, column)
@@ -249,12 +251,18 @@ class History:
             path.unlink(missing_ok=True)
         return True
 
-    def _new_segment(
-        self, group_first: int, group_last: int, position_last: int, digest: bytes, windows: int
+    def _new_file(
+        self,
+        kind: int,
+        group_first: int,
+        group_last: int,
+        position_last: int,
+        digest: bytes,
+        windows: int = 0,
     ) -> NewFile:
         return NewFile(
             self._path,
-            kind=_columns.SEGMENT,
+            kind=kind,
             cluster=self._cluster,
             group_first=group_first,
             group_last=group_last,
@@ -271,16 +279,7 @@ class History:
         """Begin the checkpoint of the end of a group that segments cover; else ValueError."""
         if group > self.group:
             raise ValueError(f"no checkpoint of group {group}: segments end with {self.group}")
-        new = NewFile(
-            self._path,
-            kind=_columns.CHECKPOINT,
-            cluster=self._cluster,
-            group_first=group,
-            group_last=group,
-            position_last=position,
-            digest=digest,
-            windows=0,
-        )
+        new = self._new_file(_columns.CHECKPOINT, group, group, position, digest)
         return CheckpointWriter(new, self._replace_checkpoint)
 
     def _replace_checkpoint(self, file: ColumnFile) -> None:

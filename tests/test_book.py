@@ -176,7 +176,7 @@ def test_thousands_of_callers_in_a_loop_share_groups(tmp_path):
         assert posted(book) == 35_000
 
 
-def test_who_comes_now_does_not_overtake_who_is_about_to_wake_up(tmp_path, monkeypatch):
+def test_a_new_call_does_not_overtake_one_whose_task_did_not_run_yet(tmp_path, monkeypatch):
     places = [0]
     monkeypatch.setattr(Desk, "places", property(lambda desk: places[0]))
 
@@ -190,7 +190,7 @@ def test_who_comes_now_does_not_overtake_who_is_about_to_wake_up(tmp_path, monke
                 await asyncio.sleep(0)
             late = asyncio.ensure_future(book.create_transfers([pay(2)]))
             places[0] = 9
-            book._outside._fill()  # the early one has a place, and the late one runs before it
+            book._outside._fill()  # gives the early call a place; the task of the late call runs first
             found = await asyncio.gather(early, late)
             assert found[0]["timestamp"][0] < found[1]["timestamp"][0]
 

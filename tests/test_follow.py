@@ -1,4 +1,4 @@
-"""What follows what: the open group an append that ended, and answers those that leave already."""
+"""The order of hand-over and release: groups are appended, and answers leave, one behind the other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_fails_behind_an_append_stops_the_engine_in_its_own_place(bench):
     assert [len(asker.causes) for asker in askers] == [1, 1]
 
 
-def test_what_is_asked_while_answers_leave_goes_behind_them(bench):
+def test_answers_to_what_is_submitted_during_a_release_leave_last(bench):
     order = []
 
     class Noting(Asker):
