@@ -388,7 +388,7 @@ class _Outside:
         """Wait for a place; whether there was one in time."""
         place: asyncio.Future[bool] = self._loop.create_future()
         self._waiting[place] = None
-        # Not at once: callers that were let in earlier, and whose tasks did not run yet, come first.
+        # Not at once: callers let in earlier, whose tasks did not run yet, come first.
         self._loop.call_soon(self._fill)
         timer = None
         if timeout is not None:

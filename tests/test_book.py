@@ -190,7 +190,7 @@ def test_a_new_call_does_not_overtake_one_whose_task_did_not_run_yet(tmp_path, m
                 await asyncio.sleep(0)
             late = asyncio.ensure_future(book.create_transfers([pay(2)]))
             places[0] = 9
-            book._outside._fill()  # gives the early call a place; the task of the late call runs first
+            book._outside._fill()  # the early call gets a place; the late one's task runs first
             found = await asyncio.gather(early, late)
             assert found[0]["timestamp"][0] < found[1]["timestamp"][0]
 

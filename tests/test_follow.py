@@ -1,4 +1,4 @@
-"""The order of hand-over and release: groups are appended, and answers leave, one behind the other."""
+"""The order in which groups are appended and answers leave."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def files(root: Path, *folders: str, kinds: set[str] = SOURCES) -> list[Path]:
 
 
 def _generated(path: Path) -> bool:
-    return path.suffix == ".c" and path.with_suffix(".pyx").exists()
+    return path.suffix == ".c" and path.name.startswith("_")
 
 
 def ledger(root: Path) -> dict[str, Path]:
