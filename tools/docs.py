@@ -445,7 +445,7 @@ def cli() -> str:
 # ---- the picture of the rooms -------------------------------------------------------------------
 
 ROOM = re.compile(r"^\| `(\w+)` \| ([^|]+?) \|$", re.MULTILINE)
-# How the rooms stand: a room imports from its own row's neighbours to the left, and from below.
+# How the rooms stand: a room is drawn above those that know less than it.
 FLOORS = (
     ("commands",), ("load", "audit"), ("host",), ("doors", "api", "client"), ("engine",),
     ("core",), ("history",), ("wire", "journal"), ("facts",), ("base",),
@@ -459,7 +459,7 @@ def rooms(page: str) -> dict[str, str]:
 
 
 def picture() -> str:
-    """The rooms as an SVG: each imports only from those below it. ValueError for one left out."""
+    """The rooms as an SVG, those that know least at the bottom. ValueError for one left out."""
     told = rooms(ARCHITECTURE.read_text(encoding="utf-8"))
     if set(told) != {name for floor in FLOORS for name in floor}:
         raise ValueError(f"FLOORS and the table of rooms differ: {sorted(told)}")
@@ -492,7 +492,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
-<title>The rooms of ledger/: each imports only from the rooms below it</title>
+<title>The rooms of ledger/, those that know least at the bottom</title>
 <style>
 rect {{ fill: #eef3f8; stroke: #5b7a99; }}
 text {{ font: 12px system-ui, sans-serif; fill: #22303c; }}
