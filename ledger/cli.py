@@ -34,7 +34,7 @@ INTERRUPTED = 130  # as shells have it
 _HELP = {
     "ledger": "A double-entry payment ledger: durable, exactly once, fast.",
     "serve": """\
-Serve the book in DIRECTORY until SIGTERM or SIGINT; a new one is made when it is empty.""",
+Serve the book in DIRECTORY until SIGTERM or SIGINT; a missing or empty one becomes a new book.""",
     "verify": """\
 Read all of the book in DIRECTORY, which nobody serves, and add it up again.
 
