@@ -119,7 +119,7 @@ class Call(Ask):
         if self._desk.holds(self):
             return
         engine = self._desk.engine
-        if engine is not None and engine.has_waiting:
+        if engine is not None and engine.has_waiting and not self._desk.closed:
             # A small call might fit into a group that an earlier, larger call did not fit into.
             engine.notify_after_group(self)
         else:
@@ -234,6 +234,7 @@ class Desk:
         self.wanted = False  # whether somebody waits to be told that there are places
         self.unaccepted: dict[Call, None] = {}
         self.held: dict[Call, None] = {}  # of these, whom those who wait for a rest hold up
+        self._begins_held = False  # whether those will begin in one of the next turns
         # What is to be done once all that was accepted is durable, or the engine has stopped.
         self._at_rest: list[tuple[Ask, Callable[[Ask], None]]] = []
         self._closing: list[Ask] = []
@@ -338,15 +339,22 @@ class Desk:
                 action(ask)
             except Exception as error:
                 ask.settle(error=error)
-        if not self._at_rest:
-            for call in self.held:
-                self.put(call.begin)
-            self.held.clear()
+        if self.held and not self._at_rest and not self._begins_held:
+            self._begins_held = True
+            self.put(self._begin_held)
         self._tell_settled()
 
+    def _begin_held(self) -> None:
+        self._begins_held = False
+        held = list(self.held)
+        self.held.clear()
+        for call in held:
+            call.begin()
+
     def holds(self, call: Call) -> bool:
-        """Whether a call must wait, since new calls one after the other would let no rest come."""
-        if not self._at_rest or self._closing:
+        """Whether a call must wait: new calls one after the other would let no rest come, and those
+        that a rest held up begin before a call that was made later."""
+        if self._closing or not (self._at_rest or self.held):
             return False
         self.held[call] = None
         return True
@@ -423,6 +431,8 @@ class Desk:
         except BaseException as raised:
             error = raised
         self.ended = True
+        for call in list(self.unaccepted):  # that came after _close and before `closed` was set
+            call.give_up(ValueError(CLOSED))
         self.runner.finish()
         for closing in self._closing:
             closing.settle(error=error)

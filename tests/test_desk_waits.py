@@ -15,7 +15,8 @@ import pytest
 import ledger
 from ledger import config
 from ledger.book import Book
-from ledger.desk import Desk
+from ledger.desk import Ask, Call, Desk
+from ledger.schema import Operation
 from tests.book_calls import CREATED, account, call, held, rows, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -167,6 +168,44 @@ def test_a_state_hash_comes_though_there_are_always_new_calls(book):
         del runner.run
     assert came and len(got[0]) == 32
     assert all(found[0]["status"].tolist() == [CREATED] for _, found in payers)
+
+
+def test_a_later_call_does_not_overtake_those_that_a_rest_held_up(book):
+    desk, hashing, go = book._desk, threading.Event(), threading.Event()
+    real = desk._hash
+    desk._hash = lambda ask: (hashing.set(), go.wait(), real(ask))
+    with held(book) as event:
+        first, _ = call(book.create_transfers, rows([1]))
+        until(book, lambda: book._engine._appending)
+        resting, _ = call(book.state_hash)
+        until(book, lambda: desk._at_rest)
+        early, early_got = call(book.create_transfers, rows([2]))
+        until(book, lambda: desk.held)
+        event.set()
+        hashing.wait()
+        late, late_got = call(book.create_transfers, rows([3]))
+        while not book._runner.waiting:
+            time.sleep(0)
+        go.set()
+        for thread in (first, resting, early, late):
+            thread.join()
+    assert early_got[0]["timestamp"][0] < late_got[0]["timestamp"][0]
+
+
+def test_a_call_that_comes_while_a_book_is_being_closed_is_ended(book):
+    """Nothing gives it room any more, and it came too late to be given up with the others."""
+    desk, engine = book._desk, book._engine
+    engine._resume_refused = lambda: None
+    ended = threading.Event()
+    waiting = Call(desk, ended.set, Operation.CREATE_TRANSFERS, rows([1]))
+
+    def close_and_begin():
+        desk._close(Ask(desk, lambda: None))
+        engine._refused[object()] = None
+        waiting.begin()
+
+    desk.put(close_and_begin)
+    assert ended.wait(20) and isinstance(waiting.error, ValueError)
 
 
 def test_calls_that_a_rest_holds_up_can_give_up_and_end_with_the_book(tmp_path):
