@@ -32,9 +32,13 @@ extensions = [
     for path in sorted(Path("ledger").glob("_*.pyx"))
 ]
 
+CORES = os.cpu_count() or 1
+
 setup(
+    options={"build_ext": {"parallel": CORES}},
     ext_modules=cythonize(
         extensions,
+        nthreads=CORES,
         language_level=3,
         compiler_directives={
             "boundscheck": False,
