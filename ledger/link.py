@@ -83,6 +83,9 @@ class _Connection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.answered = False
 
+    def itself(self) -> _Connection:
+        return self
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         prepare(transport.get_extra_info("socket"))
@@ -404,15 +407,18 @@ class Link:
                     delay = RECONNECT_SECONDS_MIN * 2 ** min(self._failures, 16)
                     delay = min(delay, config.RECONNECT_SECONDS_MAX)
                     await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                made = _Connection(self)
                 try:
                     async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                        await loop.create_connection(
-                            lambda: _Connection(self), self._host, self._port
-                        )
+                        await loop.create_connection(made.itself, self._host, self._port)
                     if self._connection is not None:
                         return
                     self._failures = max(1, self._failures)
                 except (OSError, TimeoutError) as error:
+                    if self._connection is made:
+                        # It was made in the moment in which the time was over: uvloop has closed
+                        # the transport and does not call connection_lost.
+                        self._connection = made.transport = None
                     self._failures += 1
                     self._why = str(error) or "the connection was not taken"
         finally:

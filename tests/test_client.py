@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,8 +20,8 @@ import numpy as np
 import pytest
 
 from chaos.process import Server
-from ledger import schema
-from ledger.client import AsyncClient, Client
+from ledger import link, schema
+from ledger.client import AsyncClient, Client, new_loop
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, SessionEvicted, WrongProcess
 from ledger.schema import Account, AccountFilter, QueryFilter, Transfer, TransferStatus
 
@@ -183,6 +184,34 @@ def test_nobody_there_is_a_connection_error() -> None:
         ConnectionError, match=r"no answer within 0\.2 s \(.*; nothing was executed"
     ):
         client.lookup_accounts([1])
+
+
+def test_a_connection_made_as_its_time_is_over_is_made_again(
+    server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop then closes the transport without a word to its protocol; to write to it raises."""
+    late: list[asyncio.Task[np.ndarray]] = []
+
+    async def calls() -> None:
+        async with AsyncClient(server().address, sessions=2) as client:
+
+            async def call_after() -> np.ndarray:
+                await asyncio.sleep(0.01)
+                return await client.lookup_accounts([2])
+
+            def prepare(sock: object) -> None:
+                if not late:
+                    time.sleep(0.2)
+                    late.append(asyncio.ensure_future(call_after()))
+
+            monkeypatch.setattr(link, "prepare", prepare)
+            assert (await client.lookup_accounts([1])).size == 0
+            assert (await late[0]).size == 0
+
+    monkeypatch.setattr(link, "CONNECT_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(link, "RECONNECT_SECONDS_MIN", 0.5)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(calls())
 
 
 def test_another_cluster_is_told_early(server: Start) -> None:
