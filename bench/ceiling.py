@@ -145,7 +145,7 @@ class LooksUp(Part):
 
     def run(self) -> None:
         self.desk.execute(self.buffer, self.arrivals)
-        assert self.desk.buffers.answers[0]["payload_bytes"] == FULL.payments * 128
+        assert self.desk.buffers.records[0]["payload_bytes"] == FULL.payments * 128
 
 
 class Finds(LooksUp):

@@ -6,18 +6,24 @@ follow it and are in `extra_info` of the saved results.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from tests.conftest import server
-
-__all__ = ["server"]
+from chaos.process import Server, servers
 
 FIGURES: list[tuple[str, dict[str, int]]] = []
 Measure = Callable[..., None]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """start(**options) -> a Server that listens, which ends with the benchmark."""
+    with servers(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import numpy as np
 from bench import workload
 from ledger import _core, config, schema
 from ledger._wire import ClientCodec, Codec
-from ledger.engine import Answers
+from ledger.engine_ports import Answers
 from ledger.group import Group, digest_group
 from ledger.journal import Journal
 from ledger.schema import Operation, Verdict
@@ -94,7 +94,7 @@ class Desk:
         self.buffers = Answers()
         self.core = _core.Core(
             config.GROUP_BYTES_MAX, shape.requests + 1, b"k" * 16,
-            self.buffers.answers, self.buffers.payload, self.buffers.counts,
+            self.buffers.records, self.buffers.payload, self.buffers.counts,
         )  # fmt: skip
         self.server = Codec(CLUSTER, config.RELEASE, config.RELEASE_MIN)
         self.client = ClientCodec(CLUSTER, config.RELEASE)
@@ -122,7 +122,7 @@ class Desk:
         count, *_ = self.server.parse(frame, 0, len(frame), arrivals)
         assert count == 1
         self.execute(frame, arrivals)
-        return int(self.buffers.answers[0]["position"])
+        return int(self.buffers.records[0]["position"])
 
     def close_group(self) -> tuple[dict[str, int], memoryview] | None:
         """Close the open group and call it durable."""
@@ -166,7 +166,7 @@ class Desk:
     def replies(self) -> bytes:
         buffers = self.buffers
         count = self.shape.requests
-        return self.server.encode(buffers.answers, count, buffers.payload, buffers.counts)
+        return self.server.encode(buffers.records, count, buffers.payload, buffers.counts)
 
     def created(self) -> int:
         """How many payments of the last round were created."""

@@ -15,10 +15,9 @@ import pytest
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import CREATED, EVENTS, Rows
+from chaos.core_driver import NOW, Driver, new_core
 from ledger import _core, config, schema
 from ledger.schema import Operation
-from tests.books import NOW
-from tests.core_driver import Driver, new_core
 
 
 class Book:

@@ -18,13 +18,12 @@ import ledger
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import EVENTS, Rows
+from chaos.core_driver import NOW, Driver
 from ledger import _columns, config, schema, segments
 from ledger._columns import ColumnWriter
 from ledger.journal import Journal
 from ledger.schema import Operation
 from ledger.segments import History, Wanted
-from tests.books import NOW
-from tests.core_driver import Driver
 
 KEY = bytes(range(16))
 WINDOW, TINY_WINDOW = 1 << 17, 1 << 13  # transfers

@@ -27,7 +27,7 @@ def test_registers(measure: Measure) -> None:
         desk = Desk(Shape(1, 1))
         core = _core.Core(
             config.GROUP_BYTES_MAX, REGISTERS, b"k" * 16,
-            desk.buffers.answers, desk.buffers.payload, desk.buffers.counts,
+            desk.buffers.records, desk.buffers.payload, desk.buffers.counts,
         )  # fmt: skip
         core.start(desk.now_ns, desk.now_ns, config.RELEASE)
         desks[:] = [core]
@@ -77,7 +77,7 @@ def test_a_reply_is_rebuilt(measure: Measure, shape: Shape) -> None:
     part.prepare()
     original = part.desk.replies()
     part.again()
-    answer = part.desk.buffers.answers[0].copy()
+    answer = part.desk.buffers.records[0].copy()
     assert answer["verdict"] == Verdict.RESEND
     offset = int(answer["record_offset"])
     core = part.desk.core
@@ -86,5 +86,5 @@ def test_a_reply_is_rebuilt(measure: Measure, shape: Shape) -> None:
         count=1, unit="replies", rounds=100,
     )  # fmt: skip
     buffers = part.desk.buffers
-    rebuilt = part.desk.server.encode(buffers.answers, 1, buffers.payload, buffers.counts)
+    rebuilt = part.desk.server.encode(buffers.records, 1, buffers.payload, buffers.counts)
     assert original.startswith(rebuilt)

@@ -25,6 +25,7 @@ from chaos.model import EVENT_BYTES
 from ledger import config, recovery, schema
 from ledger._columns import ColumnFile
 from ledger.engine import Engine
+from ledger.engine_ports import Answers
 from ledger.group import Group
 from ledger.recovery import Parts
 from ledger.segments import History
@@ -119,7 +120,7 @@ class _Runner:
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self.place = threading.RLock()
+        self.turnstile = threading.RLock()
         self._soon: list[Callable[[], None]] = []
         self._asides: list[tuple[Callable[[], None], Done]] = []
 
@@ -157,17 +158,17 @@ class _Runner:
         raise AssertionError("the engine never comes to rest")
 
 
-class _Asker:
+class _Submitter:
     """Says which position was acknowledged, at the moment its answer may leave."""
 
     def __init__(self, mark: Mark) -> None:
         self._mark = mark
 
-    def of(self, arrival: int) -> _Asker:
+    def of(self, arrival: int) -> _Submitter:
         return self
 
-    def take(self, engine: Engine, made: int) -> tuple[int, int]:
-        return int(engine.answers["position"][:made].max()), 128
+    def take(self, answers: Answers, made: int) -> tuple[int, int]:
+        return int(answers.records["position"][:made].max()), 128
 
     def deliver(self, taken: int) -> None:
         self._mark({"what": "acknowledged", "position": taken})
@@ -271,10 +272,10 @@ def tell_recovered(parts: Parts, mark: Mark) -> None:
 def work(parts: Parts, script: Script, mark: Mark) -> None:
     """Put the script through the real engine, group by group, and stamp the head at the end."""
     random = Random(f"{script.seed}/{script.first}")
-    clock, runner, asker = _Clock(parts.core.clock_ns + 1), _Runner(random), _Asker(mark)
+    clock, runner, submitter = _Clock(parts.core.clock_ns + 1), _Runner(random), _Submitter(mark)
     stamp, log = _Stamp(parts, mark), cast(Any, _Log(parts, mark))
     engine = Engine(
-        parts.core, parts.buffers, log, clock, runner, stamp=stamp, sealer=parts.sealer
+        parts.core, parts.buffers, log, clock, runner, stamp=stamp, keeper=parts.sealer
     )
     engine.start(START_NS, config.RELEASE, random.getrandbits(64))
     runner.turn()
@@ -289,7 +290,7 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
             clock.ns += config.HEAD_NS if script.stamps else 1
             turn.append((int(operation), batches))
         for operation, batches in turn:
-            _ask(engine, runner, asker, *arrival(operation, batches))
+            _ask(engine, runner, submitter, *arrival(operation, batches))
         runner.turn()
         engine.check()
     runner.turn(everything=random.random() < SETTLED_SHARE)
@@ -298,10 +299,12 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
         engine.write_stamp()
 
 
-def _ask(engine: Engine, runner: _Runner, asker: _Asker, arrivals: Any, buffer: bytes) -> None:
+def _ask(
+    engine: Engine, runner: _Runner, submitter: _Submitter, arrivals: Any, buffer: bytes
+) -> None:
     """One request, which may have to wait until a window is sealed, or for what is."""
     for _ in range(TRIES_MAX):
-        if engine.submit(cast(Any, asker), buffer, arrivals, 1) == 1:
+        if engine.submit(cast(Any, submitter), buffer, arrivals, 1) == 1:
             return
         runner.turn(everything=True)
     raise AssertionError("a request is never taken")

@@ -96,8 +96,8 @@ def _acknowledge_early() -> None:
     real = Engine._append
 
     def append(self: Engine) -> None:
-        for asker, taken, _ in self._waits.get(self.core.group, []):
-            asker.deliver(taken)
+        for submitter, taken, _ in self._waits.get(self.core.group, []):
+            submitter.deliver(taken)
         real(self)
 
     Engine._append = append  # type: ignore[method-assign]

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 WAIT_SECONDS_MAX = 60.0
 LISTENING = "listening on "
@@ -149,3 +151,27 @@ class Server:
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGKILL)
+
+
+@contextmanager
+def servers(place: Path) -> Iterator[Callable[..., Server]]:
+    """start(directory=None, cluster=0, env=None, **options) -> a Server that listens.
+
+    A directory that is not given is made below `place`. All are killed at the end.
+    """
+    started: list[Server] = []
+
+    def start(
+        directory: Path | None = None,
+        cluster: int = 0,
+        env: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Server:
+        started.append(Server(directory or place / f"book-{len(started)}", cluster, env, **options))
+        return started[-1].start()
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.close()

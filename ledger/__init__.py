@@ -16,6 +16,7 @@ from __future__ import annotations
 from ledger.book import AsyncBook, Book, open_async
 from ledger.book import open as open
 from ledger.client import AsyncClient, Client
+from ledger.config import VERSION
 from ledger.convert import (
     AMOUNT_MAX,
     columns,
@@ -71,7 +72,7 @@ from ledger.schema import (
 )
 from ledger.temporary import open_temporary, open_temporary_async
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ACCOUNT",

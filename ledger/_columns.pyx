@@ -55,7 +55,7 @@ PAYLOAD_BYTES = COLUMN_PAYLOAD_BYTES
 STEP_BYTES = COLUMN_STEP_PAGES * COLUMN_PAGE_BYTES
 FACTS_BYTES_MAX = COLUMN_FACTS_BYTES_MAX
 COLUMNS_MAX = COLUMN_COLUMNS_MAX
-MERGE_MAX = COLUMN_MERGE_MAX
+MERGE_MAX = MERGE_STREAMS_MAX
 BLOCK_TRANSFERS = BLOCK_TRANSFERS_MAX
 FIELD_USER_DATA_128 = BLOCK_FIELD_USER_DATA_128
 FIELD_USER_DATA_64 = BLOCK_FIELD_USER_DATA_64
@@ -205,7 +205,7 @@ BLOCK = numpy.dtype({
 # What a file lacks is an empty column.
 cdef column_t no_column
 memset(&no_column, 0, sizeof(column_t))
-no_column.record_bytes = COLUMN_PAIR_BYTES
+no_column.record_bytes = PAIR_BYTES
 
 
 cdef class ColumnFile:
@@ -320,7 +320,7 @@ cdef class ColumnFile:
         i = column - self.head.header.columns
         if self.fences[i] == NULL:
             self.enter()
-            fences = <u8 *>malloc(column.page_count * COLUMN_PAIR_BYTES)
+            fences = <u8 *>malloc(column.page_count * PAIR_BYTES)
             failed = -1
             if fences == NULL:
                 column_fail(&fault, COLUMN_FAULT_MEMORY, 0)
@@ -473,21 +473,21 @@ cdef int copy_to(out, const void *source) except -1:
 
 def sort_pairs(u64[:, ::1] pairs):
     cdef u64 count = pairs.shape[0]
-    cdef column_pair_t *scratch
+    cdef pair_t *scratch
     if pairs.shape[1] != 2:
         raise ValueError(f"rows of {pairs.shape[1]}: 2 expected")
     if count == 0:
         return
-    scratch = <column_pair_t *>malloc(count * sizeof(column_pair_t))
+    scratch = <pair_t *>malloc(count * sizeof(pair_t))
     if scratch == NULL:
         raise MemoryError(f"scratch for {count} pairs")
     with nogil:
-        column_sort_pairs(<column_pair_t *>&pairs[0, 0], scratch, count)
+        pair_sort(<pair_t *>&pairs[0, 0], scratch, count)
     free(scratch)
 
 
 def merge(files, ColumnWriter writer not None, u32 column):
-    cdef column_source_t[COLUMN_MERGE_MAX] sources
+    cdef column_source_t[MERGE_STREAMS_MAX] sources
     cdef const column_t *where
     cdef column_fault_t fault
     cdef u32 count = 0, blamed, record_bytes = 0, i
@@ -496,8 +496,8 @@ def merge(files, ColumnWriter writer not None, u32 column):
     cdef column_page_t *buffers
     cdef u8 *out
     held = list(files)
-    if len(held) > COLUMN_MERGE_MAX:
-        raise ValueError(f"{len(held)} files: at most {COLUMN_MERGE_MAX}")
+    if len(held) > MERGE_STREAMS_MAX:
+        raise ValueError(f"{len(held)} files: at most {MERGE_STREAMS_MAX}")
     for i in range(<u32>len(held)):
         one = held[i]
         where = one.column_of(column)

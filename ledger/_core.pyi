@@ -13,7 +13,6 @@ ANSWERS_FULL: int
 NO_MEMORY: int
 COLD: int
 VERIFYING: bool  # the verify build: every verify() is checked
-MEMTABLES: int  # in memory at once, the open one too
 
 class Core:
     """One book's state machine. Not safe from several threads at once: its engine serialises.

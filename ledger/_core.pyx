@@ -391,7 +391,7 @@ cdef class Core:
         return self.s.generation
 
     def rotate(self):
-        """Close the open memtable with the last group. At most MEMTABLES - 1 may be closed."""
+        """Close the open memtable with the last group. At most MEMTABLES_MAX - 1 may be closed."""
         memtable_rotate(&self.s, self.s.group_number - 1)
 
     def evict(self):
@@ -423,7 +423,7 @@ cdef class Core:
                       COLUMN_BALANCES: c.balances, COLUMN_BLOCKS: c.blocks}
             c.out_ids = self.rows(COLUMN_IDS, COLUMN_IDS_BYTES, c.ids)
             c.out_ends = self.rows(COLUMN_RESOLUTIONS, COLUMN_RESOLUTIONS_BYTES, c.ends)
-            c.out_rows = <column_pair_t *>self.rows(COLUMN_ROWS, COLUMN_ROWS_BYTES, c.rows)
+            c.out_rows = <pair_t *>self.rows(COLUMN_ROWS, COLUMN_ROWS_BYTES, c.rows)
             c.out_balances = self.rows(COLUMN_BALANCES, COLUMN_BALANCES_BYTES, c.balances)
             c.out_blocks = <block_t *>self.rows(COLUMN_BLOCKS, COLUMN_BLOCKS_BYTES, c.blocks)
             if why == 0:

@@ -2,8 +2,8 @@
 
 `Codec` reads what clients sent and writes what the core answers; `ClientCodec` is the other
 end. Both work on a run of frames a call: Python hands over buffers, C reads or writes each frame
-without the GIL and without an object. The rules of a frame are in frame.h. The tables of facts that
-other files are built from are read here too. This file knows no account, session, socket or time.
+without the GIL and without an object. The rules of a frame are in frame.h. This file knows no
+account, session, socket or time.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -12,11 +12,9 @@ from libc.stdint cimport UINT32_MAX, uintptr_t
 from libc.string cimport memcpy, memset
 
 from ledger.record cimport (
-    BATCHES_MAX, EVENT_BYTES_WORST, EVENTS_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_BYTES_MAX,
-    MESSAGE_HEADER_BYTES, OPERATION_GET_ACCOUNT_BALANCES, OPERATION_GET_ACCOUNT_TRANSFERS,
-    OPERATION_LOOKUP_ACCOUNTS, OPERATION_LOOKUP_TRANSFERS, OPERATION_QUERY_ACCOUNTS,
-    OPERATION_QUERY_TRANSFERS, OPERATION_REGISTER, PLACE_OFFSET_MASK, REQUEST_BYTES_FIXED,
-    VERDICT_REPLY,
+    BATCHES_MAX, EVENTS_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_HEADER_BYTES,
+    OPERATION_GET_ACCOUNT_BALANCES, OPERATION_GET_ACCOUNT_TRANSFERS, OPERATION_LOOKUP_ACCOUNTS,
+    OPERATION_LOOKUP_TRANSFERS, OPERATION_QUERY_ACCOUNTS, OPERATION_QUERY_TRANSFERS, VERDICT_REPLY,
     answer_t, arrival_t, reply_t, u8, u16, u32, u64, u128,
 )
 
@@ -55,48 +53,6 @@ cdef extern from "frame.h" nogil:
                              u8 operation, u32 body_bytes, u8 *frame)
     enum:
         REGISTER_SIZE
-
-cdef extern from "tables.h":
-    u32 STATUS_CREATED
-    ctypedef struct table_field_t:
-        const char *name
-        const char *kind
-        u32 count, bytes
-        const char *doc
-    ctypedef struct table_record_t:
-        const char *name
-        const char *doc
-        const table_field_t *fields
-        u32 bytes
-    ctypedef struct table_name_t:
-        const char *name
-        const char *doc
-        u32 value
-    ctypedef struct table_status_t:
-        const char *name
-        u32 value
-        bint transient
-    ctypedef struct table_operation_t:
-        const char *name
-        const char *event
-        const char *result
-        const char *doc
-        u32 value
-        bint single, creates
-    const table_record_t *table_records
-    const table_name_t *table_account_flags
-    const table_name_t *table_transfer_flags
-    const table_name_t *table_account_filter_flags
-    const table_name_t *table_query_filter_flags
-    const table_name_t *table_journal_kinds
-    const table_name_t *table_hold_outcomes
-    const table_name_t *table_verdicts
-    const table_name_t *table_eviction_reasons
-    const table_name_t *table_commands
-    const table_name_t *table_wire_errors
-    const table_status_t *table_account_statuses
-    const table_status_t *table_transfer_statuses
-    const table_operation_t *table_operations
 
 cdef enum:
     RECORD_ALIGNMENT = 16  # u128 in C
@@ -369,89 +325,3 @@ cdef class ClientCodec:
                 offset += needed
                 needed = 0
         return count, offset, 0 if error else needed, error
-
-
-# ---- the tables of facts ------------------------------------------------------------------------
-
-cdef list fields_of(const table_field_t *field):
-    cdef u32 offset = 0
-    cdef list fields = []
-    while field.name != NULL:
-        fields.append((field.name.decode(), field.kind.decode(), field.count, offset,
-                       field.count * field.bytes, field.doc.decode()))
-        offset += field.count * field.bytes
-        field += 1
-    return fields
-
-
-def layout() -> dict[str, tuple[int, list[tuple[str, str, int, int, int, str]], str]]:
-    cdef const table_record_t *record = table_records
-    cdef dict records = {}
-    while record.name != NULL:
-        records[record.name.decode()] = (
-            record.bytes, fields_of(record.fields), record.doc.decode())
-        record += 1
-    return records
-
-
-cdef list names_of(const table_name_t *row):
-    cdef list rows = []
-    while row.name != NULL:
-        rows.append((row.name.decode(), row.value, row.doc.decode()))
-        row += 1
-    return rows
-
-
-def names() -> dict[str, list[tuple[str, int, str]]]:
-    return {
-        "account_flags": names_of(table_account_flags),
-        "transfer_flags": names_of(table_transfer_flags),
-        "account_filter_flags": names_of(table_account_filter_flags),
-        "query_filter_flags": names_of(table_query_filter_flags),
-        "journal_kinds": names_of(table_journal_kinds),
-        "hold_outcomes": names_of(table_hold_outcomes),
-        "verdicts": names_of(table_verdicts),
-        "eviction_reasons": names_of(table_eviction_reasons),
-        "commands": names_of(table_commands),
-        "wire_errors": names_of(table_wire_errors),
-    }
-
-
-cdef list statuses_of(const table_status_t *row):
-    cdef list rows = []
-    while row.name != NULL:
-        rows.append((row.name.decode(), row.value, row.transient))
-        row += 1
-    return rows
-
-
-def statuses() -> dict[str, list[tuple[str, int, bool]]]:
-    return {
-        "account_statuses": statuses_of(table_account_statuses),
-        "transfer_statuses": statuses_of(table_transfer_statuses),
-    }
-
-
-def operations() -> list[tuple[str, int, str, str, bool, bool, str]]:
-    cdef const table_operation_t *row = table_operations
-    cdef list rows = []
-    while row.name != NULL:
-        rows.append((row.name.decode(), row.value, row.event.decode(), row.result.decode(),
-                     row.single, row.creates, row.doc.decode()))
-        row += 1
-    return rows
-
-
-def limits() -> dict[str, int]:
-    return {
-        "MESSAGE_BYTES_MAX": MESSAGE_BYTES_MAX,
-        "MESSAGE_HEADER_BYTES": MESSAGE_HEADER_BYTES,
-        "MESSAGE_BODY_BYTES_MAX": MESSAGE_BODY_BYTES_MAX,
-        "EVENTS_MAX": EVENTS_MAX,
-        "BATCHES_MAX": BATCHES_MAX,
-        "EVENT_BYTES_WORST": EVENT_BYTES_WORST,
-        "REQUEST_BYTES_FIXED": REQUEST_BYTES_FIXED,
-        "BODY_BYTES_END": 16 * (PLACE_OFFSET_MASK + 1),
-        "OPERATION_REGISTER": OPERATION_REGISTER,
-        "STATUS_CREATED": STATUS_CREATED,
-    }

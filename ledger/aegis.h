@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#include "record.h"
+#include "types.h"
 
 enum { AEGIS_BLOCK_BYTES = 16, AEGIS_CHUNK_BYTES = 32, AEGIS_TAG_BYTES = 16, AEGIS_FINAL = 7 };
 

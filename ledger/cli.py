@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
-from ledger import __version__, tell
-from ledger.config import Exit
+from ledger import tell
+from ledger.config import VERSION, Exit
 from ledger.errors import LedgerError, system_limit
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _number(_: click.Context, parameter: click.Parameter, value: str | None) -> 
 
 
 @click.group(help=_HELP["ledger"], context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ledger", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="ledger", message="%(prog)s %(version)s")
 def cli() -> None:
     ...
 

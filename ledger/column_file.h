@@ -73,7 +73,7 @@ typedef struct {
     u64 in_page;          /* records in the open page */
     u64 unsynced;         /* pages written since the last sync */
     u128 last;            /* the pair of the last record of a keyed column */
-    column_pair_t *fences;
+    pair_t *fences;
     u64 fence_count;
     u64 fence_room;
 } column_writer_t;
@@ -125,12 +125,12 @@ static inline int column_page_done(column_writer_t *writer, column_fault_t *faul
 static inline int column_fence(column_writer_t *writer, const u8 *record, column_fault_t *fault) {
     if (writer->fence_count == writer->fence_room) {
         const u64 room = writer->fence_room ? writer->fence_room * 2 : 1024;
-        column_pair_t *fences = realloc(writer->fences, room * sizeof *fences);
+        pair_t *fences = realloc(writer->fences, room * sizeof *fences);
         if (!fences) return column_fail(fault, COLUMN_FAULT_MEMORY, 0);
         writer->fences = fences;
         writer->fence_room = room;
     }
-    memcpy(&writer->fences[writer->fence_count++], record, sizeof(column_pair_t));
+    memcpy(&writer->fences[writer->fence_count++], record, sizeof(pair_t));
     return 0;
 }
 
@@ -138,10 +138,10 @@ static inline int column_fence(column_writer_t *writer, const u8 *record, column
 static inline int column_accept(column_writer_t *writer, const u8 *records, u64 count,
                                 column_fault_t *fault) {
     const column_t *column = writer->column;
-    const u64 ordered = column_disorder(records, column->record_bytes, count,
+    const u64 ordered = pair_disorder(records, column->record_bytes, count,
                                         column->count ? &writer->last : NULL);
     if (ordered < count) return column_fail(fault, COLUMN_FAULT_ORDER, column->count + ordered);
-    writer->last = column_pair(records + (count - 1) * column->record_bytes);
+    writer->last = pair_of(records + (count - 1) * column->record_bytes);
     return writer->in_page == 0 ? column_fence(writer, records, fault) : 0;
 }
 
@@ -149,7 +149,7 @@ static inline int column_accept(column_writer_t *writer, const u8 *records, u64 
 static inline int column_append(column_writer_t *writer, const u8 *records, u64 count,
                                 column_fault_t *fault) {
     column_t *column = writer->column;
-    const u64 record_bytes = column ? column->record_bytes : COLUMN_PAIR_BYTES;
+    const u64 record_bytes = column ? column->record_bytes : PAIR_BYTES;
     const u64 each = column_page_records(record_bytes);
     while (count > 0) {
         u8 *payload = writer->pages[writer->filled].payload;
@@ -295,10 +295,10 @@ static inline int column_copy(const column_file_t *file, const column_t *column,
 static inline int column_load_fences(const column_file_t *file, const column_t *column, u8 *fences,
                                      column_fault_t *fault) {
     const column_t stored = {.column = column->column,
-                             .record_bytes = COLUMN_PAIR_BYTES,
+                             .record_bytes = PAIR_BYTES,
                              .count = column->page_count,
                              .page_first = column->page_first + column->page_count};
-    return column_copy(file, &stored, 0, stored.count, COLUMN_PAIR_BYTES, fences, fault);
+    return column_copy(file, &stored, 0, stored.count, PAIR_BYTES, fences, fault);
 }
 
 /* How many records of a keyed column are below `pair`. */
@@ -307,13 +307,13 @@ static inline int column_find_below(const column_file_t *file, const column_t *c
                                     column_fault_t *fault) {
     const u64 record_bytes = column->record_bytes;
     column_page_t page;
-    const u64 pages = column_below(fences, COLUMN_PAIR_BYTES, 0, column->page_count, pair);
+    const u64 pages = pair_below(fences, PAIR_BYTES, 0, column->page_count, pair);
     *below = 0;
     if (pages == 0) return 0;
     const u64 last = pages - 1; /* begins below the pair, the next one does not */
     if (column_read(file, column->page_first + last, 1, &page, fault)) return -1;
     *below = last * column_page_records(record_bytes) +
-             column_below(page.payload, record_bytes, 0, column_in_page(column, last), pair);
+             pair_below(page.payload, record_bytes, 0, column_in_page(column, last), pair);
     return 0;
 }
 
@@ -332,7 +332,7 @@ static inline int column_find_range(const column_file_t *file, const column_t *c
 
 /* Visit the planned pages in order, those that lie together in one read. */
 static inline int column_visit(const column_file_t *file, const column_t *column, const u32 *plan,
-                               u64 planned, const column_pair_t *queries, u64 query_count,
+                               u64 planned, const pair_t *queries, u64 query_count,
                                column_page_t *pages, column_found_t *found,
                                column_fault_t *fault) {
     u64 at = 0, asked = 0, count;
@@ -359,13 +359,13 @@ static inline int column_find(const column_file_t *file, const column_t *column,
                               const u64 *keys, u64 key_count, column_found_t *found,
                               column_fault_t *fault) {
     if (key_count == 0 || column->count == 0) return 0;
-    column_pair_t *queries = malloc(2 * key_count * sizeof *queries);
+    pair_t *queries = malloc(2 * key_count * sizeof *queries);
     u32 *plan = malloc(column->page_count * sizeof *plan);
     column_page_t *pages = column_pages_new(COLUMN_READ_PAGES);
     int failed = -1;
     if (queries && plan && pages) {
-        for (u64 i = 0; i < key_count; i++) queries[i] = (column_pair_t){keys[i], i};
-        column_sort(queries, queries + key_count, key_count);
+        for (u64 i = 0; i < key_count; i++) queries[i] = (pair_t){keys[i], i};
+        pair_sort_by_key(queries, queries + key_count, key_count);
         const u64 planned = column_plan(fences, column->page_count, queries, key_count, plan);
         failed = column_visit(file, column, plan, planned, queries, key_count, pages, found, fault);
     } else {
@@ -390,10 +390,10 @@ static inline int column_prove(const column_file_t *file, const column_t *column
             const u8 *records = pages[i].payload;
             const u64 many = column_in_page(column, page + i);
             const u128 *before = page + i ? &last : NULL;
-            if (memcmp(records, fences + (page + i) * COLUMN_PAIR_BYTES, COLUMN_PAIR_BYTES) ||
-                column_disorder(records, column->record_bytes, many, before) < many)
+            if (memcmp(records, fences + (page + i) * PAIR_BYTES, PAIR_BYTES) ||
+                pair_disorder(records, column->record_bytes, many, before) < many)
                 return column_fail(fault, COLUMN_FAULT_DAMAGED, column->page_first + page + i);
-            last = column_pair(records + (many - 1) * column->record_bytes);
+            last = pair_of(records + (many - 1) * column->record_bytes);
         }
     }
     return 0;
@@ -410,7 +410,7 @@ typedef struct {
 } column_source_t;
 
 /* The next records of a source: 1, 0 when there are none, -1 for a fault. */
-static inline int column_refill(column_source_t *source, column_stream_t *stream,
+static inline int column_refill(column_source_t *source, merge_stream_t *stream,
                                 column_fault_t *fault) {
     const column_t *column = source->column;
     const u64 left = column->page_count - source->page;
@@ -434,7 +434,7 @@ static inline int column_refill(column_source_t *source, column_stream_t *stream
  * number, after one of the writer it is UINT32_MAX. */
 static inline int column_merge(column_source_t *sources, u32 count, column_writer_t *writer,
                                u8 *out, u32 *blamed, column_fault_t *fault) {
-    column_merge_t merge = {.record_bytes = writer->column->record_bytes};
+    merge_t merge = {.record_bytes = writer->column->record_bytes};
     const u64 room = COLUMN_MERGE_BYTES / merge.record_bytes;
     for (u32 i = 0; i < count; i++) {
         *blamed = sources[i].number;
@@ -442,9 +442,9 @@ static inline int column_merge(column_source_t *sources, u32 count, column_write
         if (more < 0) return -1;
         if (more) sources[merge.count++] = sources[i];
     }
-    if (merge.count) column_merge_begin(&merge);
+    if (merge.count) merge_begin(&merge);
     while (merge.count) {
-        const u64 made = column_merge_step(&merge, out, room);
+        const u64 made = merge_step(&merge, out, room);
         *blamed = UINT32_MAX;
         if (column_append(writer, out, made, fault)) return -1;
         const u32 spent = merge.winner;
@@ -453,13 +453,13 @@ static inline int column_merge(column_source_t *sources, u32 count, column_write
         const int more = column_refill(&sources[spent], &merge.streams[spent], fault);
         if (more < 0) return -1;
         if (more) {
-            column_merge_refilled(&merge);
+            merge_refilled(&merge);
             continue;
         }
         merge.count--;
         merge.streams[spent] = merge.streams[merge.count];
         sources[spent] = sources[merge.count];
-        if (merge.count) column_merge_begin(&merge);
+        if (merge.count) merge_begin(&merge);
     }
     return 0;
 }

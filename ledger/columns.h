@@ -8,7 +8,7 @@
  * search reads one page in 254 before it knows where to look. Everything is little-endian; what a
  * page does not use is 0.
  *
- * Here are the checks, the searches, the sort and the merge. This file opens nothing, reads and
+ * Here are the checks and the searches; sort and merge are in sort.h and merge.h. This file opens nothing, reads and
  * writes no disk, and knows neither journal nor accounts: whose keys and values these are is its
  * callers' business.
  */
@@ -19,7 +19,9 @@
 
 #include "aegis.h"
 #include "filter.h"
+#include "merge.h"
 #include "record.h"
+#include "sort.h"
 #include "u128.h"
 
 enum {
@@ -30,11 +32,9 @@ enum {
     COLUMN_KIND_CHECKPOINT = 2,
     COLUMN_COLUMNS_MAX = 16,
     COLUMN_KEYED_END = 16, /* columns of lower numbers are keyed; the others keep their order */
-    COLUMN_PAIR_BYTES = 16,
     COLUMN_RECORD_STEP = 16, /* the length of a record is a multiple of it */
     COLUMN_DIGEST_BYTES = 32,
     COLUMN_FACTS_BYTES_MAX = 2048,
-    COLUMN_MERGE_MAX = 16,
 };
 
 /* C(name, number, bytes of a record, doc): the columns there are */
@@ -146,7 +146,7 @@ static inline u64 column_pages(u64 count, u64 record_bytes) {
 static inline int column_keyed(const column_t *column) { return column->column < COLUMN_KEYED_END; }
 
 static inline u64 column_fence_pages(const column_t *column) {
-    return column_keyed(column) ? column_pages(column->page_count, COLUMN_PAIR_BYTES) : 0;
+    return column_keyed(column) ? column_pages(column->page_count, PAIR_BYTES) : 0;
 }
 
 /* The page after the last one of a column and its fences. */
@@ -213,76 +213,17 @@ static inline const char *column_header_wrong(const column_page_t *page, u64 fil
     return column_columns_wrong(header, file_bytes / COLUMN_PAGE_BYTES);
 }
 
-/* ---- pairs: the (key, value) that a keyed record begins with -------------------------------- */
-
-typedef struct {
-    u64 key;
-    u64 value;
-} column_pair_t;
-
-/* A pair as one number that orders as pairs do: key first. */
-static inline u128 column_pair(const void *record) {
-    column_pair_t pair;
-    memcpy(&pair, record, sizeof pair);
-    return (u128)pair.key << 64 | pair.value;
-}
-
-static inline u64 column_key(const void *record) {
-    u64 key;
-    memcpy(&key, record, sizeof key);
-    return key;
-}
-
-/* The first of `count` records that does not come after the one before it; `count` when all do.
- * `last` is the pair before the first, NULL when there is none. */
-static inline u64 column_disorder(const u8 *records, u64 record_bytes, u64 count,
-                                  const u128 *last) {
-    if (count == 0) return 0;
-    u128 before = column_pair(records);
-    if (last && before <= *last) return 0;
-    for (u64 i = 1; i < count; i++) {
-        const u128 pair = column_pair(records + i * record_bytes);
-        if (pair <= before) return i;
-        before = pair;
-    }
-    return count;
-}
-
-/* How many of `count` ascending records are below `pair`; at least `from` are known to be. */
-static inline u64 column_below(const u8 *records, u64 record_bytes, u64 from, u64 count,
-                               u128 pair) {
-    u64 low = from, step = 1;
-    while (low + step <= count && column_pair(records + (low + step - 1) * record_bytes) < pair) {
-        low += step;
-        step *= 2;
-    }
-    u64 high = low + step - 1 < count ? low + step - 1 : count;
-    while (low < high) {
-        const u64 middle = low + (high - low) / 2;
-        if (column_pair(records + middle * record_bytes) < pair) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
-/* How many have a key of at most `key`. */
-static inline u64 column_through(const u8 *records, u64 record_bytes, u64 from, u64 count,
-                                 u64 key) {
-    if (key == UINT64_MAX) return count;
-    return column_below(records, record_bytes, from, count, (u128)(key + 1) << 64);
-}
-
 /* ---- lookups: queries are (key, whose it is), ascending by key ------------------------------ */
 
 /* The pages that may hold a record of one of the keys, ascending, each once; returns how many.
  * `pages` has room for all pages of the column. */
-static inline u64 column_plan(const u8 *fences, u64 page_count, const column_pair_t *queries,
+static inline u64 column_plan(const u8 *fences, u64 page_count, const pair_t *queries,
                               u64 query_count, u32 *pages) {
     u64 planned = 0, below = 0, unplanned = 0;
     for (u64 i = 0; i < query_count; i++) {
         const u64 key = queries[i].key;
-        below = column_below(fences, COLUMN_PAIR_BYTES, below, page_count, (u128)key << 64);
-        const u64 end = column_through(fences, COLUMN_PAIR_BYTES, below, page_count, key);
+        below = pair_below(fences, PAIR_BYTES, below, page_count, (u128)key << 64);
+        const u64 end = pair_through(fences, PAIR_BYTES, below, page_count, key);
         u64 page = below ? below - 1 : 0; /* its last records may have this key */
         if (page < unplanned) page = unplanned;
         while (page < end) pages[planned++] = (u32)page++;
@@ -319,195 +260,23 @@ static __attribute__((noinline, cold)) int column_found_grow(column_found_t *fou
 /* Adds what the records of one page have for the queries from *at on, and moves *at past those that
  * no later page can have more for. -1 for no memory. */
 static inline int column_match(const u8 *records, u64 record_bytes, u64 count,
-                               const column_pair_t *queries, u64 query_count, u64 *at,
+                               const pair_t *queries, u64 query_count, u64 *at,
                                column_found_t *found) {
-    const u64 last = column_key(records + (count - 1) * record_bytes);
+    const u64 last = pair_key(records + (count - 1) * record_bytes);
     u64 below = 0;
     for (u64 i = *at; i < query_count && queries[i].key <= last; i++) {
         const u64 key = queries[i].key;
-        below = column_below(records, record_bytes, below, count, (u128)key << 64);
+        below = pair_below(records, record_bytes, below, count, (u128)key << 64);
         for (u64 j = below; j < count; j++) {
             const u8 *record = records + j * record_bytes;
-            if (column_key(record) != key) break;
+            if (pair_key(record) != key) break;
             if (found->count == found->room && column_found_grow(found)) return -1;
             found->queries[found->count] = (u32)queries[i].value;
-            found->values[found->count++] = column_key(record + sizeof(u64));
+            found->values[found->count++] = pair_key(record + sizeof(u64));
         }
         if (key < last) *at = i + 1;
     }
     return 0;
-}
-
-/* ---- sort ----------------------------------------------------------------------------------- */
-
-enum {
-    SORT_BITS_MAX = 11,     /* of a digit: the places of one fit into the first cache */
-    SORT_INSERTED_MAX = 16, /* so many pairs are put in order one by one */
-    SORT_LOW_BITS_MAX = 22, /* keys that differ in no more are sorted from their lowest digit */
-};
-
-static inline u64 sort_digit(column_pair_t pair, u32 shift, u32 bits) {
-    return pair.key >> shift & (((u64)1 << bits) - 1);
-}
-
-/* Copy the pairs in the order of one digit, stable; `ends[d]` is where those of digit d end then.
- * Returns the largest number of pairs with one digit. */
-static inline u64 sort_scatter(const column_pair_t *from, column_pair_t *to, u64 count, u32 shift,
-                               u32 bits, u64 ends[1 << SORT_BITS_MAX]) {
-    u64 sum = 0, most = 0;
-    memset(ends, 0, sizeof *ends << bits);
-    for (u64 i = 0; i < count; i++) ends[sort_digit(from[i], shift, bits)]++;
-    for (u64 digit = 0; digit >> bits == 0; digit++) {
-        const u64 many = ends[digit];
-        ends[digit] = sum;
-        sum += many;
-        if (many > most) most = many;
-    }
-    for (u64 i = 0; i < count; i++) to[ends[sort_digit(from[i], shift, bits)]++] = from[i];
-    return most;
-}
-
-static inline void sort_insert(column_pair_t *pairs, u64 count) {
-    for (u64 i = 1; i < count; i++) {
-        const column_pair_t pair = pairs[i];
-        u64 at = i;
-        for (; at > 0 && pairs[at - 1].key > pair.key; at--) pairs[at] = pairs[at - 1];
-        pairs[at] = pair;
-    }
-}
-
-static inline void sort_from_low(column_pair_t *pairs, column_pair_t *scratch, u64 count, u32 low,
-                                 u32 width) {
-    const u32 passes = (width + SORT_BITS_MAX - 1) / SORT_BITS_MAX;
-    const u32 bits = (width + passes - 1) / passes;
-    u64 ends[1 << SORT_BITS_MAX];
-    column_pair_t *from = pairs, *to = scratch;
-    for (u32 pass = 0; pass < passes; pass++) {
-        sort_scatter(from, to, count, low + pass * bits, bits, ends);
-        column_pair_t *swapped = from;
-        from = to;
-        to = swapped;
-    }
-    if (from != pairs) memcpy(pairs, from, count * sizeof *pairs);
-}
-
-/* Sort by key, stable: equal keys keep their order. `scratch` has room for as many pairs. Keys that
- * differ in few bits are sorted by these bits, the lowest digit first; others by their highest
- * digit, and then each part of them, which is small and still in cache, by itself. It goes no
- * deeper than keys have digits. */
-static void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
-    u64 ends[1 << SORT_BITS_MAX], differ = 0;
-    if (count <= SORT_INSERTED_MAX) {
-        sort_insert(pairs, count);
-        return;
-    }
-    for (u64 i = 1; i < count; i++) differ |= pairs[i].key ^ pairs[0].key;
-    if (differ == 0) return;
-    const u32 low = (u32)__builtin_ctzll(differ), width = 64 - (u32)__builtin_clzll(differ) - low;
-    if (width <= SORT_LOW_BITS_MAX) {
-        sort_from_low(pairs, scratch, count, low, width);
-        return;
-    }
-    u32 bits = 63 - (u32)__builtin_clzll(count); /* about one pair a part when they are few */
-    if (bits > SORT_BITS_MAX) bits = SORT_BITS_MAX;
-    const u64 most = sort_scatter(pairs, scratch, count, low + width - bits, bits, ends);
-    if (most > SORT_INSERTED_MAX)
-        for (u64 digit = 0, first = 0; digit >> bits == 0; first = ends[digit++])
-            column_sort(scratch + first, pairs + first, ends[digit] - first);
-    memcpy(pairs, scratch, count * sizeof *pairs);
-    if (most <= SORT_INSERTED_MAX) sort_insert(pairs, count);
-}
-
-static inline void sort_swap(column_pair_t *pairs, u64 count) {
-    for (u64 i = 0; i < count; i++) pairs[i] = (column_pair_t){pairs[i].value, pairs[i].key};
-}
-
-/* Sort by key and value. What comes in order of its values, or in both, takes no more. */
-static inline void column_sort_pairs(column_pair_t *pairs, column_pair_t *scratch, u64 count) {
-    const u8 *records = (const u8 *)pairs;
-    if (column_disorder(records, sizeof *pairs, count, NULL) == count) return;
-    column_sort(pairs, scratch, count);
-    if (column_disorder(records, sizeof *pairs, count, NULL) == count) return;
-    sort_swap(pairs, count);
-    column_sort(pairs, scratch, count);
-    sort_swap(pairs, count);
-    column_sort(pairs, scratch, count);
-}
-
-/* ---- merge: a tree of losers over up to COLUMN_MERGE_MAX streams of ascending records -------- */
-
-typedef struct {
-    const u8 *next; /* records that lie one after another */
-    const u8 *end;
-} column_stream_t;
-
-/* Streams 0 to count-1 are alive and not empty whenever column_merge_step() is called. */
-typedef struct {
-    u32 count;
-    u32 winner;
-    u64 record_bytes;
-    u128 pairs[COLUMN_MERGE_MAX]; /* of each stream's next record */
-    u32 losers[COLUMN_MERGE_MAX]; /* nodes 1 to count-1; stream i hangs below (i + count) / 2 */
-    column_stream_t streams[COLUMN_MERGE_MAX];
-} column_merge_t;
-
-static inline void column_merge_replay(column_merge_t *merge, u32 winner) {
-    for (u32 node = (winner + merge->count) / 2; node > 0; node /= 2) {
-        const u32 other = merge->losers[node];
-        const int less = merge->pairs[other] < merge->pairs[winner];
-        merge->losers[node] = less ? winner : other;
-        winner = less ? other : winner;
-    }
-    merge->winner = winner;
-}
-
-/* Build the tree; again whenever `count` or the streams' order has changed. */
-static inline void column_merge_begin(column_merge_t *merge) {
-    invariant(merge->count > 0 && merge->count <= COLUMN_MERGE_MAX);
-    u32 winners[2 * COLUMN_MERGE_MAX];
-    for (u32 i = 0; i < merge->count; i++) {
-        invariant(merge->streams[i].next < merge->streams[i].end);
-        merge->pairs[i] = column_pair(merge->streams[i].next);
-        winners[i + merge->count] = i;
-    }
-    for (u32 node = merge->count - 1; node > 0; node--) {
-        const u32 left = winners[2 * node], right = winners[2 * node + 1];
-        const int less = merge->pairs[left] < merge->pairs[right];
-        winners[node] = less ? left : right;
-        merge->losers[node] = less ? right : left;
-    }
-    merge->winner = winners[1];
-}
-
-static inline __attribute__((always_inline)) u64 column_merge_some(column_merge_t *merge, u8 *out,
-                                                                   u64 room, u64 record_bytes) {
-    u64 made = 0;
-    while (made < room) {
-        const u32 winner = merge->winner;
-        column_stream_t *stream = &merge->streams[winner];
-        memcpy(out + made++ * record_bytes, stream->next, record_bytes);
-        stream->next += record_bytes;
-        if (stream->next == stream->end) break;
-        merge->pairs[winner] = column_pair(stream->next);
-        column_merge_replay(merge, winner);
-    }
-    return made;
-}
-
-/* Write the lowest records to `out` until it has `room` of them or one stream is used up, which is
- * merge->winner then; returns how many. Whoever refilled that stream calls column_merge_refilled(),
- * whoever has nothing more for it takes it out and begins again. */
-static inline u64 column_merge_step(column_merge_t *merge, u8 *out, u64 room) {
-    if (merge->record_bytes == COLUMN_PAIR_BYTES)
-        return column_merge_some(merge, out, room, COLUMN_PAIR_BYTES);
-    return column_merge_some(merge, out, room, merge->record_bytes);
-}
-
-static inline void column_merge_refilled(column_merge_t *merge) {
-    const column_stream_t *stream = &merge->streams[merge->winner];
-    invariant(stream->next < stream->end);
-    merge->pairs[merge->winner] = column_pair(stream->next);
-    column_merge_replay(merge, merge->winner);
 }
 
 /* ---- blocks of transfers: their filters ----------------------------------------------------- */

@@ -15,11 +15,23 @@ cdef extern from "filter.h" nogil:
     u64 filter_at(u64 hash, u64 block_count)
     void filter_block_set(u8 *block, u64 hash)
 
+cdef extern from "sort.h" nogil:
+    enum:
+        PAIR_BYTES
+    ctypedef struct pair_t:
+        u64 key, value
+    void pair_sort_by_key(pair_t *pairs, pair_t *scratch, u64 count)
+    void pair_sort(pair_t *pairs, pair_t *scratch, u64 count)
+
+cdef extern from "merge.h" nogil:
+    enum:
+        MERGE_STREAMS_MAX
+
 cdef extern from "columns.h" nogil:
     enum:
         COLUMN_PAGE_BYTES, COLUMN_PAYLOAD_BYTES, COLUMN_FORMAT, COLUMN_COLUMNS_MAX
-        COLUMN_KIND_SEGMENT, COLUMN_KIND_CHECKPOINT, COLUMN_PAIR_BYTES, COLUMN_RECORD_STEP
-        COLUMN_DIGEST_BYTES, COLUMN_FACTS_BYTES_MAX, COLUMN_MERGE_MAX
+        COLUMN_KIND_SEGMENT, COLUMN_KIND_CHECKPOINT, COLUMN_RECORD_STEP
+        COLUMN_DIGEST_BYTES, COLUMN_FACTS_BYTES_MAX
         COLUMN_IDS, COLUMN_RESOLUTIONS, COLUMN_ROWS, COLUMN_BALANCES, COLUMN_BLOCKS, COLUMN_PANELS
         COLUMN_ACCOUNTS, COLUMN_HOLDS, COLUMN_SESSIONS, COLUMN_STARTS
         COLUMN_IDS_BYTES, COLUMN_RESOLUTIONS_BYTES, COLUMN_ROWS_BYTES, COLUMN_BALANCES_BYTES
@@ -48,8 +60,6 @@ cdef extern from "columns.h" nogil:
         u32 block_count, line_count
     ctypedef struct column_page_t:
         column_header_t header
-    ctypedef struct column_pair_t:
-        u64 key, value
     ctypedef struct column_found_t:
         u32 *queries
         u64 *values
@@ -60,8 +70,6 @@ cdef extern from "columns.h" nogil:
     bint column_intact(const column_page_t *, u64 number, u64 identity)
     const char *column_header_wrong(const column_page_t *, u64 file_bytes)
     void column_found_free(column_found_t *)
-    void column_sort(column_pair_t *pairs, column_pair_t *scratch, u64 count)
-    void column_sort_pairs(column_pair_t *pairs, column_pair_t *scratch, u64 count)
     u64 block_hash(const u64 *key, u32 field, u128 value)
     u32 panel_lines(u64 keys)
     u32 panel_parts(u32 block_count, u32 line_count)
@@ -82,7 +90,7 @@ cdef extern from "column_file.h" nogil:
         column_page_t *head
         column_page_t *pages
         column_t *column
-        column_pair_t *fences
+        pair_t *fences
     ctypedef struct column_file_t:
         int descriptor
         u64 identity

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 
-# The protocol.
+# The protocol, and this software.
+VERSION = "0.1.0"
 RELEASE = (0 << 16) | (17 << 8) | 9  # what pongs and evictions announce: 0.17.9
 RELEASE_MIN = (0 << 16) | (17 << 8)  # operations 146 and 147 exist since 0.17.0
 MESSAGE_BYTES_MAX = 1 << 20

@@ -24,6 +24,7 @@ import numpy as np
 from ledger import config, schema
 from ledger.calls import Rows
 from ledger.engine import Engine
+from ledger.engine_ports import Answers
 from ledger.errors import (
     Busy,
     DataRefused,
@@ -76,7 +77,7 @@ class Ask:
 
 
 class Call(Ask):
-    """One request on its way: an asker of the engine.
+    """One request on its way: a submitter of the engine.
 
     before: a call that must be accepted before this one is tried; what ends it ends this one too.
     All but `abandon` happens in the engine's thread.
@@ -185,12 +186,12 @@ class Call(Ask):
     def of(self, arrival: int) -> Call:
         return self
 
-    def take(self, engine: Engine, made: int) -> tuple[Rows, int]:
-        answer = engine.answers[0]
+    def take(self, answers: Answers, made: int) -> tuple[Rows, int]:
+        answer = answers.records[0]
         start = int(answer["payload_offset"])
         end = start + int(answer["payload_bytes"])
         self._taken = True
-        results = np.frombuffer(bytearray(engine.payload[start:end]), self._dtype)
+        results = np.frombuffer(bytearray(answers.payload[start:end]), self._dtype)
         return results, results.nbytes + 1
 
     def deliver(self, taken: Any) -> None:

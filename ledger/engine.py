@@ -3,12 +3,12 @@
 Arrivals are executed at once into the open group while the group before is being made durable;
 answers wait beside the group they saw. It is built from parts handed to it (core, log, clock,
 runner), so that a simulator can drive it: it starts no thread, reads no clock and knows no socket,
-frame or event loop. One caller at a time: whoever works on it holds its runner's place.
+frame or event loop. One caller at a time: who works on it holds its runner's turnstile.
 
 The log is never idle for the time it takes to tell the engine what it did: the thread that appends
 hands the open group over itself, unless somebody is at work in the engine, and a full group may
-wait for the one that is being made durable. Backpressure: when there is no place for another group,
-or too many answers are held, submit() takes no more and the asker is told later that there is room.
+wait for the one that is being made durable. Backpressure: when there is no room for another group,
+or too many answers are held, submit() takes no more, and the submitter is resumed later.
 The weak spot: a long read is executed in order with the payments and holds them up.
 """
 
@@ -17,110 +17,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ledger import _core, config
+from ledger.engine_ports import Answers, Keeper, Observer, Runner, Stamp, Submitter, Time
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.group import Group
 from ledger.journal_ports import Log
-from ledger.schema import ANSWER, Verdict
+from ledger.schema import Verdict
 
 if TYPE_CHECKING:
     from ledger._core import Bytes
-    from ledger.sealing import Sealer
 
 RESEND = int(Verdict.RESEND)
 T = TypeVar("T")
-
-
-class Stamp(Protocol):
-    """What keeps the head stamp."""
-
-    def write(self, cluster: int, group: int, position: int, digest: bytes) -> None: ...
-
-
-class Time(Protocol):
-    def now_ns(self) -> int: ...
-
-
-class Place(Protocol):
-    """Held by whoever works on an engine; the same thread may take it more than once."""
-
-    def acquire(self, blocking: bool = ...) -> bool: ...
-    def release(self) -> None: ...
-    def __enter__(self) -> Any: ...
-    def __exit__(self, *exception: Any) -> Any: ...
-
-
-class Runner(Protocol):
-    """Where and when things happen: thread and loop in production, a chosen moment in a test.
-
-    Whatever it calls back, jobs aside, is called while `place` is held.
-    """
-
-    @property
-    def place(self) -> Place: ...
-
-    def run(self, job: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Run a blocking job elsewhere, then `done` with its error in the engine's place. One job
-        after the other, and a job may begin before the one before it has been told."""
-
-    def soon(self, callback: Callable[[], None]) -> None:
-        """Call back once what is at hand has been submitted."""
-
-    def wake(self, delay_ns: int, callback: Callable[[], None]) -> None:
-        """Call back after a time; a new wake replaces the last."""
-
-    def later(self, delay_ns: int, callback: Callable[[], None]) -> None:
-        """Call back after a time, whatever else is to be woken."""
-
-    def aside(
-        self, lane: str, job: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> None:
-        """As run, beside the appends: the jobs of one lane come one after another."""
-
-
-class Asker(Protocol):
-    """Who submits: a connection, several of them at once, or an in-process call."""
-
-    def of(self, arrival: int) -> Asker:
-        """Who asked the arrival of this index, of those that are being executed."""
-
-    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
-        """Make what engine.answers[:made] say into something of its own; and its size in bytes."""
-
-    def deliver(self, taken: Any) -> None:
-        """What was taken may leave now: all it saw is durable."""
-
-    def full(self) -> bool:
-        """Whether no more answers may be held for this asker."""
-
-    def resume(self) -> None:
-        """There is room again after submit() took less than all."""
-
-    def refused(self, why: DataRefused) -> None:
-        """The first request not taken cannot be answered: the journal is damaged there."""
-
-    def unanswered(self, why: DataRefused) -> None:
-        """The same of one that was taken: its original reply cannot be rebuilt."""
-
-    def stopped(self, cause: LedgerStopped) -> None:
-        """The engine has stopped; nothing more will be delivered."""
-
-
-class Answers:
-    """The buffers a core writes answers to and an asker takes them from.
-
-    answers: array of ANSWER; payload: results, bytes; counts: uint16, results of each batch.
-    """
-
-    def __init__(self) -> None:
-        self.answers: npt.NDArray[np.void] = np.zeros(config.ANSWERS_MAX, ANSWER)
-        self.payload: npt.NDArray[np.uint8] = np.zeros(config.PAYLOAD_BYTES_MAX, np.uint8)
-        self.counts: npt.NDArray[np.uint16] = np.zeros(config.COUNTS_MAX, np.uint16)
 
 
 class Engine:
@@ -139,18 +52,18 @@ class Engine:
         runner: Runner,
         *,
         stamp: Stamp | None = None,
-        sealer: Sealer | None = None,
+        keeper: Keeper | None = None,
         failpoint: Callable[[str], None] | None = None,
         on_stopped: Callable[[LedgerStopped], None] | None = None,
     ) -> None:
         self.core = core
-        self.answers, self.payload, self.counts = buffers.answers, buffers.payload, buffers.counts
+        self.answers = buffers
         self._log = log
         self._clock = clock
         self._runner = runner
-        self._place = runner.place
+        self._turnstile = runner.turnstile
         self._stamp = stamp
-        self._sealer = sealer
+        self._keeper = keeper
         self._failpoint = failpoint
         self._on_stopped = on_stopped
         self.cause: LedgerStopped | None = None
@@ -165,38 +78,44 @@ class Engine:
         self._wake_ns = 0
         self._durable = log.group
         self._held_bytes = 0
-        # What waits for each group that is not durable: (asker, taken, bytes); an answer to be
-        # rebuilt is (asker, (group, record offset), 0).
-        self._waits: dict[int, list[tuple[Asker, Any, int]]] = {}
-        self._releasing: deque[tuple[Asker, Any, int]] = deque()  # durable, and leaving in order
-        self._refused: dict[Asker, None] = {}  # in order; each connection or call at most once
+        # What waits for each group that is not durable: (submitter, taken, bytes); an answer to be
+        # rebuilt is (submitter, (group, record offset), 0).
+        self._waits: dict[int, list[tuple[Submitter, Any, int]]] = {}
+        self._releasing: deque[tuple[Submitter, Any, int]] = deque()  # durable: they leave in order
+        self._refused: dict[Submitter, None] = {}  # in order; each connection or call at most once
         self.durable_position = log.position
-        if sealer is not None:
-            sealer.bind(runner, self, log.group)
+        self._observers: list[Observer] = []
+        if keeper is not None:
+            self.observe(keeper)
+            keeper.bind(runner, self, log.group)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell it of every group that becomes durable from now on."""
+        self._observers.append(observer)
 
     # ---- asking ---------------------------------------------------------------------------------
 
     def submit(
-        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+        self, submitter: Submitter, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
         """Execute arrivals[:count] in order, as far as there is room; how many were.
 
-        When fewer than all, asker.resume() is called once there is room, unless asker.full() said
-        stop: then the asker itself knows when to go on. LedgerStopped when the engine has stopped.
+        When fewer than all, submitter.resume() is called once there is room, unless it was full():
+        then the submitter itself knows when to go on. LedgerStopped when the engine has stopped.
         Whatever else is raised stops it: what was executed might never be answered.
         """
-        return self._guarded(self._submit, asker, buffer, arrivals, count)
+        return self._guarded(self._submit, submitter, buffer, arrivals, count)
 
     def execute(
-        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+        self, submitter: Submitter, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
         """As submit, for who asks again in another way for what found no room: none is resumed."""
-        done, _ = self._guarded(self._execute, asker, buffer, arrivals, count)
+        done, _ = self._guarded(self._execute, submitter, buffer, arrivals, count)
         self._ask_flush()
         return done
 
     def _guarded(self, step: Callable[..., T], *arguments: Any) -> T:
-        with self._place:
+        with self._turnstile:
             self.check()
             try:
                 return step(*arguments)
@@ -213,36 +132,36 @@ class Engine:
             raise LedgerStopped(self.cause.cause)
 
     def _submit(
-        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+        self, submitter: Submitter, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> int:
-        done, why = self._execute(asker, buffer, arrivals, count)
+        done, why = self._execute(submitter, buffer, arrivals, count)
         if why == _core.COLD:
-            assert self._sealer is not None
-            self._sealer.ask(asker)
+            assert self._keeper is not None
+            self._keeper.ask(submitter)
         elif why == _core.GROUP_FULL:
-            self._refused[asker] = None
+            self._refused[submitter] = None
         self._ask_flush()
         return done
 
     def _execute(
-        self, asker: Asker, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
+        self, submitter: Submitter, buffer: Bytes, arrivals: npt.NDArray[np.void], count: int
     ) -> tuple[int, int]:
-        """How many were executed, and why no more: DONE (or the asker is full), COLD, or
+        """How many were executed, and why no more: DONE (or the submitter is full), COLD, or
         GROUP_FULL for every other lack of room."""
         done, why = 0, _core.DONE
-        while not asker.full():
+        while not submitter.full():
             why = _core.GROUP_FULL
             if self._held_bytes > config.REPLY_BYTES_IN_FLIGHT_MAX:
                 break
             if self.core.group_records == 0:
-                if self._sealer is not None and self._sealer.full:
+                if self._keeper is not None and self._keeper.full:
                     break
                 self._open_group()
             done, made, why = self.core.execute(
                 buffer, arrivals, done, count, self._now_ns, self.refusal is None, not self._shut
             )
             if made:
-                self._hold(asker, made)
+                self._hold(submitter, made)
             if why == _core.NO_MEMORY:
                 raise MemoryError("no memory is left for another request")
             if why in (_core.DONE, _core.COLD):
@@ -258,43 +177,43 @@ class Engine:
         room = self._log.room()
         self.refusal, self._shut = room.refusal, room.shut is not None
 
-    def _hold(self, asker: Asker, made: int) -> None:
+    def _hold(self, submitter: Submitter, made: int) -> None:
         """Keep answers until what they saw is durable; at once when it is."""
         if self._failpoint is not None:
             self._failpoint("applied")
-        resends: list[tuple[Asker, int, int]] = []
+        resends: list[tuple[Submitter, int, int]] = []
         if self.core.resends:
             resends = [
-                (asker.of(int(answer["arrival"])), int(answer["group"]),
+                (submitter.of(int(answer["arrival"])), int(answer["group"]),
                  int(answer["record_offset"]))
-                for answer in self.answers[:made]
+                for answer in self.answers.records[:made]
                 if answer["verdict"] == RESEND
             ]
-        taken, size = asker.take(self, made)
+        taken, size = submitter.take(self.answers, made)
         if size:
-            self._release_after(self.core.newest_group(), asker, taken, size)
+            self._release_after(self.core.newest_group(), submitter, taken, size)
         for one, group, offset in resends:
             self._release_after(group, one, (group, offset), 0)
 
-    def _release_after(self, group: int, asker: Asker, taken: Any, size: int) -> None:
-        """Deliver an answer once its group is durable. An asker may submit more while it is
+    def _release_after(self, group: int, submitter: Submitter, taken: Any, size: int) -> None:
+        """Deliver an answer once its group is durable. A submitter may submit more while it is
         delivered to: those answers leave after all that are being released already."""
         if group > self._durable:
-            self._waits.setdefault(group, []).append((asker, taken, size))
+            self._waits.setdefault(group, []).append((submitter, taken, size))
         elif self._releasing:
-            self._releasing.append((asker, taken, size))
+            self._releasing.append((submitter, taken, size))
         else:
-            self._deliver(asker, taken, size)
+            self._deliver(submitter, taken, size)
             return
         self._held_bytes += size + config.HELD_BYTES_EACH
 
-    def _deliver(self, asker: Asker, taken: Any, size: int) -> None:
+    def _deliver(self, submitter: Submitter, taken: Any, size: int) -> None:
         if size:
-            asker.deliver(taken)
+            submitter.deliver(taken)
         else:
-            self._resend(asker, *taken)
+            self._resend(submitter, *taken)
 
-    def _resend(self, asker: Asker, group: int, offset: int) -> None:
+    def _resend(self, submitter: Submitter, group: int, offset: int) -> None:
         """The original reply of a durable request, rebuilt from the journal.
 
         Of a journal that is damaged there who asked is told, and others are served.
@@ -303,31 +222,31 @@ class Engine:
             header, body = self._log.one(group)
             self.core.original_answer(body, header.position_first, offset)
         except DataRefused as why:
-            asker.unanswered(why)
+            submitter.unanswered(why)
             return
-        taken, size = asker.take(self, 1)
+        taken, size = submitter.take(self.answers, 1)
         if size:
-            asker.deliver(taken)
+            submitter.deliver(taken)
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Have it called once what is at hand has been read."""
         self._runner.soon(callback)
 
-    def notify_after_group(self, asker: Asker) -> None:
-        """Have asker.resume() called once the next group is durable."""
-        self._refused[asker] = None
+    def notify_after_group(self, submitter: Submitter) -> None:
+        """Have submitter.resume() called once the next group is durable."""
+        self._refused[submitter] = None
 
     @property
     def has_waiting(self) -> bool:
-        """Whether an asker waits for room. One that must not overtake it waits behind it, by
+        """Whether a submitter waits for room. One that must not overtake it waits behind it, by
         notify_after_group."""
         return bool(self._refused)
 
-    def forget(self, asker: Asker) -> None:
-        """The asker does not want to be resumed any more."""
-        self._refused.pop(asker, None)
-        if self._sealer is not None:
-            self._sealer.forget(asker)
+    def forget(self, submitter: Submitter) -> None:
+        """The submitter does not want to be resumed any more."""
+        self._refused.pop(submitter, None)
+        if self._keeper is not None:
+            self._keeper.forget(submitter)
 
     def resume(self) -> None:
         """Let those go on who found no room."""
@@ -361,19 +280,19 @@ class Engine:
 
     def flush(self) -> None:
         """Hand the open group over if it holds anything and the log is free."""
-        with self._place:
+        with self._turnstile:
             self._flush_asked = False
             if self.cause is None and self._due:
                 self._or_stop(self._append)
 
     def _follow(self) -> None:
         """The same where the log appends, unless the engine is at work: then it sees to it."""
-        if self._place.acquire(blocking=False):
+        if self._turnstile.acquire(blocking=False):
             try:
                 if self.cause is None and self._due:
                     self._append()
             finally:
-                self._place.release()
+                self._turnstile.release()
 
     def _or_stop(self, step: Callable[[], None]) -> None:
         """A step that a runner calls: what it raises stops the engine and goes no further."""
@@ -387,7 +306,7 @@ class Engine:
         if self._appending == config.GROUPS_IN_FLIGHT_MAX - 1:
             return False
         self._append()
-        if self._sealer is not None and self._sealer.full:
+        if self._keeper is not None and self._keeper.full:
             return False
         self._open_group()
         return True
@@ -396,8 +315,8 @@ class Engine:
         fields, body = self.core.take_group()
         number = fields.pop("group")
         group = Group(body, **fields)
-        if self._sealer is not None:
-            self._sealer.group_taken()
+        if self._keeper is not None:
+            self._keeper.group_taken()
         if self._failpoint is not None:
             self._failpoint("encoded")
         expected = group.position_first - 1
@@ -465,8 +384,8 @@ class Engine:
         self._release()
         if self._failpoint is not None:
             self._failpoint("released")
-        if self._sealer is not None:
-            self._sealer.group_durable(number)
+        for observer in self._observers:
+            observer.group_durable(number)
         self._resume_refused()
         self._schedule_expiry()
         self._ask_stamp()
@@ -474,21 +393,21 @@ class Engine:
     def _release(self) -> None:
         """Deliver what waited. Should that fail, whoever is left is among those to be told."""
         while self._releasing:
-            asker, taken, size = self._releasing[0]
-            self._deliver(asker, taken, size)
+            submitter, taken, size = self._releasing[0]
+            self._deliver(submitter, taken, size)
             if self._releasing:
                 self._releasing.popleft()
                 self._held_bytes -= size + config.HELD_BYTES_EACH
 
     def _resume_refused(self) -> None:
         """Let those go on who found no room, in their order, until there is none again."""
-        for asker in list(self._refused):
-            if self._refused.pop(asker, asker) is asker:
+        for submitter in list(self._refused):
+            if self._refused.pop(submitter, submitter) is submitter:
                 continue
             others = len(self._refused)
-            asker.resume()
+            submitter.resume()
             if len(self._refused) > others:
-                self._refused = {asker: None} | self._refused
+                self._refused = {submitter: None} | self._refused
                 break
 
     # ---- time -----------------------------------------------------------------------------------
@@ -503,14 +422,14 @@ class Engine:
 
     def tick(self) -> None:
         """Run due expiries, in a group of their own when nothing else is open."""
-        with self._place:
+        with self._turnstile:
             self._wake_ns = 0
             if self.cause is None:
                 self._or_stop(self._expire)
 
     def _expire(self) -> None:
         if self.core.group_records == 0:
-            if self._sealer is not None and self._sealer.full:
+            if self._keeper is not None and self._keeper.full:
                 self._runner.wake(config.REFUSED_RETRY_NS, self.tick)
                 return
             self._open_group()
@@ -529,7 +448,7 @@ class Engine:
 
         start_id: 64 bits at random, so that no run of a copy of the book has the same.
         """
-        with self._place:
+        with self._turnstile:
             self._open_group()
             self.core.start(self._now_ns, wall_ns, release, start_id)
             self._ask_flush()
@@ -547,13 +466,13 @@ class Engine:
             return
         self.cause = error if isinstance(error, LedgerStopped) else LedgerStopped(error)
         waits = [self._releasing, *(self._waits[group] for group in sorted(self._waits))]
-        waiting = [asker for those in waits for asker, _, _ in those] + list(self._refused)
-        if self._sealer is not None:
-            waiting += self._sealer.stop()
+        waiting = [submitter for those in waits for submitter, _, _ in those] + list(self._refused)
+        if self._keeper is not None:
+            waiting += self._keeper.stop()
         self._releasing, self._waits = deque(), {}
         self._refused.clear()
-        for asker in waiting:
+        for submitter in waiting:
             with suppress(Exception):
-                asker.stopped(self.cause)
+                submitter.stopped(self.cause)
         if self._on_stopped is not None:
             self._on_stopped(self.cause)

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "record.h"
+#include "types.h"
 
 enum {
     FILTER_BLOCK_BYTES = 32,

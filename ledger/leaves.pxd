@@ -3,7 +3,7 @@
 
 from libc.stddef cimport size_t
 
-from ledger.record cimport u8, u32, u64, u128
+from ledger.types cimport u8, u32, u64, u128
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)

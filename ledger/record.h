@@ -10,39 +10,8 @@
 #define LEDGER_RECORD_H
 
 #include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the records are little-endian in memory and on disk"
-#endif
-
-typedef unsigned __int128 u128;
-typedef uint64_t u64;
-typedef uint32_t u32;
-typedef uint16_t u16;
-typedef uint8_t u8;
-
-/* A broken invariant must stop the process before it reaches the journal: Python's assert cannot
- * do that inside a function that may not raise. */
-#define invariant(condition)                                                                  \
-    do {                                                                                      \
-        if (__builtin_expect(!(condition), 0)) {                                              \
-            fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                          \
-        }                                                                                     \
-    } while (0)
-
-/* The same in the verify build (see setup.py), which may be slow; the normal build compiles it and
- * leaves it out. What takes more than an expression stands behind `if VERIFIES`. */
-#ifdef LEDGER_VERIFY
-enum { VERIFIES = 1 };
-#define verify(condition) invariant(condition)
-#else
-enum { VERIFIES = 0 };
-#define verify(condition) ((void)sizeof(!(condition)))
-#endif
+#include "types.h"
 
 /* ---- what a client sends and receives: F(type, name, doc), A(type, name, count, doc) -------- */
 
@@ -424,6 +393,8 @@ enum {
     EXPIRIES_MAX = EVENTS_MAX + 1,
     /* 0xFFFF says "too many" and 0xFFFE is the last count the protocol can say. */
     BATCHES_MAX = 65534,
+    /* In memory: one open, the others full and being flushed. */
+    MEMTABLES_MAX = 5,
 };
 _Static_assert(EVENTS_MAX == 8189, "the clients of the protocol count on 8,189 events");
 
@@ -461,6 +432,5 @@ _Static_assert(offsetof(account_t, flags) == EVENT_FLAGS_AT, "both keep flags at
 
 #define NS_PER_SECOND 1000000000ull
 #define TIMESTAMP_MAX ((u64)INT64_MAX)
-#define U128_MAX (~(u128)0)
 
 #endif

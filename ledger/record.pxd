@@ -1,21 +1,9 @@
 # The C records of record.h as Cython sees them: only the names that .pyx and .pxi code uses.
-# Order and offsets here do not matter, the C compiler uses the header. u128 is declared as 64 bits
-# wide because Cython knows no wider integer: never convert one to a Python object.
+# Order and offsets here do not matter, the C compiler uses the header.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from ledger.types cimport U128_MAX, VERIFIES, invariant, u8, u16, u32, u64, u128, verify
 
 cdef extern from "record.h" nogil:
-    ctypedef unsigned long long u128
-    ctypedef uint64_t u64
-    ctypedef uint32_t u32
-    ctypedef uint16_t u16
-    ctypedef uint8_t u8
-
-    void invariant(bint condition)
-    void verify(bint condition)
-    enum:
-        VERIFIES
-
     ctypedef struct account_t:
         u128 id, debits_pending, debits_posted, credits_pending, credits_posted, user_data_128
         u64 user_data_64
@@ -143,7 +131,7 @@ cdef extern from "record.h" nogil:
         OPERATION_QUERY_ACCOUNTS, OPERATION_QUERY_TRANSFERS, OPERATION_CREATE_ACCOUNTS
         OPERATION_CREATE_TRANSFERS
         JOURNAL_KIND_VERSION, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES, MESSAGE_BODY_BYTES_MAX
-        EVENTS_MAX, EXPIRIES_MAX, BATCHES_MAX, EVENT_BYTES_WORST, REQUEST_BYTES_FIXED
+        EVENTS_MAX, EXPIRIES_MAX, BATCHES_MAX, MEMTABLES_MAX, EVENT_BYTES_WORST, REQUEST_BYTES_FIXED
         PLACE_TRANSFER, PLACE_BURNED_ID, PLACE_EXPIRY_OF_DEBIT, PLACE_EXPIRY_OF_CREDIT
         PLACE_KIND_MASK, PLACE_OFFSET_SHIFT, PLACE_OFFSET_MASK
         PLACE_GROUP_SHIFT
@@ -151,4 +139,3 @@ cdef extern from "record.h" nogil:
         EVENT_PENDING_ID_AT
     u64 NS_PER_SECOND
     u64 TIMESTAMP_MAX
-    u128 U128_MAX

@@ -25,7 +25,8 @@ from ledger import _columns, _core, config, files
 from ledger._columns import ColumnFile
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
-from ledger.engine import Answers, Engine, Runner
+from ledger.engine import Engine
+from ledger.engine_ports import Answers, Runner
 from ledger.errors import (
     ColumnDamaged,
     DataRefused,
@@ -67,7 +68,7 @@ class Parts:
             self.clock,
             runner,
             stamp=self.checkpoint,
-            sealer=self.sealer,
+            keeper=self.sealer,
             failpoint=failpoint(),
             on_stopped=on_stopped,
         )
@@ -86,7 +87,7 @@ def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
         config.GROUP_BYTES_MAX,
         config.SESSIONS_MAX,
         os.urandom(16),
-        buffers.answers,
+        buffers.records,
         buffers.payload,
         buffers.counts,
         window_events,

@@ -91,7 +91,7 @@ class _Runner(ABC):
                 continue
             job, done = item
             error, ended_ns = self._do(job)
-            self._place(self._finish, done, error, ended_ns)
+            self._post(self._finish, done, error, ended_ns)
             self._finished += 1
 
     def _do(self, job: Callback) -> tuple[BaseException | None, int]:
@@ -123,10 +123,10 @@ class _Runner(ABC):
                     self._wake = None
                 else:
                     continue
-                self._place(first[2])
+                self._post(first[2])
 
     @abstractmethod
-    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Call back where everything but the appends happens."""
 
     def _finish(self, done: Done, error: BaseException | None, ended_ns: int) -> None:
@@ -151,7 +151,7 @@ class _Runner(ABC):
                 job()
             except BaseException as raised:
                 error = raised
-            self._place(done, error)
+            self._post(done, error)
 
         self._workers[lane].submit(work)
 
@@ -185,14 +185,14 @@ class LoopRunner(_Runner):
     def __init__(self, name: str = "ledger") -> None:
         super().__init__(name, SERVED_LANES)
         self._loop = asyncio.get_running_loop()
-        self.place = threading.RLock()
+        self.turnstile = threading.RLock()
         self.start()
 
-    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(self._here, callback, *arguments)
 
     def _here(self, callback: Callable[..., None], *arguments: Any) -> None:
-        with self.place:
+        with self.turnstile:
             callback(*arguments)
 
     def soon(self, callback: Callback) -> None:
@@ -209,7 +209,7 @@ class ThreadRunner(_Runner):
 
     def __init__(self, name: str = "ledger") -> None:
         super().__init__(name, LANES)
-        self.place = threading.RLock()
+        self.turnstile = threading.RLock()
         self.alone = False  # set in a turn by what would like its job done in this thread
         self._put: queue.SimpleQueue[Callback] = queue.SimpleQueue()
         self._soon: list[Callback] = []
@@ -229,7 +229,7 @@ class ThreadRunner(_Runner):
         """Wait until there is something, and do it. What is called must not raise."""
         callback = self._put.get()
         self.alone = False
-        with self.place:
+        with self.turnstile:
             callback()
             for _ in range(min(self._put.qsize(), config.TURN_CALLS_MAX)):
                 self._put.get()()
@@ -238,7 +238,7 @@ class ThreadRunner(_Runner):
         if self._here is not None:
             (job, done), self._here = self._here, None
             error, ended_ns = self._do(job)
-            with self.place:
+            with self.turnstile:
                 self._finish(done, error, ended_ns)
                 self._do_soon()
 
@@ -257,7 +257,7 @@ class ThreadRunner(_Runner):
         else:
             super().run(job, done)
 
-    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         def unless_stopped() -> None:
             if not self._stopping:
                 callback(*arguments)

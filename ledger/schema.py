@@ -22,12 +22,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import _core, _wire, config
+from ledger import _facts, config
 
-_LAYOUT = _wire.layout()
-_NAMES = _wire.names()
-_STATUSES = _wire.statuses()
-_LIMITS = _wire.limits()
+_LAYOUT = _facts.layout()
+_NAMES = _facts.names()
+_STATUSES = _facts.statuses()
+_LIMITS = _facts.limits()
 _FORMATS = {"u8": "u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "u128": "<u8"}
 _CODES = {8: "Q", 4: "I", 2: "H", 1: "B"}  # of struct, by bytes
 
@@ -35,6 +35,7 @@ assert _LIMITS["MESSAGE_BYTES_MAX"] == config.MESSAGE_BYTES_MAX
 assert _LIMITS["MESSAGE_HEADER_BYTES"] == config.MESSAGE_HEADER_BYTES
 assert _LIMITS["MESSAGE_BODY_BYTES_MAX"] == config.BODY_BYTES_MAX
 assert _LIMITS["EVENTS_MAX"] == config.EVENTS_MAX
+assert _LIMITS["MEMTABLES_MAX"] >= config.WINDOWS_CLOSED_MAX + 2, "the core has room for each"
 assert _LIMITS["EVENT_BYTES_WORST"] == config.EVENT_BYTES_WORST
 assert (
     config.EVENTS_MAX * config.EVENT_BYTES_WORST
@@ -44,7 +45,6 @@ assert (
 assert _LIMITS["BATCHES_MAX"] <= config.COUNTS_MAX, "the batches of one request fit"
 assert _LIMITS["BODY_BYTES_END"] > config.GROUP_BYTES_MAX, "a place can say where a record lies"
 # One is open, and what a start replays may close one more than a server waits for.
-assert config.WINDOWS_CLOSED_MAX + 2 <= _core.MEMTABLES, "the core has room for every closed window"
 
 
 # ---- records ------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ Command = _numbers("Command", "commands")
 WireError = _numbers("WireError", "wire_errors")
 Operation = enum.IntEnum(
     "Operation",
-    [("REGISTER", _LIMITS["OPERATION_REGISTER"])] + [row[:2] for row in _wire.operations()],
+    [("REGISTER", _LIMITS["OPERATION_REGISTER"])] + [row[:2] for row in _facts.operations()],
     module=__name__,
 )
 
@@ -155,7 +155,7 @@ class Shape(NamedTuple):
 _EVENTS = {"id": ID} | RECORDS
 SHAPES = {
     Operation(number): Shape(_EVENTS[event], RECORDS[result], single, creates)
-    for _, number, event, result, single, creates, _ in _wire.operations()
+    for _, number, event, result, single, creates, _ in _facts.operations()
 }
 
 

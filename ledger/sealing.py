@@ -5,26 +5,24 @@ checkpoint is copied in small steps beside the work and becomes valid when all b
 A request that needs the sealed past waits outside of the order until it is attached, and is tried
 again then. All of it is derived from the journal behind its durable line: a crash anywhere loses
 only work that is done again. What blocks runs on lanes of the runner; what touches the core happens
-in the engine's own place. It knows no file and no column: History keeps them.
+while the engine's turnstile is held. It knows no file and no column: History keeps them.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ledger import _columns, _core, config
+from ledger.engine_ports import Host, Runner, Submitter
 from ledger.errors import ColumnDamaged, DataRefused, LedgerError
 from ledger.journal_ports import Ends
 from ledger.resolve import Wanted
-
-if TYPE_CHECKING:
-    from ledger.engine import Asker, Runner
 
 Done = Callable[[BaseException | None], None]
 
@@ -63,13 +61,6 @@ class Past(Protocol):
 
 class WindowsDiffer(LedgerError):
     """What is sealed was cut elsewhere, by software that keeps more or less in memory."""
-
-
-class Host(Protocol):
-    """What the engine does for its sealer."""
-
-    def stop(self, error: BaseException) -> None: ...
-    def resume(self) -> None: ...
 
 
 class _Snapshot:
@@ -121,9 +112,9 @@ class Sealer:
         self._stopped = False
         # Who waits for the sealed past: those that are being answered, whether they still want to
         # be (what they asked is under way until then), and those behind them.
-        self._asking: dict[Asker, bool] = {}
-        self._queue: dict[Asker, None] = {}
-        self._disappointed: dict[Asker, None] = {}  # their answer was overtaken by a drop
+        self._asking: dict[Submitter, bool] = {}
+        self._queue: dict[Submitter, None] = {}
+        self._disappointed: dict[Submitter, None] = {}  # their answer was overtaken by a drop
         core.use_hash_key(past.hash_key)
 
     # ---- replay: everything in turn -------------------------------------------------------------
@@ -174,7 +165,7 @@ class Sealer:
         self._windows_since = 0
         return _Snapshot(*self._core.open_snapshot())
 
-    # ---- beside the work: called by the engine, in its place ------------------------------------
+    # ---- beside the work: the engine calls, and holds its turnstile --------------------------
 
     def bind(self, runner: Runner, host: Host, durable: int) -> None:
         """From now on work goes on lanes of `runner`."""
@@ -342,38 +333,38 @@ class Sealer:
             self._host.stop(error)
         return True
 
-    def stop(self) -> list[Asker]:
+    def stop(self) -> list[Submitter]:
         """The engine has stopped: nothing is begun any more. Who still waits, to be told."""
         self._stopped = True
-        waiting = [asker for asker, wanted in self._asking.items() if wanted] + [*self._queue]
+        waiting = [one for one, wanted in self._asking.items() if wanted] + [*self._queue]
         self._asking.clear()
         self._queue.clear()
         return waiting
 
     # ---- requests that need the sealed past -----------------------------------------------------
 
-    def ask(self, asker: Asker) -> None:
-        """The asker's request ended with COLD: it is resumed when what it wants is attached."""
-        if asker in self._asking:
-            self._asking[asker] = True
+    def ask(self, submitter: Submitter) -> None:
+        """The submitter's request ended with COLD: it is resumed when what it wants is attached."""
+        if submitter in self._asking:
+            self._asking[submitter] = True
             return
         if self._written or len(self._asking) >= config.COLD_REQUESTS_MAX:
-            self._queue[asker] = None
+            self._queue[submitter] = None
             return
         assert self._runner is not None
-        self._asking[asker] = True
+        self._asking[submitter] = True
         wanted, generation = Wanted(*self._core.take_wanted()), self._core.generation
         found: list[Any] = []
 
         def done(error: BaseException | None) -> None:
-            self._answer(asker, generation, found[0] if error is None else None, error)
+            self._answer(submitter, generation, found[0] if error is None else None, error)
 
         # An id that the filter could not rule out must not wait behind a long statement.
         lane = "past" if wanted.little else "reads"
         self._aside(lane, lambda: found.append(self._past.resolve(wanted)), done)
 
     def _answer(
-        self, asker: Asker, generation: int, found: Any, error: BaseException | None
+        self, submitter: Submitter, generation: int, found: Any, error: BaseException | None
     ) -> None:
         if self._stopped:
             return
@@ -381,8 +372,8 @@ class Sealer:
         if error is not None and not _of_the_journal(error):
             self._failed(error)
             return
-        wanted = self._asking.pop(asker)
-        self._disappointed.pop(asker, None)
+        wanted = self._asking.pop(submitter)
+        self._disappointed.pop(submitter, None)
         if error is None and generation == self._core.generation:
             self._core.attach(*found)
             if self._core.group_records == 0:
@@ -390,12 +381,12 @@ class Sealer:
                 # what was attached would be gone with the next drop.
                 self._cut(config.WINDOWS_CLOSED_MAX + 1)
         elif error is None and wanted:
-            self._disappointed[asker] = None
+            self._disappointed[submitter] = None
         if wanted:
             if isinstance(error, DataRefused):
-                asker.refused(error)
+                submitter.refused(error)
             else:
-                asker.resume()
+                submitter.resume()
         self._drop()
         self._resume_queue()
 
@@ -405,18 +396,18 @@ class Sealer:
         Whoever finds what it wants attached goes on without asking, and leaves its place to the
         next. Each comes once: who queues itself again meanwhile is behind all of them.
         """
-        for asker in list(self._queue):
+        for submitter in list(self._queue):
             if self._stopped or self._written or len(self._asking) >= config.COLD_REQUESTS_MAX:
                 return
-            if self._queue.pop(asker, asker) is None:
-                asker.resume()
+            if self._queue.pop(submitter, submitter) is None:
+                submitter.resume()
 
-    def forget(self, asker: Asker) -> None:
-        """The asker does not want to be resumed any more."""
-        if asker in self._asking:
-            self._asking[asker] = False
-        self._queue.pop(asker, None)
-        self._disappointed.pop(asker, None)
+    def forget(self, submitter: Submitter) -> None:
+        """The submitter does not want to be resumed any more."""
+        if submitter in self._asking:
+            self._asking[submitter] = False
+        self._queue.pop(submitter, None)
+        self._disappointed.pop(submitter, None)
 
 
 def _of_the_journal(error: BaseException | None) -> bool:

@@ -36,7 +36,7 @@ cdef struct segment_columns_t:
     u64 *out_ids
     u64 *out_ends
     u64 *out_balances
-    column_pair_t *out_rows
+    pair_t *out_rows
     block_t *out_blocks
     u64 burned, ended  # the next of the memtable's
     # A share of the rows for every 2^share_bits accounts.
@@ -96,7 +96,7 @@ cdef int segment_columns_fill(const state_t *s, const u64 *key, segment_columns_
     of their places, the others in their own. 0, or -1 when there is no memory."""
     cdef u64 first = state_memtable(s, columns.memtable).transfers
     cdef u64 last = state_memtable(s, columns.memtable + 1).transfers
-    cdef column_pair_t *rows = columns.out_rows
+    cdef pair_t *rows = columns.out_rows
     cdef u64 i, end
     cdef int why = 0
     if room.hashes == NULL:
@@ -141,7 +141,7 @@ cdef inline void segment_columns_id(const u64 *key, segment_columns_t *columns, 
 cdef inline void segment_columns_row(segment_columns_t *columns, u64 account,
                                      u64 place) noexcept nogil:
     cdef u64 *end = &columns.share_ends[account >> columns.share_bits]
-    cdef column_pair_t *row = &columns.out_rows[end[0]]
+    cdef pair_t *row = &columns.out_rows[end[0]]
     row.key, row.value = account, place
     end[0] += 1
 
@@ -186,21 +186,21 @@ cdef void segment_columns_balances(const state_t *s, segment_columns_t *columns,
     columns.out_balances += 4 + sizeof(balances_t) // sizeof(u64)
 
 cdef int segment_columns_sort_shares(segment_columns_t *columns,
-                                     column_pair_t *rows) noexcept nogil:
+                                     pair_t *rows) noexcept nogil:
     """Put the rows of accounts of one share in order. 0, or -1 when there is no memory."""
-    cdef column_pair_t *scratch
+    cdef pair_t *scratch
     cdef u64 i, first = 0, most = 0
     if columns.share_bits == 0:
         return 0
     for i in range(columns.shares):
         most = max(most, columns.share_ends[i] - first)
         first = columns.share_ends[i]
-    scratch = <column_pair_t *>malloc((most + 1) * sizeof(column_pair_t))
+    scratch = <pair_t *>malloc((most + 1) * sizeof(pair_t))
     if scratch == NULL:
         return -1
     first = 0
     for i in range(columns.shares):
-        column_sort(rows + first, scratch, columns.share_ends[i] - first)
+        pair_sort_by_key(rows + first, scratch, columns.share_ends[i] - first)
         first = columns.share_ends[i]
     free(scratch)
     return 0

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "record.h"
+#include "types.h"
 
 enum {
     SLAB_CHUNK_BYTES = 1 << 21, /* a huge page */

@@ -17,9 +17,6 @@ cdef enum:
     REFERENCE_MASK = 0x3FFFFFFF
     # A posting: the reference of a transfer in a memtable, and which of its sides; or NONE.
     POSTING_CREDIT = 0x40000000
-    MEMTABLES_MAX = 5  # in memory: one open, the others closed and being sealed
-
-MEMTABLES = MEMTABLES_MAX  # for who says how many may be closed
 
 cdef struct hold_t:
     u128 amount

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#include "record.h"
+#include "types.h"
 
 static inline int u128_add_overflows(u128 a, u128 b) { return (u128)(a + b) < a; }
 

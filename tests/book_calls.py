@@ -76,7 +76,7 @@ def call(function, *arguments):
 def until(book, reached):
     """Wait for other threads; each look takes the engine's place, so that it sees whole steps."""
     while True:
-        with book._runner.place:
+        with book._runner.turnstile:
             if reached():
                 return
 

@@ -14,18 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from chaos.core_driver import NOW, Driver
 from chaos.generate import Generator
 from ledger import config, schema
 from ledger.checkpoint import Checkpoint
 from ledger.group import Group, Header, read_group, write_group
 from ledger.journal import Journal
 from ledger.runs import DTYPES
-from tests.core_driver import Driver
 
 Groups = list[tuple[dict[str, int], bytes]]
 Run = tuple[int, np.ndarray]  # kind, records
 ROOT = Path(__file__).resolve().parent.parent
-NOW = 1_700_000_000 * 10**9
 CLUSTER = 7
 
 

@@ -249,7 +249,7 @@ typedef struct {
 static column_fault_t fault;
 
 static int compare_pairs(const void *a, const void *b) {
-    const u128 x = column_pair(a), y = column_pair(b);
+    const u128 x = pair_of(a), y = pair_of(b);
     return (x > y) - (x < y);
 }
 
@@ -278,7 +278,7 @@ static void finish(book_t *book) {
     const u64 bytes = (u64)lseek(book->file.descriptor, 0, SEEK_END);
     invariant(column_header_wrong(book->writer.head, bytes) == NULL);
     book->column = &book->writer.head->header.columns[0];
-    book->fences = malloc(book->column->page_count * COLUMN_PAIR_BYTES + 1);
+    book->fences = malloc(book->column->page_count * PAIR_BYTES + 1);
     invariant(column_load_fences(&book->file, book->column, book->fences, &fault) == 0);
 }
 
@@ -320,7 +320,7 @@ static void check_searches(const book_t *book, u64 keys) {
     invariant(column_find(&book->file, column, book->fences, asked, 200, &found, &fault) == 0);
     for (u32 i = 0; i < 200; i++)
         for (u64 j = 0; j < book->count; j++)
-            wanted += column_key(book->records + j * record_bytes) == asked[i];
+            wanted += pair_key(book->records + j * record_bytes) == asked[i];
     invariant(found.count == wanted);
     for (u64 i = 0; i < found.count; i++) {
         const u64 pair[2] = {asked[found.queries[i]], found.values[i]};
@@ -332,7 +332,7 @@ static void check_searches(const book_t *book, u64 keys) {
         invariant(column_find_range(&book->file, column, book->fences, asked[i], low, high,
                                     &below, &end, &fault) == 0);
         for (u64 j = 0; j < book->count; j++) {
-            const u128 pair = column_pair(book->records + j * record_bytes);
+            const u128 pair = pair_of(book->records + j * record_bytes);
             const int inside = pair >= ((u128)asked[i] << 64 | low) &&
                                pair <= ((u128)asked[i] << 64 | high);
             invariant(inside == (j >= below && j < end));
@@ -342,7 +342,7 @@ static void check_searches(const book_t *book, u64 keys) {
 
 static void check_copies(const book_t *book) {
     const u32 record_bytes = book->column->record_bytes;
-    const u32 taken[] = {sizeof(u64), COLUMN_PAIR_BYTES, record_bytes};
+    const u32 taken[] = {sizeof(u64), PAIR_BYTES, record_bytes};
     for (u32 i = 0; i < 12; i++) {
         u64 first = draw() % (book->count + 1), end = draw() % (book->count + 1);
         if (first > end) {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from chaos.core_driver import Driver
 from chaos.model import (
     NS_PER_S,
     U128_MAX,
@@ -29,7 +30,6 @@ from chaos.model import (
     encode,
 )
 from ledger import schema
-from tests.core_driver import Driver
 
 A, F = AccountFlag, TransferFlag
 NOW = 1_000 * NS_PER_S
@@ -182,3 +182,19 @@ class Book:
         assert replayed.core.state_hash() == live, "replay-equal"
         assert replayed.core.counts_by_kind == self.core.counts_by_kind
         assert np.array_equal(replayed.core.open_holds(), self.core.open_holds())
+
+
+ORDER = [status.name.lower() for status in schema.TransferStatus]
+
+
+def broken(event, *changes):
+    """The event with all the changes made; None when two of them want one field otherwise."""
+    fields: dict[str, int] = {}
+    for change in changes:
+        for name, value in change.items():
+            if name == "flags":
+                flags = event.flags & ~-value if value < 0 else event.flags | value
+                event = event._replace(flags=flags)
+            elif fields.setdefault(name, value) != value:
+                return None
+    return event._replace(**fields)

@@ -1,8 +1,8 @@
 """Test tool: the parts an engine is built from, every one of them moved by hand.
 
 What lives here: a runner that does nothing until a test says so, a log in memory, a clock that is
-set, a stamp that remembers, an asker that keeps what it was handed and when. They know nothing of
-what an engine should do with them.
+set, a stamp that remembers, a submitter that keeps what it was handed and when. They know nothing
+of what an engine should do with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from chaos.model import encode
 from ledger import _core, config, schema
-from ledger.engine import Answers, Engine
+from ledger.engine import Engine
+from ledger.engine_ports import Answers
 from ledger.journal import Room
 from ledger.schema import Operation, Verdict
 from tests.core_book import NOW
@@ -82,7 +83,7 @@ class Stamp:
         self.written.append((group, position))
 
 
-class Place:
+class Turnstile:
     """Of one thread: whether an append finds it free is said by the test."""
 
     def __init__(self) -> None:
@@ -109,7 +110,7 @@ class Runner:
     `finish` what is first on a lane."""
 
     def __init__(self) -> None:
-        self.place = Place()
+        self.turnstile = Turnstile()
         self.jobs: list[Any] = []
         self.callbacks: list[Any] = []
         self.wakes: list[Any] = []
@@ -117,7 +118,7 @@ class Runner:
         self.lanes: dict[str, list[Any]] = defaultdict(list)
 
     def run(self, job: Any, done: Any) -> None:
-        assert self.place.held, "who hands a group over holds the place"
+        assert self.turnstile.held, "who hands a group over holds the turnstile"
         self.jobs.append((job, done))
 
     def soon(self, callback: Any) -> None:
@@ -160,11 +161,11 @@ class Runner:
         return lambda: self._here(done, error)
 
     def _here(self, callback: Any, *arguments: Any) -> None:
-        with self.place:
+        with self.turnstile:
             callback(*arguments)
 
 
-class Asker:
+class Submitter:
     def __init__(self, route: int = 0) -> None:
         self.route = route
         self.got: list[SimpleNamespace] = []
@@ -175,13 +176,13 @@ class Asker:
         self.on_resume: Any = None
         self.fail: BaseException | None = None
 
-    def of(self, arrival: int) -> Asker:
+    def of(self, arrival: int) -> Submitter:
         return self
 
-    def take(self, engine: Engine, made: int) -> tuple[Any, int]:
-        assert engine._place.held, "who executes holds the place"
+    def take(self, answers: Any, made: int) -> tuple[Any, int]:
+        assert answers.turnstile.held, "who executes holds the turnstile"
         taken = []
-        for answer in engine.answers[:made]:
+        for answer in answers.records[:made]:
             if answer["verdict"] == Verdict.RESEND:
                 continue
             start, size = int(answer["payload_offset"]), int(answer["payload_bytes"])
@@ -190,7 +191,7 @@ class Asker:
                     verdict=Verdict(answer["verdict"]).name,
                     position=int(answer["position"]),
                     timestamp=int(answer["timestamp"]),
-                    payload=engine.payload[start : start + size].tobytes(),
+                    payload=answers.payload[start : start + size].tobytes(),
                 )
             )
         return taken, sum(112 + len(one.payload) for one in taken)
@@ -239,7 +240,7 @@ class Bench:
         self.buffers = Answers()
         self.core = _core.Core(
             config.GROUP_BYTES_MAX, 100, b"k" * 16,
-            self.buffers.answers, self.buffers.payload, self.buffers.counts,
+            self.buffers.records, self.buffers.payload, self.buffers.counts,
         )  # fmt: skip
         self.log, self.clock, self.runner, self.stamp = Log(), Clock(), Runner(), Stamp()
         self.told: list[Any] = []
@@ -247,22 +248,23 @@ class Bench:
             self.core, self.buffers, self.log, self.clock, self.runner,
             stamp=self.stamp, on_stopped=self.told.append, **options,
         )  # fmt: skip
+        self.buffers.turnstile = self.runner.turnstile
         self.engine.start(NOW, config.RELEASE, 1)
         if started:
             self.settle()
 
-    def submit(self, asker: Asker, *wanted: tuple[int, list[Any]], **fields: Any) -> int:
-        arrivals, buffer = requests(*wanted, route=asker.route, **fields)
-        return self.engine.submit(asker, buffer, arrivals, len(arrivals))
+    def submit(self, submitter: Submitter, *wanted: tuple[int, list[Any]], **fields: Any) -> int:
+        arrivals, buffer = requests(*wanted, route=submitter.route, **fields)
+        return self.engine.submit(submitter, buffer, arrivals, len(arrivals))
 
-    def accounts(self, asker: Asker, *events: Any, **fields: Any) -> int:
-        return self.submit(asker, (Operation.CREATE_ACCOUNTS, list(events)), **fields)
+    def accounts(self, submitter: Submitter, *events: Any, **fields: Any) -> int:
+        return self.submit(submitter, (Operation.CREATE_ACCOUNTS, list(events)), **fields)
 
-    def transfers(self, asker: Asker, *events: Any, **fields: Any) -> int:
-        return self.submit(asker, (Operation.CREATE_TRANSFERS, list(events)), **fields)
+    def transfers(self, submitter: Submitter, *events: Any, **fields: Any) -> int:
+        return self.submit(submitter, (Operation.CREATE_TRANSFERS, list(events)), **fields)
 
-    def lookup(self, asker: Asker, *ids: int, **fields: Any) -> int:
-        return self.submit(asker, (Operation.LOOKUP_ACCOUNTS, list(ids)), **fields)
+    def lookup(self, submitter: Submitter, *ids: int, **fields: Any) -> int:
+        return self.submit(submitter, (Operation.LOOKUP_ACCOUNTS, list(ids)), **fields)
 
     def settle(self) -> None:
         """Until nothing is under way."""
@@ -277,7 +279,7 @@ class Bench:
         """The state hash of a core that went through the log."""
         other = Answers()
         core = _core.Core(
-            config.GROUP_BYTES_MAX, 100, b"q" * 16, other.answers, other.payload, other.counts
+            config.GROUP_BYTES_MAX, 100, b"q" * 16, other.records, other.payload, other.counts
         )
         for number, (group, body) in enumerate(self.log.groups, 1):
             core.replay(
@@ -290,6 +292,17 @@ class Bench:
 def with_accounts(*accounts: Any) -> Bench:
     """A bench whose book has these accounts and nothing under way."""
     bench = Bench()
-    bench.accounts(Asker(), *accounts)
+    bench.accounts(Submitter(), *accounts)
     bench.settle()
     return bench
+
+
+REGISTER = 2
+
+
+def session_of(bench, client=7):
+    submitter = Submitter(1)
+    bench.submit(submitter, (REGISTER, []), client=(client, 0), number=0, checksum=(1, 0),
+                 release=config.RELEASE)  # fmt: skip
+    bench.settle()
+    return {"client": (client, 0), "session": submitter.got[0].position, "release": config.RELEASE}

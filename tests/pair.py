@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chaos.core_driver import Driver
 from chaos.model import (
     AccountStatus,
     Id,
@@ -24,7 +25,6 @@ from chaos.model import (
     encode,
 )
 from ledger import schema
-from tests.core_driver import Driver
 
 
 class Pair:

@@ -23,7 +23,7 @@ from ledger.sealing import Sealer
 from ledger.segments import History
 from tests import books
 from tests.core_book import NOW, pay
-from tests.engine_parts import Asker, Bench, Clock, Runner, requests
+from tests.engine_parts import Bench, Clock, Runner, Submitter, requests
 
 CREATED = schema.TransferStatus.CREATED
 WINDOW = 4  # transfers
@@ -97,8 +97,9 @@ class Sealing(Bench):
         self.told: list[Any] = []
         self.engine = Engine(
             self.core, self.buffers, self.journal, self.clock, self.runner,
-            sealer=self.sealer, on_stopped=self.told.append,
+            keeper=self.sealer, on_stopped=self.told.append,
         )  # fmt: skip
+        self.buffers.turnstile = self.runner.turnstile
         self.engine.start(NOW, config.RELEASE, recovery.start_id())
         self.settle()
 
@@ -114,7 +115,7 @@ class Sealing(Bench):
 
     def window(self, first: int) -> None:
         """Pay a whole window, from this id on, in a group of its own."""
-        assert self.transfers(Asker(), *(pay(first + n) for n in range(WINDOW))) == 1
+        assert self.transfers(Submitter(), *(pay(first + n) for n in range(WINDOW))) == 1
         self.settle()
 
     def windows(self, *firsts: int) -> None:
@@ -137,7 +138,7 @@ class Sealing(Bench):
         return Sealing(self.directory)
 
 
-class Client(Asker):
+class Client(Submitter):
     """Asks what it wants, and what is left of it again whenever it is told to."""
 
     def __init__(self, bench: Bench, *wanted: Wanted) -> None:
@@ -175,7 +176,7 @@ def paid(*firsts: int) -> list[int]:
     return [first + n for first in firsts for n in range(WINDOW)]
 
 
-def statuses(client: Asker) -> list[int]:
+def statuses(client: Submitter) -> list[int]:
     found: list[int] = []
     for answer in client.got:
         found += np.frombuffer(answer.payload, schema.CREATE_RESULT)["status"].tolist()

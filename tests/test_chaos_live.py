@@ -38,9 +38,9 @@ from ledger.engine import Engine
 real = Engine.flush
 def flush(self):
     if not self._appending:
-        for asker, taken, size in self._waits.get(self.core.group, []):
+        for submitter, taken, size in self._waits.get(self.core.group, []):
             if size:
-                asker.deliver(taken)
+                submitter.deliver(taken)
     self._runner.soon(lambda: real(self))
 Engine.flush = flush
 """

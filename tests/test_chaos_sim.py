@@ -136,9 +136,9 @@ def test_a_plan_survives_its_file(runs: Runs, tmp_path: Path) -> None:
 
 
 def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
-    def wait(self: Engine, group: int, asker: Any, taken: Any, size: int) -> None:
+    def wait(self: Engine, group: int, submitter: Any, taken: Any, size: int) -> None:
         if size:
-            asker.deliver(taken)
+            submitter.deliver(taken)
 
     patch.setattr(Engine, "_release_after", wait)
 
@@ -146,14 +146,14 @@ def acknowledge_before_the_sync(patch: pytest.MonkeyPatch) -> None:
 def answer_reads_before_the_line(patch: pytest.MonkeyPatch) -> None:
     real = Engine._hold
 
-    def hold(self: Engine, asker: Any, made: int) -> None:
-        answers = self.answers[:made]
+    def hold(self: Engine, submitter: Any, made: int) -> None:
+        answers = self.answers.records[:made]
         reads = (answers["operation"] >= 140) & (answers["operation"] < 146)
         if reads.all() and (answers["verdict"] == Verdict.REPLY).all():
-            taken, _ = asker.take(self, made)
-            asker.deliver(taken)
+            taken, _ = submitter.take(self.answers, made)
+            submitter.deliver(taken)
         else:
-            real(self, asker, made)
+            real(self, submitter, made)
 
     patch.setattr(Engine, "_hold", hold)
 
@@ -224,13 +224,14 @@ def take_money_when_replaying(patch: pytest.MonkeyPatch) -> None:
 def resend_another_reply(patch: pytest.MonkeyPatch) -> None:
     real = Engine._resend
 
-    def resend(self: Engine, asker: Any, group: int, offset: int) -> None:
+    def resend(self: Engine, submitter: Any, group: int, offset: int) -> None:
         header, body = self._log.one(group)
         self.core.original_answer(body, header.position_first, offset)
-        self.answers["timestamp"][0] += self.answers["operation"][0] == Operation.CREATE_TRANSFERS
-        taken, size = asker.take(self, 1)
+        answer = self.answers.records[0]
+        answer["timestamp"] += answer["operation"] == Operation.CREATE_TRANSFERS
+        taken, size = submitter.take(self.answers, 1)
         if size:
-            asker.deliver(taken)
+            submitter.deliver(taken)
 
     assert real is not resend
     patch.setattr(Engine, "_resend", resend)
@@ -246,9 +247,10 @@ def answer_after_the_end(patch: pytest.MonkeyPatch) -> None:
     def fail(self: Engine, error: BaseException) -> None:
         waits = [one for those in self._waits.values() for one in those]
         real(self, error)
-        for asker, taken, size in waits:
+        for submitter, taken, size in waits:
             if size:
-                for connection, frames in taken if isinstance(taken, list) else [(asker, taken)]:
+                parts = taken if isinstance(taken, list) else [(submitter, taken)]
+                for connection, frames in parts:
                     connection._transport.write(frames)
 
     patch.setattr(Engine, "_fail", fail)

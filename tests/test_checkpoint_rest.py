@@ -21,7 +21,7 @@ from ledger.environment import open_lmdb
 from ledger.journal import Journal
 from ledger.schema import Operation
 from tests.core_book import account, pay
-from tests.engine_parts import Asker, Bench, with_accounts
+from tests.engine_parts import Bench, Submitter, with_accounts
 
 Start = Callable[..., Server]
 WAIT_SECONDS_MAX = 60.0
@@ -89,7 +89,7 @@ def rest(bench: Bench) -> int:
 
 def test_the_end_is_stamped_once_nothing_follows(bench: Bench) -> None:
     before = len(bench.stamp.written)
-    bench.transfers(Asker(), pay(1))
+    bench.transfers(Submitter(), pay(1))
     bench.settle()
     assert len(bench.stamp.written) == before, "never on the way of an answer"
     assert rest(bench) == 0, "a group has come since the first one: wait once more"
@@ -100,7 +100,7 @@ def test_the_end_is_stamped_once_nothing_follows(bench: Bench) -> None:
 
 
 def test_no_stamp_while_something_is_under_way_or_space_is_short(bench: Bench) -> None:
-    bench.transfers(Asker(), pay(1))
+    bench.transfers(Submitter(), pay(1))
     assert rest(bench) == 0
     bench.settle()
     bench.log.full = "full"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import _core, config
+from ledger import _facts, config
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = (ROOT / "ledger" / "config.py").read_text()
@@ -76,7 +76,7 @@ def test_nor_does_one_that_the_compiled_modules_do_not_share(name, value):
 
 
 def test_the_core_holds_the_closed_windows_a_start_replays_and_the_open_one():
-    assert _core.MEMTABLES == config.WINDOWS_CLOSED_MAX + 2
+    assert _facts.limits()["MEMTABLES_MAX"] == config.WINDOWS_CLOSED_MAX + 2
 
 
 def test_the_package_says_where_it_runs_and_what_it_needs():

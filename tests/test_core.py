@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos.core_driver import Driver
 from chaos.generate import Generator
 from chaos.model import NS_PER_S, Operation, encode
 from ledger import _core, config, schema
 from ledger.errors import DataRefused
 from tests.core_book import CREATED, NOW, Book, account, hold, imported, linked, pay, post, void
-from tests.core_driver import Driver
 from tests.engine_parts import requests
 
 KEY = b"k" * 16

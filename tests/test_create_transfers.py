@@ -14,11 +14,12 @@ from tests.core_book import (
     CREATED,
     FAILED,
     NOW,
-    OPEN,
+    ORDER,
     A,
     Book,
     F,
     account,
+    broken,
     hold,
     imported,
     linked,
@@ -119,20 +120,6 @@ TRANSIENT = {
     "debit_account_already_closed", "credit_account_already_closed", "exceeds_credits",
     "exceeds_debits",
 }  # fmt: skip
-ORDER = [status.name.lower() for status in schema.TransferStatus]
-
-
-def broken(event, *changes):
-    """The event with all the changes made; None when two of them want one field otherwise."""
-    fields: dict[str, int] = {}
-    for change in changes:
-        for name, value in change.items():
-            if name == "flags":
-                flags = event.flags & ~-value if value < 0 else event.flags | value
-                event = event._replace(flags=flags)
-            elif fields.setdefault(name, value) != value:
-                return None
-    return event._replace(**fields)
 
 
 def furnished():
@@ -432,12 +419,3 @@ def test_an_imported_hold_has_no_timeout_and_may_be_posted():
     book.check()
 
 
-def test_every_transfer_status_is_somewhere_in_these_tests():
-    """The differential asserts that each is seen; here each has a test that names it."""
-    from tests import test_chains, test_holds
-
-    named = {CREATED, OPEN, FAILED, "overflows_timeout"}
-    named |= set(RULES) | set(HOLD_RULES) | set(IMPORT_RULES) | set(EXISTS)
-    named |= set(test_holds.RULES) | set(test_chains.BREAKERS)
-    assert named == set(ORDER)
-    assert len(ORDER) - 1 == 67

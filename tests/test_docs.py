@@ -106,17 +106,17 @@ def test_a_stale_page_is_seen(
 
 
 def test_the_reference_names_every_record_flag_and_code() -> None:
-    from ledger import _wire
+    from ledger import _facts
 
     page, wire = docs.data_model(), docs.wire_protocol()
-    for name, (_, fields, _) in _wire.layout().items():
+    for name, (_, fields, _) in _facts.layout().items():
         if name.startswith("frame_"):
             section = wire.partition(f"<!-- generated: {name} -->")[2].partition("<!-- end")[0]
         else:
             section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
         rows = re.findall(r"^\| (\d+) \| (\d+) \| \S+ \| `(\w+)` \|", section, re.MULTILINE)
         assert rows == [(str(at), str(size), field) for field, _, _, at, size, _ in fields], name
-    for names in _wire.statuses().values():
+    for names in _facts.statuses().values():
         assert all(f"| {value} | `{name.lower()}` |" in page for name, value, _ in names)
 
 

@@ -36,17 +36,12 @@ from chaos.altered import altered
 from chaos.process import Server
 from ledger import schema
 from ledger.schema import EvictionReason, Operation, Verdict
+from tests.door_loads import full_queries, memory_bytes, with_megabyte
 
 Start = Callable[..., Server]
 MIB = 1 << 20
 LOOKUP, TRANSFERS = Operation.LOOKUP_ACCOUNTS, Operation.CREATE_TRANSFERS
 CREATED = schema.TransferStatus.CREATED
-
-
-def memory_bytes(server: Server) -> int:
-    """What the server's process has in memory now."""
-    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 @pytest.fixture(scope="module")
@@ -202,23 +197,6 @@ def test_a_frame_that_takes_too_long_is_given_up(
     assert "a frame took too long" in hurried.wait_line("closed")
     assert posted(peer, session) == 0
     peer.close()
-
-
-def full_queries(peer: Peer, session: Session, count: int) -> bytes:
-    """That many requests, each of which is answered by a full megabyte."""
-    filter = np.zeros(1, schema.ACCOUNT_FILTER)
-    filter["account_id"][:, 0], filter["limit"], filter["flags"] = 1, 8189, 1
-    return b"".join(
-        session.request_frame(Operation.GET_ACCOUNT_TRANSFERS, filter.tobytes())
-        for _ in range(count)
-    )
-
-
-def with_megabyte(address: str) -> tuple[Peer, Session]:
-    """A client, and an account whose transfers fill a reply."""
-    peer, session = with_accounts(address)
-    assert len(session.ask(peer, TRANSFERS, transfers(1, 8189))) == 8189
-    return peer, session
 
 
 def test_who_never_reads_is_not_read_and_then_closed(server: Start, tmp_path: Path) -> None:

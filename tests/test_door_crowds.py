@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw import Peer, Session, command_of, opened, posted, transfers, with_accounts
-from test_door import full_queries, memory_bytes, with_megabyte
 
 from chaos.altered import altered
 from chaos.process import Server
 from ledger import config, schema
 from ledger.schema import Operation
+from tests.door_loads import full_queries, memory_bytes, with_megabyte
 
 Start = Callable[..., Server]
 MIB = 1 << 20

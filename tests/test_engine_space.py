@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from test_engine import REGISTER, session_of
 
 from ledger import config
 from tests.core_book import account, pay
-from tests.engine_parts import Asker, Bench, with_accounts
+from tests.engine_parts import REGISTER, Bench, Submitter, session_of, with_accounts
 
 
 @pytest.fixture
@@ -20,13 +19,13 @@ def test_a_new_session_is_taken_while_nothing_is_created_until_nothing_is_writte
 ) -> None:
     bench.log.full = "little is left"
     session = session_of(bench)
-    reader, writer = Asker(), Asker()
+    reader, writer = Submitter(), Submitter()
     bench.lookup(reader, 1, number=1, checksum=(1, 1), **session)
     bench.transfers(writer, pay(1), number=2, checksum=(2, 2), **session)
     bench.settle()
     assert len(reader.got) == 1 and writer.got == []
     bench.log.shut = "less is left"
-    late, group = Asker(), bench.log.group
+    late, group = Submitter(), bench.log.group
     fields = {"number": 0, "checksum": (1, 0), "release": config.RELEASE}
     assert bench.submit(late, (REGISTER, []), client=(8, 0), **fields) == 1
     bench.lookup(reader, 1, number=3, checksum=(3, 3), **session)

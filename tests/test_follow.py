@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core_book import account, pay
-from tests.engine_parts import Asker, with_accounts
+from tests.engine_parts import Submitter, with_accounts
 
 
 @pytest.fixture
@@ -14,26 +14,26 @@ def bench():
 
 
 def test_what_is_open_follows_an_append_where_it_was_made(bench):
-    bench.runner.place.free = True
-    askers = [Asker() for _ in range(3)]
-    bench.transfers(askers[0], pay(1))
+    bench.runner.turnstile.free = True
+    submitters = [Submitter() for _ in range(3)]
+    bench.transfers(submitters[0], pay(1))
     bench.runner.turn()
     tells = []
     for n, jobs in ((2, 1), (3, 0)):
-        bench.transfers(askers[n - 1], pay(n))
+        bench.transfers(submitters[n - 1], pay(n))
         tells.append(bench.runner.write())
         assert len(bench.runner.jobs) == jobs, "two that are untold, no more"
-    assert bench.core.group_records and not any(asker.got for asker in askers)
+    assert bench.core.group_records and not any(submitter.got for submitter in submitters)
     for told in tells:
         told()
     bench.settle()
-    assert [len(asker.got) for asker in askers] == [1] * 3
-    assert bench.runner.place.held == 0
+    assert [len(submitter.got) for submitter in submitters] == [1] * 3
+    assert bench.runner.turnstile.held == 0
     assert bench.replayed() == bench.core.state_hash()
 
 
 def test_whoever_is_at_work_hands_over_what_an_append_could_not(bench):
-    first, second = Asker(), Asker()
+    first, second = Submitter(), Submitter()
     bench.transfers(first, pay(1))
     bench.runner.turn()
     bench.transfers(second, pay(2))
@@ -49,26 +49,26 @@ def test_whoever_is_at_work_hands_over_what_an_append_could_not(bench):
 
 def test_what_fails_behind_an_append_stops_the_engine_in_its_own_place(bench):
     def fail(stage):
-        if bench.runner.place.free and stage == "encoded":
+        if bench.runner.turnstile.free and stage == "encoded":
             raise MemoryError
 
     bench.engine._failpoint = fail
-    askers = Asker(), Asker()
-    bench.transfers(askers[0], pay(1))
+    submitters = Submitter(), Submitter()
+    bench.transfers(submitters[0], pay(1))
     bench.runner.turn()
-    bench.transfers(askers[1], pay(2))
-    bench.runner.place.free = True
+    bench.transfers(submitters[1], pay(2))
+    bench.runner.turnstile.free = True
     told = bench.runner.write()
-    assert bench.engine.cause is None and bench.runner.place.held == 0
+    assert bench.engine.cause is None and bench.runner.turnstile.held == 0
     told()
     assert isinstance(bench.engine.cause.cause, MemoryError)
-    assert [len(asker.causes) for asker in askers] == [1, 1]
+    assert [len(submitter.causes) for submitter in submitters] == [1, 1]
 
 
 def test_answers_to_what_is_submitted_during_a_release_leave_last(bench):
     order = []
 
-    class Noting(Asker):
+    class Noting(Submitter):
         def deliver(self, taken):
             order.append(self.route)
             if self.route == 1:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import reference_codec as reference
 from captured import FRAMES, RELEASE, REPLIES, SERVER_RELEASE, SESSION, counts_at, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +9,8 @@ from hypothesis import strategies as st
 from ledger import _check, schema
 from ledger._wire import ClientCodec, Codec
 from ledger.schema import EvictionReason, Operation, Verdict
+from tests import reference_codec as reference
+from tests.codec_checks import answers_of, assert_same_reply
 
 RELEASE_MIN = 0x1100
 CAPTURED = Codec(0, SERVER_RELEASE, RELEASE_MIN, view=1, body_bytes_max=32_512)
@@ -20,15 +21,6 @@ NOTHING = (np.zeros(0, np.uint8), np.zeros(0, np.uint16))
 
 def parse_replies(buffer, capacity=64):
     return read(CLIENT.parse_replies, schema.REPLY, buffer, capacity)
-
-
-def answers_of(*rows):
-    """An array of ANSWER; ids given as integers."""
-    answers = np.zeros(len(rows), schema.ANSWER)
-    for answer, row in zip(answers, rows, strict=True):
-        for name, value in row.items():
-            answer[name] = schema.u128(value) if name in ("client", "checksum") else value
-    return answers
 
 
 def lawful(results=2, batches=None, **changes):
@@ -122,7 +114,7 @@ def test_captured_reply_is_read(name):
         assert (len(replies), consumed, needed, error) == (0, 0, 0, "ANSWER")
         return
     assert (len(replies), consumed, needed, error) == (1, len(frame), 0, "")
-    assert_same(replies[0], expected, frame, 0)
+    assert_same_reply(replies[0], expected, frame, 0)
 
 
 # ---- answers ------------------------------------------------------------------------------------
@@ -341,29 +333,6 @@ def test_a_client_of_release_0_or_id_0_is_refused():
 # ---- replies ------------------------------------------------------------------------------------
 
 
-def assert_same(reply, expected, buffer, start):
-    """A reply says what the reference found in the frame at buffer[start:]."""
-    assert Verdict(reply["verdict"]).name == expected["verdict"]
-    if expected["verdict"] == "DROP":
-        return
-    assert reply["release"] == expected["release"]
-    assert schema.int_of(reply["client"]) == expected.get("client", 0)
-    assert reply["reason"] == expected.get("reason", 0)
-    assert reply["ping_timestamp"] == expected.get("ping_timestamp", 0)
-    if expected["verdict"] != "REPLY":
-        return
-    assert schema.int_of(reply["checksum"]) == expected["request_checksum"]
-    assert schema.int_of(reply["context"]) == expected["context"]
-    for ours, theirs in (("position", "op"), ("timestamp",) * 2, ("number", "request")):
-        assert reply[ours] == expected[theirs]
-    assert reply["operation"] == expected["operation"]
-    assert reply["body_bytes_max"] == expected.get("limit", 0)
-    assert reply["payload_offset"] == start + 256
-    counts = expected.get("counts", [])
-    assert reply["batch_count"] == len(counts)
-    assert counts_at(buffer, int(reply["batches_offset"]), len(counts)) == counts
-
-
 def reply_frame(body=b"\xff" * 12 + b"\0\0\1\0", **values):
     header = {"command": reference.REPLY, "release": RELEASE, "client": 77, "op": 4, "commit": 4}
     header |= {"timestamp": 5, "request": 3, "operation": 147, "request_checksum": 6}
@@ -428,7 +397,7 @@ def test_a_client_reads(verdict, what, values):
         return
     assert expected["verdict"] == verdict
     assert (len(replies), needed, error) == (3, 0, "")
-    assert_same(replies[1], expected, good + frame, len(good))
+    assert_same_reply(replies[1], expected, good + frame, len(good))
 
 
 @pytest.mark.parametrize("name", [name for name in FRAMES if FRAMES[name][114] in (4, 8, 18)])
@@ -486,6 +455,6 @@ def test_an_answer_is_the_references_and_the_client_reads_it(counts, operation, 
     assert frame[32:48] == _check.aegis(body)
     expected = reference.judge_reply(RELEASE, frame)
     assert expected["counts"] == counts
-    assert_same(parse_replies(frame)[0][0], expected, frame, 0)
+    assert_same_reply(parse_replies(frame)[0][0], expected, frame, 0)
     if len(frame) < 1000:
         assert frame == reference.seal(header | {"context": 9}, body)

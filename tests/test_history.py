@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos.core_driver import new_core
 from ledger import _columns, segments
 from ledger._columns import ColumnFile
 from ledger.errors import ColumnDamaged, DataRefused, DirectoryNotWritable, LedgerStopped
 from ledger.journal import Journal
 from ledger.segments import History
 from tests import books
-from tests.core_driver import new_core
 from tests.past_books import Sealed, busy
 from tests.past_oracle import PastOracle, hash64, key_of
 

@@ -13,9 +13,11 @@ from chaos.model import NS_PER_S, U128_MAX, AccountFlag
 from tests.core_book import (
     CREATED,
     NOW,
+    ORDER,
     Book,
     F,
     account,
+    broken,
     hold,
     imported,
     linked,
@@ -23,7 +25,6 @@ from tests.core_book import (
     post,
     void,
 )
-from tests.test_create_transfers import ORDER, broken
 
 pytestmark = pytest.mark.usefixtures("windows")
 

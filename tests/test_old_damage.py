@@ -23,7 +23,7 @@ from ledger.journal import Journal
 from ledger.reading import key_of
 from ledger.schema import Operation
 from tests import core_book
-from tests.engine_parts import Asker
+from tests.engine_parts import Submitter
 from tests.sealing_parts import WINDOW, Sealing, flip, lookup, statement
 
 WINDOWS_OF = 40  # transfers
@@ -191,7 +191,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sealing]:
     monkeypatch.setattr(config, "CHECKPOINT_WINDOWS_MIN", 1)
     monkeypatch.setattr(config, "CHECKPOINT_BYTES_A_WINDOW", 1 << 20)
     bench = Sealing(tmp_path / "book")
-    bench.accounts(Asker(), core_book.account(1), core_book.account(2))
+    bench.accounts(Submitter(), core_book.account(1), core_book.account(2))
     bench.rest()
     yield bench
     bench.close()

@@ -24,10 +24,8 @@ from ledger._wire import ClientCodec, Codec
 from ledger.schema import Verdict
 from tests import reference_codec as reference
 from tests.captured import RELEASE, counts_at, guarded, read
+from tests.codec_checks import answers_of, assert_same_arrival, assert_same_reply
 from tests.properties import bounded
-from tests.test_frame import answers_of
-from tests.test_frame import assert_same as assert_same_reply
-from tests.test_wire import assert_same as assert_same_arrival
 
 RELEASE_MIN, CLUSTER, VIEW, BODY_MAX = 0x1100, 3, 9, 2048
 CODEC = Codec(CLUSTER, RELEASE, RELEASE_MIN, view=VIEW, body_bytes_max=BODY_MAX)

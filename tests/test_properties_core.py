@@ -15,6 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from chaos.core_driver import Driver
 from chaos.model import (
     NS_PER_S,
     U128_MAX,
@@ -30,7 +31,6 @@ from chaos.model import (
     encode,
 )
 from tests.core_book import account, hold, linked, pay, post, void
-from tests.core_driver import Driver
 from tests.pair import Pair
 from tests.properties import bounded
 

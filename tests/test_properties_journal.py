@@ -24,6 +24,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from chaos.core_driver import Driver
 from chaos.model import Operation, Transfer, encode
 from chaos.sim.server import SimJournal, memory
 from ledger import config, recovery, verify
@@ -34,7 +35,6 @@ from ledger.journal import Journal
 from ledger.schema import GROUP_HEADER
 from tests import books
 from tests.core_book import account, hold, pay, post
-from tests.core_driver import Driver
 from tests.properties import bounded
 
 CLUSTER = 2**100 + 7

@@ -24,12 +24,12 @@ from chaos.model import Result, TransferStatus, decode_all, encode
 from chaos.sim.server import configured, memory
 from ledger import config, recovery, schema
 from ledger._wire import ClientCodec, Codec
-from ledger.engine import Engine
+from ledger.engine_ports import Answers
 from ledger.runs import DTYPES
 from ledger.schema import EvictionReason, JournalKind, Operation, Verdict
 from tests import reference_codec as reference
 from tests.core_book import account, pay
-from tests.engine_parts import Asker, Clock, Runner, requests
+from tests.engine_parts import Clock, Runner, Submitter, requests
 from tests.properties import bounded
 
 CLUSTER, RELEASE, SESSIONS_MAX = 5, config.RELEASE, 3
@@ -51,8 +51,8 @@ class Peer:
     def of(self, arrival: int) -> Peer:
         return self
 
-    def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
-        frame = CODEC.encode(engine.answers, made, engine.payload, engine.counts)
+    def take(self, answers: Answers, made: int) -> tuple[bytes, int]:
+        frame = CODEC.encode(answers.records, made, answers.payload, answers.counts)
         if frame:
             self.made.append(frame)
         return frame, len(frame)
@@ -211,7 +211,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.book = next(self.places)
         self._start()
         arrivals, buffer = requests((Operation.CREATE_ACCOUNTS, [account(1), account(2)]))
-        self.engine.submit(Asker(), buffer, arrivals, 1)
+        self.engine.submit(Submitter(), buffer, arrivals, 1)
         for client in (1, 2):
             self.register(client, 0, RELEASE)
 
@@ -222,6 +222,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.runner = Runner()
         self.engine = self.parts.engine(self.runner)
         self.core = self.parts.core
+        self.parts.buffers.turnstile = self.runner.turnstile
         self.engine.start(self.clock.ns, RELEASE, recovery.start_id())
         self.tells: list[Any] = []
         self.waiting: list[tuple[int, Peer, Expected]] = []
@@ -261,7 +262,7 @@ class SessionMachine(RuleBasedStateMachine):
     def reach_the_disk(self, free: bool) -> None:
         """The append is durable; the engine has not heard. When nobody is at work in it, what is
         open follows at once."""
-        self.runner.place.free = free
+        self.runner.turnstile.free = free
         self.tells.append(self.runner.write())
         self.model.write(free)
 

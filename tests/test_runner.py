@@ -43,7 +43,7 @@ def runner():
 
 
 def test_jobs_run_in_order_in_one_thread_and_are_done_under_the_lock(runner):
-    lock, order, threads = runner.place, [], set()
+    lock, order, threads = runner.turnstile, [], set()
     finished, tellers = threading.Event(), set()
 
     def job(n):
@@ -85,7 +85,7 @@ def test_whatever_a_job_raises_is_handed_to_done(runner):
 
 def test_done_waits_for_the_lock(runner):
     finished, ran = threading.Event(), threading.Event()
-    with runner.place:
+    with runner.turnstile:
         runner.run(ran.set, lambda error: finished.set())
         assert ran.wait(30), "the job itself does not"
         assert not finished.is_set()
@@ -165,7 +165,7 @@ def test_a_wake_comes_and_a_new_one_takes_the_place_of_the_last(runner):
     woken, told = [], threading.Event()
 
     def wake(name):
-        woken.append((name, runner.place._is_owned()))
+        woken.append((name, runner.turnstile._is_owned()))
         told.set()
 
     runner.wake(3600 * 1000 * MS, lambda: wake("late"))
@@ -241,7 +241,7 @@ async def holds(runner, ask):
 
     def callback(error=None):
         with ThreadPoolExecutor(1) as other:
-            found.set_result(not other.submit(runner.place.acquire, False).result(30))
+            found.set_result(not other.submit(runner.turnstile.acquire, False).result(30))
 
     ASKS[ask](runner, callback)
     return await asyncio.wait_for(found, 30)

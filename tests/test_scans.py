@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ledger import _file, _scan, resolve, schema
 from ledger.errors import DataRefused
 from ledger.journal import Journal
+from tests.journal_groups import BLOCK_BYTES, HEADER_BYTES, SIZES, changed, create, made
 from tests.properties import bounded
-from tests.test_places import BLOCK_BYTES, HEADER_BYTES, SIZES, changed, create, made
 
 ANY = schema.pack_query_filters([schema.QueryFilter()]).tobytes()
 TIMESTAMP_MAX = 2**63 - 1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tigerbeetle import bindings as official
 
-from ledger import _wire, schema
+from ledger import _facts, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,7 +66,7 @@ def test_transient_statuses_are_the_seven_that_burn_an_id():
 
 
 def test_every_record_has_a_name_and_no_padding():
-    for name, (size, fields, doc) in _wire.layout().items():
+    for name, (size, fields, doc) in _facts.layout().items():
         dtype = schema.RECORDS[name]
         assert doc
         assert dtype.itemsize == size == sum(dtype[field[0]].itemsize for field in fields)
@@ -120,7 +120,7 @@ KINDS = [
 
 
 def values_of(record: str) -> st.SearchStrategy:
-    fields = [field for field in _wire.layout()[record][1] if field[0] != "reserved"]
+    fields = [field for field in _facts.layout()[record][1] if field[0] != "reserved"]
     wide = {name: st.integers(0, 2 ** (8 * size) - 1) for name, _, _, _, size, _ in fields}
     return st.fixed_dictionaries(wide)
 

@@ -23,7 +23,7 @@ from ledger.schema import Operation
 from ledger.sealing import decode_numbers, encode_numbers
 from tests import book_calls
 from tests.core_book import account, hold, pay
-from tests.engine_parts import Asker
+from tests.engine_parts import Submitter
 from tests.sealing_parts import (
     CREATED,
     WINDOW,
@@ -48,7 +48,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Sealing]:
     bench = Sealing(tmp_path / "book")
-    bench.accounts(Asker(), account(1), account(2))
+    bench.accounts(Submitter(), account(1), account(2))
     bench.rest()
     yield bench
     bench.close()
@@ -58,7 +58,7 @@ def bench(tmp_path: Path) -> Iterator[Sealing]:
 
 
 def test_a_window_is_sealed_once_its_last_group_is_durable(bench: Sealing) -> None:
-    bench.transfers(Asker(), *(pay(id) for id in paid(100)))
+    bench.transfers(Submitter(), *(pay(id) for id in paid(100)))
     assert bench.core.memtables == [], "its group is still open"
     bench.runner.turn()
     assert len(bench.core.memtables) == 1 and bench.waiting("seal") == 0
@@ -72,7 +72,7 @@ def test_a_window_is_sealed_once_its_last_group_is_durable(bench: Sealing) -> No
 
 
 def test_a_full_window_behind_three_closed_ones_waits_for_a_drop(bench: Sealing) -> None:
-    bench.transfers(Asker(), hold(50, timeout=1))
+    bench.transfers(Submitter(), hold(50, timeout=1))
     for first in (100, 200, 300):
         bench.window(first)
         assert not bench.sealer.full
@@ -101,10 +101,10 @@ def test_a_full_window_behind_three_closed_ones_waits_for_a_drop(bench: Sealing)
 def test_more_than_memory_takes_goes_on_window_after_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One asker's burst ends group after group, so the windows fill while it is submitted."""
+    """One submitter's burst ends group after group, so the windows fill while it is submitted."""
     monkeypatch.setattr(config, "GROUP_BYTES_MAX", 8 * 1024)
     bench = Sealing(tmp_path / "book")
-    bench.accounts(Asker(), account(1), account(2))
+    bench.accounts(Submitter(), account(1), account(2))
     bench.settle()
     wanted = range(1000, 1200)
     client = Client(
@@ -490,10 +490,10 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("often")
 def test_a_checkpoint_is_of_one_moment_and_a_start_goes_on_from_it(bench: Sealing) -> None:
     """Accounts and holds change between its steps."""
-    bench.accounts(Asker(), *(account(id) for id in range(10, 30)))
-    bench.transfers(Asker(), *(hold(50 + n, credit_account_id=10 + n) for n in range(3)))
+    bench.accounts(Submitter(), *(account(id) for id in range(10, 30)))
+    bench.transfers(Submitter(), *(hold(50 + n, credit_account_id=10 + n) for n in range(3)))
     bench.settle()
-    bench.transfers(Asker(), pay(60))
+    bench.transfers(Submitter(), pay(60))
     bench.settle()
     taken_after = bench.journal.group
     assert bench.waiting("checkpoint") == 0, "not before all up to there is sealed"
@@ -502,7 +502,7 @@ def test_a_checkpoint_is_of_one_moment_and_a_start_goes_on_from_it(bench: Sealin
     while bench.waiting("checkpoint"):
         bench.runner.finish("checkpoint")
         steps += 1
-        bench.transfers(Asker(), pay(200 + steps, debit_account_id=10 + steps))
+        bench.transfers(Submitter(), pay(200 + steps, debit_account_id=10 + steps))
         bench.settle()
     assert steps > 5
     checkpoint = bench.history.checkpoint

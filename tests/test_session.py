@@ -13,13 +13,13 @@ import random
 import numpy as np
 import pytest
 
+from chaos.core_driver import Driver
 from chaos.generate import Generator
 from chaos.model import NS_PER_S, Operation, Transfer, encode
 from ledger import _core, _wire, config, schema
 from ledger.errors import DataRefused
 from ledger.schema import EvictionReason, Verdict
 from tests.core_book import account, linked, pay
-from tests.core_driver import Driver
 
 REGISTER = 2
 RELEASE = config.RELEASE

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chaos.core_driver import Driver
 from chaos.model import encode
 from ledger import _columns, _core, config, recovery, schema
 from ledger.sealing import encode_numbers
 from tests.core_book import Book, account, hold, linked, pay, post, void
-from tests.core_driver import Driver
 
 
 class Copy:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos.core_driver import Driver
 from ledger import _columns, _core, config, recovery, schema, sealing
-from ledger.engine import Answers
+from ledger.engine_ports import Answers
 from ledger.errors import DataRefused
 from ledger.schema import EvictionReason, Operation, Verdict
 from tests.core_book import account
-from tests.core_driver import Driver
-from tests.engine_parts import Asker
+from tests.engine_parts import Submitter
 from tests.sealing_parts import WINDOW, Sealing, made
 
 CLIENT = 77
@@ -24,7 +24,7 @@ NOW = 10**18
 def core_of(starts_max: int) -> _core.Core:
     buffers = Answers()
     return _core.Core(
-        config.GROUP_BYTES_MAX, 10, b"k" * 16, buffers.answers, buffers.payload, buffers.counts,
+        config.GROUP_BYTES_MAX, 10, b"k" * 16, buffers.records, buffers.payload, buffers.counts,
         starts_max=starts_max,
     )  # fmt: skip
 
@@ -198,7 +198,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sealing:
     monkeypatch.setattr(config, "WINDOW_EVENTS", WINDOW)
     monkeypatch.setattr(config, "CHECKPOINT_WINDOWS_MIN", 1)
     bench = Sealing(tmp_path / "book")
-    bench.accounts(Asker(), account(1), account(2))
+    bench.accounts(Submitter(), account(1), account(2))
     bench.rest()
     return bench
 

@@ -83,13 +83,13 @@ class Room:
             add(connection, count)
             self.read.set()
 
-        def executed(asker: Any, buffer: Any, arrivals: Any, count: int) -> Any:
+        def executed(submitter: Any, buffer: Any, arrivals: Any, count: int) -> Any:
             self.calls.append(count)
             self.called.set()
-            return execute(asker, buffer, arrivals, count)
+            return execute(submitter, buffer, arrivals, count)
 
-        def forgotten(asker: Any) -> None:
-            forget(asker)
+        def forgotten(submitter: Any) -> None:
+            forget(submitter)
             self.gone.set()
 
         self.bench.engine.forget = forgotten  # type: ignore[method-assign]

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-import reference_codec as reference
 from captured import FRAMES, RELEASE, REQUESTS, SERVER_RELEASE, counts_at, guarded, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import _check, schema
 from ledger._wire import Codec
+from tests import reference_codec as reference
+from tests.codec_checks import assert_same_arrival
 
 RELEASE_MIN = 0x1100
 CODEC = Codec(0, RELEASE, RELEASE_MIN)
@@ -20,30 +21,6 @@ def parse(buffer, capacity=64, codec=CODEC):
     return read(codec.parse, schema.ARRIVAL, buffer, capacity)
 
 
-def assert_same(arrival, expected, buffer, start):
-    """An arrival says what the reference found in the frame at buffer[start:]."""
-    assert schema.Verdict(arrival["verdict"]).name == expected["verdict"]
-    assert arrival["reason"] == expected.get("reason", 0)
-    if expected["verdict"] == "DROP":
-        return
-    assert schema.int_of(arrival["client"]) == expected["client"]
-    assert arrival["session"] == expected["session"]
-    assert arrival["release"] == expected["release"]
-    assert arrival["ping_timestamp"] == expected.get("ping_timestamp", 0)
-    if expected["command"] == reference.PING:
-        return
-    assert schema.int_of(arrival["checksum"]) == expected["checksum"]
-    assert schema.int_of(arrival["parent"]) == expected["parent"]
-    assert arrival["number"] == expected["request"]
-    assert arrival["operation"] == expected["operation"]
-    if expected["verdict"] == "REPLY":
-        counts = expected["counts"]
-        assert arrival["events_offset"] == start + 256
-        assert arrival["event_count"] == sum(counts)
-        assert arrival["batch_count"] == len(counts)
-        assert counts_at(buffer, int(arrival["batches_offset"]), len(counts)) == counts
-
-
 def assert_like_reference(buffer, codec=CODEC, **server):
     arrivals, consumed, needed, error = parse(buffer, codec=codec)
     expected = reference.parse(reference.Server(**server), buffer)
@@ -51,7 +28,7 @@ def assert_like_reference(buffer, codec=CODEC, **server):
     assert (needed, error) == (expected.needed, expected.error or "")
     start = 0
     for arrival, found in zip(arrivals, expected.found, strict=True):
-        assert_same(arrival, found, buffer, start)
+        assert_same_arrival(arrival, found, buffer, start)
         start += int.from_bytes(buffer[start + 96 : start + 100], "little")
     return arrivals
 

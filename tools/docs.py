@@ -91,9 +91,9 @@ MEMORY = ("arrival", "answer", "reply")
 
 def facts() -> Any:
     """The compiled module that holds the tables of facts."""
-    from ledger import _wire
+    from ledger import _facts
 
-    return _wire
+    return _facts
 
 
 def table(heads: str, rows: Iterable[Iterable[object]]) -> str:

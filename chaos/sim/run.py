@@ -272,9 +272,9 @@ class Troubles:
     def plan(self, entry: dict[str, Any]) -> None:
         name, server = entry["do"], self._server
         if name == "crash-append" or (name == "crash" and entry["append"] and not entry["at_ns"]):
-            server.crash_at.setdefault(entry["append"], entry["stage"])
+            server.harm.crash_at.setdefault(entry["append"], entry["stage"])
         elif name == "fail-append":
-            server.fail_at.setdefault(entry["append"], entry["stage"])
+            server.harm.fail_at.setdefault(entry["append"], entry["stage"])
         elif name in ("crash-aside", "fail-aside"):
             server.sealed.plan(entry)
         else:
@@ -296,8 +296,8 @@ class Troubles:
     def heal(self) -> None:
         """Every fault that lasts ends now, and none comes any more."""
         self._world.note("heal")
-        self._server.crash_at.clear()
-        self._server.fail_at.clear()
+        self._server.harm.crash_at.clear()
+        self._server.harm.fail_at.clear()
         self._server.sealed.heal()
         for end in self._ends:
             end()
@@ -311,10 +311,10 @@ class Troubles:
         self._server.freeze(self._world.now_ns + entry["for_ns"])
 
     def _slow_disk(self, entry: dict[str, Any]) -> Any:
-        self._server.slowness = 40
+        self._server.harm.slowness = 40
 
         def end() -> None:
-            self._server.slowness = 1
+            self._server.harm.slowness = 1
 
         return end
 

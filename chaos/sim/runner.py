@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chaos.sim.world import MS
-
-if TYPE_CHECKING:
-    from chaos.sim.server import Server
+from chaos.sim.harm import Harm
+from chaos.sim.sealed import Sealed
+from chaos.sim.world import MS, World
 
 ASIDE_NS = (100_000, 20 * MS)  # how long what is done beside the order takes
 
@@ -22,15 +21,14 @@ Job = Callable[[], None]
 Done = Callable[[BaseException | None], None]
 
 
-class _Place:
+class _Turnstile:
     """Nothing happens at the same time here; but an append may find the engine at work."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, world: World, harm: Harm) -> None:
+        self._world, self._harm = world, harm
 
     def acquire(self, blocking: bool = True) -> bool:
-        server = self._server
-        return blocking or not server.world.draw.chance(0.5, "disk/busy", server.appends)
+        return blocking or not self._world.draw.chance(0.5, "disk/busy", self._harm.appends)
 
     def release(self) -> None:
         """There is nobody to wait for it."""
@@ -43,59 +41,73 @@ class _Place:
 
 
 class Runner:
-    """What runs the jobs of one incarnation of the server."""
+    """What runs the jobs of one incarnation of the server.
 
-    def __init__(self, server: Server) -> None:
-        self._server, self._world = server, server.world
-        self.place = _Place(server)
+    crash(why) kills the process, fail_append(stage) has its next append fail there, and stopped()
+    says whether its engine has stopped.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        harm: Harm,
+        sealed: Sealed,
+        *,
+        crash: Callable[[str], None],
+        fail_append: Callable[[str], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._world, self._harm, self._sealed = world, harm, sealed
+        self._crash, self._fail_append, self._stopped = crash, fail_append, stopped
+        self.turnstile = _Turnstile(world, harm)
         self._wakes = self._asides = 0
         self._lanes: dict[str, int] = {}  # when the last job of each is done
         # When the last append was handed over, is on disk, and is told.
         self._handed_ns = self._written_ns = self._told_ns = 0
         self.alive = True
 
-    def _place(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         if not self.alive:
             return
-        if self._world.now_ns < self._server.frozen_until_ns:
-            self._world.at(self._server.frozen_until_ns, self._place, callback, *arguments)
+        if self._world.now_ns < self._harm.frozen_until_ns:
+            self._world.at(self._harm.frozen_until_ns, self._post, callback, *arguments)
         else:
             callback(*arguments)
 
     # ---- appends --------------------------------------------------------------------------------
 
     def run(self, job: Job, done: Done) -> None:
-        server = self._server
-        server.appends += 1
-        low, high = server.sync_ns
-        world, number = self._world, server.appends
-        took = world.draw.between(low, high, "disk/sync", number) * server.slowness
+        world, harm = self._world, self._harm
+        harm.appends += 1
+        number = harm.appends
+        took = world.draw.between(*harm.sync_ns, "disk/sync", number) * harm.slowness
         self._written_ns = max(world.now_ns, self._written_ns) + took
         taken_since_ns, self._handed_ns = self._handed_ns, world.now_ns
-        world.at(self._written_ns, self._place, self._reach, job, done, number, taken_since_ns)
+        world.at(self._written_ns, self._post, self._reach, job, done, number, taken_since_ns)
 
     def _reach(self, job: Job, done: Done, number: int, taken_since_ns: int) -> None:
         """The moment at which the append is on disk."""
-        server, world = self._server, self._world
-        if server.crash_at.get(number) == "before":
-            server.crash(f"before append {number} reached the journal", server.down_ns)
+        world, harm = self._world, self._harm
+        if harm.crash_at.get(number) == "before":
+            self._crash(f"before append {number} reached the journal")
             return
-        fail = server.fail_at.get(number)
-        if fail is not None and server.journal is not None:
-            server.journal.fail, server.hurt = fail, True
+        fail = harm.fail_at.get(number)
+        if fail is not None:
+            self._fail_append(fail)
+            harm.hurt = True
             world.count(f"fail-append-{fail}")
-        server.taken_since_ns = taken_since_ns
+        harm.taken_since_ns = taken_since_ns
         error = _run(job)
         world.note(f"append {number} {'failed' if error else 'is durable'}")
-        if server.crash_at.get(number) == "after":
-            server.crash(f"after append {number} reached the journal", server.down_ns)
+        if harm.crash_at.get(number) == "after":
+            self._crash(f"after append {number} reached the journal")
             return
         told = world.draw.between(1_000, 200_000, "disk/told", number)
         self._told_ns = max(world.now_ns + told, self._told_ns)
-        world.at(self._told_ns, self._place, done, error)
+        world.at(self._told_ns, self._post, done, error)
 
     def soon(self, callback: Job) -> None:
-        self._world.after(0, self._place, callback)
+        self._world.after(0, self._post, callback)
 
     def wake(self, delay_ns: int, callback: Job) -> None:
         self._wakes += 1
@@ -103,10 +115,10 @@ class Runner:
 
     def _woken(self, number: int, callback: Job) -> None:
         if number == self._wakes:
-            self._place(callback)
+            self._post(callback)
 
     def later(self, delay_ns: int, callback: Job) -> None:
-        self._world.after(delay_ns, self._place, callback)
+        self._world.after(delay_ns, self._post, callback)
 
     # ---- beside the order -----------------------------------------------------------------------
 
@@ -115,34 +127,32 @@ class Runner:
         world = self._world
         self._asides += 1
         took = world.draw.between(*ASIDE_NS, f"aside/{lane}", self._asides)
-        until = max(world.now_ns, self._lanes.get(lane, 0)) + took * self._server.slowness
+        until = max(world.now_ns, self._lanes.get(lane, 0)) + took * self._harm.slowness
         self._lanes[lane] = until
-        world.at(until, self._place, self._aside, lane, job, done)
+        world.at(until, self._post, self._aside, lane, job, done)
 
     def _aside(self, lane: str, job: Job, done: Done) -> None:
-        server, world = self._server, self._world
-        stage = server.sealed.begin(lane)
+        world = self._world
+        stage = self._sealed.begin(lane)
         if stage == "before":
-            server.crash(f"before a job of {lane}", server.down_ns)
+            self._crash(f"before a job of {lane}")
             return
-        error = server.sealed.run(lane, job)
+        error = self._sealed.run(lane, job)
         world.note(f"{lane} {'failed' if error else 'done'}")
         if stage == "after":
-            server.crash(f"after a job of {lane}", server.down_ns)
+            self._crash(f"after a job of {lane}")
             return
         if isinstance(error, OSError) and error.errno == errno.EIO:
-            server.hurt = True
+            self._harm.hurt = True
         told = world.draw.between(1_000, 2 * MS, f"aside/{lane}/told", self._asides)
-        world.after(told, self._place, self._tell, lane, done, error)
+        world.after(told, self._post, self._tell, lane, done, error)
 
     def _tell(self, lane: str, done: Done, error: BaseException | None) -> None:
-        engine = self._server.engine
-        assert engine is not None
-        had_stopped = engine.cause is not None
+        had_stopped = self._stopped()
         done(error)
         if isinstance(error, OSError) and not had_stopped:
             stops = error.errno == errno.EIO
-            if stops != (engine.cause is not None):
+            if stops != self._stopped():
                 does = "goes on" if stops else "stops"
                 self._world.breaks("fail-stop", f"{lane} failed with {error}, the engine {does}")
 

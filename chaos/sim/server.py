@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chaos.altered import configured as configured
+from chaos.sim.harm import BACK_AFTER_NS, Harm
 from chaos.sim.network import Connection as Line
 from chaos.sim.network import Network, Transport
 from chaos.sim.runner import Runner
@@ -26,7 +27,8 @@ from ledger import _core, config, recovery
 from ledger.checkpoint import Checkpoint
 from ledger.clock import Clock
 from ledger.doors import binary
-from ledger.engine import Answers, Engine
+from ledger.engine import Engine
+from ledger.engine_ports import Answers
 from ledger.errors import ColumnDamaged, LedgerError, LedgerStopped
 from ledger.group import Group
 from ledger.journal import Journal
@@ -36,7 +38,6 @@ from ledger.segments import History
 CLUSTER = 7
 RELEASE = config.RELEASE
 CLOCK_SLACK_NS = 10 * MS  # each event takes a nanosecond of its own
-BACK_AFTER_NS = 200 * MS  # how long a supervisor takes to start a process again
 
 
 class SimJournal(Journal):
@@ -79,7 +80,7 @@ class SimDoor(binary.Door):
 
     def _schedule_sweep(self) -> None:
         delay = int(config.SWEEP_SECONDS * SECOND)
-        self._world.after(delay, self._runner._place, self._look_around)
+        self._world.after(delay, self._runner._post, self._look_around)
 
     def connect(self) -> binary.Connection:
         self._route += 1
@@ -123,7 +124,7 @@ def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
     buffers = Answers()
     core = _core.Core(
         config.GROUP_BYTES_MAX, config.SESSIONS_MAX, b"chaos sim tables",
-        buffers.answers, buffers.payload, buffers.counts, window_events,
+        buffers.records, buffers.payload, buffers.counts, window_events,
     )  # fmt: skip
     return core, buffers
 
@@ -141,7 +142,8 @@ class Server:
         self, world: World, network: Network, template: Path, sync_ns: tuple[int, int],
         wall_ns: int,
     ) -> None:  # fmt: skip
-        self.world, self.network, self.sync_ns = world, network, sync_ns
+        self.world, self.network = world, network
+        self.harm = Harm(sync_ns)
         self._wall_ns = wall_ns
         self.root = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory()))
         self.directory = self.root / "book"
@@ -149,21 +151,13 @@ class Server:
         self.journal: SimJournal | None = None
         self.engine: Engine | None = None
         self.core: _core.Core | None = None
-        self.appends = 0
-        self.slowness = 1
         self.sealed = Sealed(world, self.directory)
         self.full = 0  # how many faults keep the disk full
         self.shut = 0  # how many of them leave no space for a start or a new session, either
         self.full_since_ns = 0
-        self.taken_since_ns = 0  # when the group before the one being appended was handed over
         self.wall_step_ns = 0
-        self.crash_at: dict[int, str] = {}
-        self.fail_at: dict[int, str] = {}
-        self.down_ns = BACK_AFTER_NS
-        self.frozen_until_ns = 0  # a process that is stopped and not dead
         self.acknowledged = 0  # the highest position a client was told of
         self.rollbacks: list[int] = []  # where the journal ended, each time it was put back
-        self.hurt = False  # whether a storage error was made for this incarnation
         self.starts = 0
         self._group_first = 0  # the group before this incarnation's start record
         self._began_ns = self._clock_first_ns = 0  # of this incarnation
@@ -172,7 +166,7 @@ class Server:
         self._runner: Runner | None = None
         self._door: SimDoor | None = None
         network.accept = self._accept
-        network.frozen_ns = lambda: self.frozen_until_ns
+        network.frozen_ns = lambda: self.harm.frozen_until_ns
 
     def remove(self) -> None:
         """Close whatever is open and delete the book."""
@@ -192,7 +186,7 @@ class Server:
             return
         world = self.world
         self.starts += 1
-        self.hurt = False
+        self.harm.hurt = False
         try:
             journal = self.journal = SimJournal.open(self.directory, CLUSTER)
             journal.full, journal.shut = lambda: self.full > 0, lambda: self.shut > 0
@@ -226,10 +220,17 @@ class Server:
         self._began_ns = world.now_ns
         self._clock_first_ns = max(self.core.clock_ns, self.wall_ns())
         journal.witness = self._witness
-        self._runner = Runner(self)
+        self._runner = Runner(
+            world,
+            self.harm,
+            self.sealed,
+            crash=lambda why: self.crash(why, self.harm.down_ns),
+            fail_append=self._fail_append,
+            stopped=lambda: self.engine is None or self.engine.cause is not None,
+        )
         self.engine = Engine(
             self.core, buffers, journal, clock, self._runner,
-            stamp=self._checkpoint, sealer=sealer, on_stopped=self._stopped,
+            stamp=self._checkpoint, keeper=sealer, on_stopped=self._stopped,
         )  # fmt: skip
         self.engine.start(self.wall_ns(), RELEASE, world.draw.bits("start", self.starts))
         self._door = SimDoor(self.engine, self._runner, world)
@@ -237,6 +238,10 @@ class Server:
     def _told(self, error: LedgerError) -> str:
         """What an error says, without the scratch folder's name, which is another in each run."""
         return str(error).replace(str(self.directory), "the book")
+
+    def _fail_append(self, stage: str) -> None:
+        if self.journal is not None:
+            self.journal.fail = stage
 
     def _witness(self, group: Group) -> None:
         """What a group shows before it is appended: its clock, and whether it may be there."""
@@ -247,7 +252,8 @@ class Server:
                 "clock-increases",
                 f"the ledger clock is at {group.clock_after}, a slewed one is at most {latest_ns}",
             )
-        if self.full and self.full_since_ns < self.taken_since_ns and group.transfer_timestamp_max:
+        taken_since_ns = self.harm.taken_since_ns
+        if self.full and self.full_since_ns < taken_since_ns and group.transfer_timestamp_max:
             self.world.breaks("bounded", "a transfer was taken while the disk was full")
 
     def fill(self, shut: bool) -> None:
@@ -265,7 +271,7 @@ class Server:
         rotten = self.sealed.rotten and isinstance(cause.cause, ColumnDamaged)
         if rotten:
             self.world.count("damage-noticed")
-        if not (self.hurt or rotten):
+        if not (self.harm.hurt or rotten):
             self.world.breaks("live", f"the engine stopped by itself: {self._told(cause)}")
         self.world.after(0, self.crash, f"stopped: {type(cause.cause).__name__}", BACK_AFTER_NS)
 
@@ -285,7 +291,7 @@ class Server:
                 client_told=not world.draw.chance(0.3, "crash/" + line.name), server_told=False
             )
         self._close(clean=False)
-        self.frozen_until_ns = 0
+        self.harm.frozen_until_ns = 0
         world.after(down_ns, self.start)
 
     def copy(self) -> bytes:
@@ -307,7 +313,7 @@ class Server:
 
     def freeze(self, until_ns: int) -> None:
         """Stop the process without killing it: its sockets stay, and nobody reads them."""
-        self.frozen_until_ns = max(self.frozen_until_ns, until_ns)
+        self.harm.frozen_until_ns = max(self.harm.frozen_until_ns, until_ns)
 
     def _close(self, clean: bool) -> None:
         if self._runner is not None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ledger import _wire, config
+from ledger import _facts, _wire, config
 from ledger.doors.turn import ARRIVALS_MAX, DROP, EVICT, Turn
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.schema import ARRIVAL, EvictionReason, int_of
@@ -29,11 +29,12 @@ from ledger.schema import ARRIVAL, EvictionReason, int_of
 if TYPE_CHECKING:
     from ledger._core import Bytes
     from ledger.engine import Engine
+    from ledger.engine_ports import Answers
 
 log = logging.getLogger("ledger.door")
 
 SIZE_AT, COMMAND_AT = 96, 114  # of a frame's header
-WIRE_ERRORS = {value: doc for _, value, doc in _wire.names()["wire_errors"]}
+WIRE_ERRORS = {value: doc for _, value, doc in _facts.names()["wire_errors"]}
 
 
 class Door:
@@ -178,7 +179,7 @@ class Door:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One peer. An asker of the engine."""
+    """One peer. A submitter of the engine."""
 
     __slots__ = (
         "_aborted", "_behind", "_door", "_ending", "_filled", "_frame_since", "_heard",
@@ -435,16 +436,16 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         transport.resume_reading()
 
-    # ---- an asker of the engine -----------------------------------------------------------------
+    # ---- a submitter of the engine --------------------------------------------------------------
 
     def of(self, arrival: int) -> Connection:
         return self
 
-    def take(self, engine: Engine, made: int) -> tuple[bytes, int]:
-        answers = engine.answers
-        frames = self._door.codec.encode(answers, made, engine.payload, engine.counts)
-        for index in np.flatnonzero(answers["verdict"][:made] == EVICT):
-            self.tell_evicted(answers[index])
+    def take(self, answers: Answers, made: int) -> tuple[bytes, int]:
+        records = answers.records
+        frames = self._door.codec.encode(records, made, answers.payload, answers.counts)
+        for index in np.flatnonzero(records["verdict"][:made] == EVICT):
+            self.tell_evicted(records[index])
         self.hold(frames)
         return frames, len(frames)
 

@@ -10,35 +10,60 @@ for another ends the turn. This file knows neither transports nor what a frame h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ledger import config
+from ledger.engine_ports import Submitter
 from ledger.errors import DataRefused, LedgerStopped
 from ledger.schema import ARRIVAL, Verdict
 
 if TYPE_CHECKING:
+    from ledger._core import Bytes
     from ledger._wire import Codec
-    from ledger.doors.binary import Connection
     from ledger.engine import Engine
+    from ledger.engine_ports import Answers
 
 ARRIVALS_MAX = 1024  # executed in one call
 DROP, EVICT = int(Verdict.DROP), int(Verdict.EVICT)
 
-Piece = tuple["Connection", int, int]  # who read buffer[start:end]
+
+class Peer(Submitter, Protocol):
+    """What a turn needs of a connection, whose frames it executes with those of others."""
+
+    route: int
+    in_turn: bool  # whether what it read waits for the end of the turn
+
+    def takes(self) -> bool:
+        """Whether its frames may be executed with those of others."""
+
+    def more(self, buffer: Bytes, start: int, end: int) -> None:
+        """It read buffer[start:end], too much or too often to wait for the end of the turn."""
+
+    def process(self, buffer: Bytes, start: int, end: int, kept: Any) -> None:
+        """Execute alone what it read."""
+
+    def hold(self, frames: bytes) -> None:
+        """These will be delivered once they are durable."""
+
+    def tell_dropped(self, buffer: Bytes, arrival: np.void) -> None: ...
+    def tell_evicted(self, answer: np.void) -> None: ...
+
+
+Piece = tuple[Peer, int, int]  # who read buffer[start:end]
 
 
 class Turn:
-    """The reads of one turn. An asker of the engine; the connections are those of one door."""
+    """The reads of one turn. A submitter of the engine; the connections are those of one door."""
 
     def __init__(
         self,
         engine: Engine,
         codec: Codec,
-        connections: dict[int, Connection],
+        connections: Mapping[int, Peer],
         full: Callable[[], bool],
     ) -> None:
         self.buffer = bytearray(config.TURN_BUFFER_BYTES)
@@ -55,7 +80,7 @@ class Turn:
         """Where a connection reads to: room for the longest frame at least."""
         return self._view[self._filled :]
 
-    def add(self, connection: Connection, count: int) -> None:
+    def add(self, connection: Peer, count: int) -> None:
         """`connection` read so many bytes to the beginning of space()."""
         start, end = self._filled, self._filled + count
         if count >= config.TURN_READ_BYTES or connection.in_turn:
@@ -90,7 +115,7 @@ class Turn:
         self._filled = 0
         self._engine.flush()
 
-    def _parse(self, connection: Connection, start: int, end: int, first: int) -> int:
+    def _parse(self, connection: Peer, start: int, end: int, first: int) -> int:
         """Arrivals of what was read, from the first on; 0 when it cannot take part."""
         if not connection.takes() or first == ARRIVALS_MAX:
             return 0
@@ -119,15 +144,15 @@ class Turn:
             elif start > rest:
                 connection.process(self.buffer, start, end, None)
 
-    # ---- an asker of the engine -----------------------------------------------------------------
+    # ---- a submitter of the engine --------------------------------------------------------------
 
-    def of(self, arrival: int) -> Connection:
+    def of(self, arrival: int) -> Peer:
         return self._connections[int(self._arrivals["route"][arrival])]
 
-    def take(self, engine: Engine, made: int) -> tuple[list[tuple[Connection, bytes]], int]:
-        answers = engine.answers
+    def take(self, answers: Answers, made: int) -> tuple[list[tuple[Peer, bytes]], int]:
+        records = answers.records
         parts = self._codec.encode_by_route(
-            answers, made, engine.payload, engine.counts, self._arrivals
+            records, made, answers.payload, answers.counts, self._arrivals
         )
         taken, size = [], 0
         for route, frames in parts:
@@ -135,8 +160,8 @@ class Turn:
             connection.hold(frames)
             taken.append((connection, frames))
             size += len(frames)
-        for index in np.flatnonzero(answers["verdict"][:made] == EVICT):
-            self.of(int(answers["arrival"][index])).tell_evicted(answers[index])
+        for index in np.flatnonzero(records["verdict"][:made] == EVICT):
+            self.of(int(records["arrival"][index])).tell_evicted(records[index])
         return taken, size
 
     def deliver(self, taken: Any) -> None:

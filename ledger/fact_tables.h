@@ -1,12 +1,12 @@
-/* Tables: the lists of record.h, status.h and frame.h as arrays, to be read at run time.
+/* Fact tables: the lists of record.h, status.h and frame_fields.h as arrays, to be read at run time.
  *
  * Each list ends with a row without a name. Offsets are not stored: the records have no padding, so
  * a field begins where the one before it ends. Nothing is typed here that a list says.
  */
-#ifndef LEDGER_TABLES_H
-#define LEDGER_TABLES_H
+#ifndef LEDGER_FACT_TABLES_H
+#define LEDGER_FACT_TABLES_H
 
-#include "frame.h"
+#include "frame_fields.h"
 #include "record.h"
 #include "status.h"
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from chaos.model import EVENT_BYTES
+from chaos.sealed_past import IDS, KEY, SealedPast
 from ledger import _core, config, schema
-from tests.sealed import IDS, KEY, SealedPast
 
+NOW = 1_700_000_000 * 10**9
 RESULT_BYTES = {140: 128, 141: 128, 142: 128, 143: 128, 144: 128, 145: 128, 146: 16, 147: 16}
 
 
