@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := $(wildcard ledger/*.pyx ledger/*.pxi ledger/*.pxd ledger/*.h) setup.py pyproject.toml
+SOURCES := $(shell find ledger -name '*.pyx' -o -name '*.px[di]' -o -name '*.h') setup.py pyproject.toml
 
 .PHONY: demo test verify-build chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
 
@@ -35,7 +35,7 @@ mutants: .venv/built  ## faults put into the ledger on purpose: each must be cau
 lint: .venv/built  ## types, style, layers
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint ledger/*.pyx ledger/*.pxi ledger/*.pxd
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(filter %.pyx %.pxi %.pxd,$(SOURCES))
 	$(BIN)/python tools/tidy.py
 
 bench: .venv/built  ## core, journal, codec and socket path; about a minute

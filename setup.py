@@ -12,8 +12,8 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-HEADERS = sorted(str(path) for path in Path("ledger").glob("*.h"))
-PARTS = sorted(str(path) for path in Path("ledger").glob("*.px[di]"))
+HEADERS = sorted(map(str, Path("ledger").rglob("*.h")))
+PARTS = sorted(map(str, Path("ledger").rglob("*.px[di]")))
 
 flags = ["-O3", "-std=gnu11", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -25,13 +25,13 @@ else:
 
 extensions = [
     Extension(
-        f"ledger.{path.stem}",
+        ".".join(path.with_suffix("").parts),
         [str(path)],
         depends=HEADERS + PARTS,
         include_dirs=["ledger"],
         extra_compile_args=flags,
     )
-    for path in sorted(Path("ledger").glob("_*.pyx"))
+    for path in sorted(Path("ledger").rglob("_*.pyx"))
 ]
 
 CORES = os.cpu_count() or 1
@@ -41,6 +41,7 @@ setup(
     ext_modules=cythonize(
         extensions,
         nthreads=CORES,
+        include_path=["ledger"],
         language_level=3,
         compiler_directives={
             "boundscheck": False,

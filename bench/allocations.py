@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from bench.parts import ClientReads, Desk, Judges, Part, ServerReads, ServerWrites, Shape
 from bench.reference import compiled
-from ledger import config
+from ledger.facts import limits
 
 ROUNDS = 40
 WARM_UP_ROUNDS = 8
@@ -41,7 +41,7 @@ PARTS: dict[str, type[Part]] = {
     "reads": ServerReads, "judges": Judges, "writes": ServerWrites, "client reads": ClientReads,
 }  # fmt: skip
 SHAPES: dict[str, tuple[Shape, Shape]] = {
-    "events": (Shape(1, 8), Shape(1, config.EVENTS_MAX)),  # more payments in a request
+    "events": (Shape(1, 8), Shape(1, limits.EVENTS_MAX)),  # more payments in a request
     "requests": (Shape(2, 1), Shape(1_000, 1)),  # more requests of one payment in a call
 }
 

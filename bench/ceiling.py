@@ -38,7 +38,9 @@ from bench.parts import (
     Shape,
     body_of,
 )  # fmt: skip
-from ledger import _check, config, schema
+from ledger.facts import limits as config
+from ledger.facts import schema
+from ledger.journal import _check
 
 NAME = "ceiling"
 MAP_BYTES = 1 << 36

@@ -30,11 +30,12 @@ from bench.environment import (
 )
 from bench.parts import disk_bytes
 from chaos.process import Server
-from ledger import config, load
-from ledger.load_report import BUCKETS
+from ledger.facts import limits
+from ledger.load import run as load
+from ledger.load.report import BUCKETS
 
 NAME = "curve"
-BATCHES = (1, 8, 64, 512, 4_096, config.EVENTS_MAX)
+BATCHES = (1, 8, 64, 512, 4_096, limits.EVENTS_MAX)
 CONNECTIONS = (1, 4, 16, 64, 250, 1_000, 4_000)
 OPEN_SHARES = (0.25, 0.5, 0.75, 0.9)  # of the closed loop's rate of the same connections
 OPEN_CONNECTIONS, OPEN_SESSIONS = 50, 20
@@ -187,7 +188,7 @@ def histogram(counts: np.ndarray) -> list[tuple[int, int]]:
 def raise_descriptor_limit() -> None:
     """As many connections as the system lets this process have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(CONNECTIONS) + config.DESCRIPTORS_KEPT
+    wanted = max(CONNECTIONS) + limits.DESCRIPTORS_KEPT
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 

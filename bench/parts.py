@@ -19,17 +19,18 @@ from typing import NamedTuple
 import numpy as np
 
 from bench import workload
-from ledger import _core, config, schema
-from ledger._wire import ClientCodec, Codec
-from ledger.engine_ports import Answers
-from ledger.group import Group, digest_group
-from ledger.journal import Journal
-from ledger.schema import Operation, Verdict
+from ledger import _core
+from ledger.engine.ports import Answers
+from ledger.facts import limits, schema
+from ledger.facts.schema import Operation, Verdict
+from ledger.journal.group import Group, digest_group
+from ledger.journal.journal import Journal
+from ledger.wire._codec import ClientCodec, Codec
 
 CLUSTER = 0
 NOW_NS = 1_000_000_000_000
 CLIENT = 1
-HEADER = config.MESSAGE_HEADER_BYTES
+HEADER = limits.MESSAGE_HEADER_BYTES
 
 
 class Shape(NamedTuple):
@@ -43,7 +44,7 @@ class Shape(NamedTuple):
         return self.requests * self.events
 
 
-FULL = Shape(1, config.EVENTS_MAX)
+FULL = Shape(1, limits.EVENTS_MAX)
 HUNDREDS = Shape(10, 100)
 SINGLES = Shape(500, 1)
 
@@ -93,15 +94,15 @@ class Desk:
         self.accounts = accounts
         self.buffers = Answers()
         self.core = _core.Core(
-            config.GROUP_BYTES_MAX, shape.requests + 1, b"k" * 16,
+            limits.GROUP_BYTES_MAX, shape.requests + 1, b"k" * 16,
             self.buffers.records, self.buffers.payload, self.buffers.counts,
         )  # fmt: skip
-        self.server = Codec(CLUSTER, config.RELEASE, config.RELEASE_MIN)
-        self.client = ClientCodec(CLUSTER, config.RELEASE)
+        self.server = Codec(CLUSTER, limits.RELEASE, limits.RELEASE_MIN)
+        self.client = ClientCodec(CLUSTER, limits.RELEASE)
         self.arrivals = np.zeros(shape.requests, schema.ARRIVAL)
         self.now_ns = NOW_NS
         self.rounds = 0
-        self.core.start(NOW_NS, NOW_NS, config.RELEASE)
+        self.core.start(NOW_NS, NOW_NS, limits.RELEASE)
         for rows in workload.accounts(accounts=accounts):
             self._alone(Operation.CREATE_ACCOUNTS, rows)
         self.sessions = [self._register(CLIENT + index) for index in range(shape.requests)]

@@ -18,8 +18,9 @@ from typing import Any, Self
 import msgspec
 
 from bench.environment import ROOT
-from ledger import load, schema
-from ledger.client import Client
+from ledger.client.client import Client
+from ledger.facts import schema
+from ledger.load import run
 
 START_SECONDS_MAX = 600.0  # accounts are created again, which takes long when they are many
 END_SECONDS_MAX = 120.0
@@ -34,9 +35,9 @@ class Payer:
     or has seen what must not happen; accounts that were there with other flags are no fault.
     """
 
-    report: load.Report
+    report: run.Report
 
-    def __init__(self, options: load.Options) -> None:
+    def __init__(self, options: run.Options) -> None:
         self._options = options
         self._process: subprocess.Popen[str] | None = None
 
@@ -80,7 +81,7 @@ class Payer:
             raise RuntimeError("the payers do not end") from None
         if not said:
             raise RuntimeError(f"the payers said nothing: {complaints[-500:]}")
-        self.report = msgspec.json.decode(said, type=load.Report, strict=False)
+        self.report = msgspec.json.decode(said, type=run.Report, strict=False)
         check(self.report)
 
     def _kill(self) -> None:
@@ -89,10 +90,10 @@ class Payer:
         self._process.communicate()
 
 
-def command(options: load.Options) -> list[str]:
+def command(options: run.Options) -> list[str]:
     """The command line of these options."""
     words = [sys.executable, "-m", "ledger", "load", options.address, "--json"]
-    for field in msgspec.structs.fields(load.Options):
+    for field in msgspec.structs.fields(run.Options):
         value = getattr(options, field.name)
         if field.name in NOT_OPTIONS or value == field.default:
             continue
@@ -102,14 +103,14 @@ def command(options: load.Options) -> list[str]:
     return words
 
 
-def first_id(options: load.Options) -> Any:
+def first_id(options: run.Options) -> Any:
     """The id of the first payment of the first connection, as one ID record."""
-    record = load.swarm(options, 0).transfer(options.number_first)
+    record = run.swarm(options, 0).transfer(options.number_first)
     return schema.records(record, schema.TRANSFER)["id"].copy()
 
 
 
-def check(report: load.Report, strange_accounts_max: int = 1) -> None:
+def check(report: run.Report, strange_accounts_max: int = 1) -> None:
     """RuntimeError when anything but the history of an account or two is not as it was sent."""
     faults = dict(report.faults)
     strange = faults.pop("accounts_refused", 0)
@@ -119,7 +120,7 @@ def check(report: load.Report, strange_accounts_max: int = 1) -> None:
         raise RuntimeError(f"the payers were not answered: {report}")
 
 
-def figures(beside: str, report: load.Report) -> dict[str, Any]:
+def figures(beside: str, report: run.Report) -> dict[str, Any]:
     """What payers saw while something else was asked."""
     latency = report.latency
     return {

@@ -30,7 +30,7 @@ from chaos.control import ours as control
 from chaos.control import postgres
 from chaos.control.load import Payments, Pool, payments_count
 from chaos.process import Server
-from ledger import config
+from ledger.facts import limits
 
 NAME = "peers"
 BINARY = "tigerbeetle"
@@ -59,7 +59,7 @@ class Load(NamedTuple):
         return [f"--transfer-count={count}", f"{batch_option}={self.batch}", *self.options]
 
 
-FULL = config.EVENTS_MAX
+FULL = limits.EVENTS_MAX
 LOADS = (
     Load("8,189 a request, 1 client", 10_000_000, FULL, (), 4, 1_100_000),
     Load("8,189 a request, 4 clients", 10_000_000, FULL, ("--clients=4",), 6, 2_000_000),

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "record.h"
+#include "facts/record.h"
 
 enum { AHEAD_SLOT = 16, AHEAD_RECORD = 8, ACCOUNT_BYTES = 128 };
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import schema
+from ledger.facts import schema
 
 HERE = Path(__file__).resolve().parent
 HEADERS = HERE.parent / "ledger"

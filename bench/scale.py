@@ -29,8 +29,9 @@ from bench.curve import available_bytes
 from bench.environment import RESULTS_OPTION, ROOT, SCRATCH, Steps, environment, scratch_folder
 from bench.scale_book import Book, restart_killed, restart_stopped, rss_anon_bytes
 from bench.scale_goals import goals
-from ledger import config, load
-from ledger.load_report import ID_ORDERS
+from ledger.facts import limits
+from ledger.load import run as load
+from ledger.load.report import ID_ORDERS
 
 NAME = "scale"
 SLICES = 100
@@ -59,7 +60,7 @@ class Asked(NamedTuple):
     id_order: Literal["ordered", "random"] = "random"
     hot_share: float = 0.5
     connections: int = 4
-    batch: int = config.EVENTS_MAX
+    batch: int = limits.EVENTS_MAX
     rounds: int = 100  # of each question
     seconds: float = 15.0  # of each kind of questions, at most
     phases: tuple[str, ...] = PHASES

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.scale_book import MARKER, Book, Rows
-from ledger import config, schema
-from ledger.errors import OutcomeUnknown
+from ledger.facts import limits, schema
+from ledger.facts.errors import OutcomeUnknown
 
-FULL = config.EVENTS_MAX
+FULL = limits.EVENTS_MAX
 ROUNDS_MIN = 3  # however long they take
 TIMESTAMP_MAX = 2**63 - 1
 

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from bench.parts import disk_bytes
 from bench.payer import Payer, check
 from chaos.process import Server
-from ledger import _columns, load, schema
-from ledger._columns import ColumnFile
-from ledger.client import Client
-from ledger.load_report import BUCKETS, ID_ORDERS, latency
+from ledger.client.client import Client
+from ledger.facts import schema
+from ledger.history import _columns
+from ledger.history._columns import ColumnFile
+from ledger.load import run
+from ledger.load.report import BUCKETS, ID_ORDERS, latency
 
 PROGRESS_SECONDS = 0.1
 END_SECONDS_MAX = 900.0  # of a server that has much to read or to finish
@@ -66,7 +68,7 @@ class Slices:
         self._counts = np.zeros(len(BUCKETS), np.uint64)
         self._at, self._seconds = 0, 0.0
 
-    def add(self, progress: load.Progress) -> None:
+    def add(self, progress: run.Progress) -> None:
         if progress.phase != "transfers":
             return
         self._counts += progress.recent_counts
@@ -94,7 +96,7 @@ class Slices:
         self._counts[:] = 0
         self._book.mark()
 
-    def finish(self, report: load.Report) -> None:
+    def finish(self, report: run.Report) -> None:
         """The last slice, unless it is so small that it says nothing."""
         if report.accepted - self._at >= self._size / 2 and self._counts.any():
             self.cut(report.accepted, report.seconds)
@@ -107,7 +109,7 @@ class Book:
     """
 
     def __init__(
-        self, folder: Path, population: load.Options, env: Mapping[str, str] | None = None
+        self, folder: Path, population: run.Options, env: Mapping[str, str] | None = None
     ) -> None:
         self.directory = folder / "book"
         self.server = Server(self.directory, env=env)
@@ -194,7 +196,7 @@ class Book:
         assert (results["status"] == schema.AccountStatus.CREATED).all()
         other = next(order for order in ID_ORDERS if order != self.population.id_order)
         begun = time.monotonic()
-        report = load.run(
+        report = run.run(
             msgspec.structs.replace(
                 self.population, address=self.server.address, transfers=1, id_order=other
             )
@@ -207,17 +209,17 @@ class Book:
     def hot(self) -> int:
         """The id of the account that `hot_share` of the payments are to."""
         only_hot = msgspec.structs.replace(self.population, hot_share=1.0, connections=1)
-        [payment] = schema.records(load.swarm(only_hot, 0).transfer(0), schema.TRANSFER)
+        [payment] = schema.records(run.swarm(only_hot, 0).transfer(0), schema.TRANSFER)
         return schema.int_of(payment["credit_account_id"])
 
     def grow(
         self, slice_payments: int, on_progress: Callable[[int], None]
-    ) -> tuple[load.Report, list[dict[str, Any]]]:
+    ) -> tuple[run.Report, list[dict[str, Any]]]:
         """Pay all that the population says, in a closed loop; what was seen, in all and slices."""
         population = msgspec.structs.replace(self.population, address=self.server.address)
         slices = Slices(self, slice_payments, on_progress)
         with ThreadPoolExecutor(1) as self._marking:
-            report = load.run(population, slices.add, progress_seconds=PROGRESS_SECONDS)
+            report = run.run(population, slices.add, progress_seconds=PROGRESS_SECONDS)
             slices.finish(report)
         self._marking = None
         check(report)
@@ -237,7 +239,7 @@ class Book:
         )  # fmt: skip
         self._marked.append(self._marking.submit(self.client.create_transfers, [payment]))
 
-    def _sent(self, options: load.Options, payments: int) -> None:
+    def _sent(self, options: run.Options, payments: int) -> None:
         """The numbers that were used, or may have been set aside for a session, are used up."""
         set_aside = (options.sessions + 2) * (options.batch + 1)
         self._skip = max(
@@ -265,7 +267,7 @@ class Book:
         """Payments as the run sent them, by number: rows of TRANSFER, (n,)."""
         population = self.population
         if not self._swarms:
-            self._swarms = [load.swarm(population, n) for n in range(population.connections)]
+            self._swarms = [run.swarm(population, n) for n in range(population.connections)]
         count = population.connections
         records = [self._swarms[n % count].transfer(n // count) for n in numbers.tolist()]
         return schema.records(b"".join(records), schema.TRANSFER)
@@ -339,7 +341,7 @@ def restart_stopped(book: Book, cold: bool) -> dict[str, float]:
     }
 
 
-def restart_killed(book: Book, cold: bool, rate: float) -> tuple[dict[str, float], load.Report]:
+def restart_killed(book: Book, cold: bool, rate: float) -> tuple[dict[str, float], run.Report]:
     """Kill the server while it is paid, and start it again; the payers wait and go on."""
     with book.payers(rate) as payers:
         threading.Event().wait(SECONDS_BEFORE_KILL)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bench.conftest import Measure
 from bench.workload import EVENTS
-from ledger import _columns
-from ledger._columns import ColumnFile, ColumnWriter
+from ledger.history import _columns
+from ledger.history._columns import ColumnFile, ColumnWriter
 
 TRANSFERS = 1_000_000
 ACCOUNTS = 100_000

@@ -16,8 +16,9 @@ from bench import workload
 from bench.conftest import Measure
 from bench.workload import CREATED, EVENTS, Rows
 from chaos.core_driver import NOW, Driver, new_core
-from ledger import _core, config, schema
-from ledger.schema import Operation
+from ledger import _core
+from ledger.facts import limits, schema
+from ledger.facts.schema import Operation
 
 
 class Book:
@@ -27,7 +28,7 @@ class Book:
         self.driver = Driver()
         self.now = NOW
         self.requests = 0
-        self.driver.core.start(NOW, NOW, config.RELEASE)
+        self.driver.core.start(NOW, NOW, limits.RELEASE)
         for rows in workload.accounts(flags):
             self.run(*self.ask(Operation.CREATE_ACCOUNTS, rows))
 
@@ -153,7 +154,7 @@ def test_lookup_of_transfers(measure: Measure, tiny: bool, history: int) -> None
 def test_replay(measure: Measure, tiny: bool) -> None:
     requests = 2 if tiny else 60
     driver = Driver(group_records_max=0)
-    driver.core.start(NOW, NOW, config.RELEASE)
+    driver.core.start(NOW, NOW, limits.RELEASE)
     now = NOW
     for rows in workload.accounts():
         now += 1_000_000

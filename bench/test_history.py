@@ -19,11 +19,12 @@ from bench import workload
 from bench.conftest import Measure
 from bench.workload import EVENTS, Rows
 from chaos.core_driver import NOW, Driver
-from ledger import _columns, config, schema, segments
-from ledger._columns import ColumnWriter
-from ledger.journal import Journal
-from ledger.schema import Operation
-from ledger.segments import History, Wanted
+from ledger.facts import limits, schema
+from ledger.facts.schema import Operation
+from ledger.history import _columns, segments
+from ledger.history._columns import ColumnWriter
+from ledger.history.segments import History, Wanted
+from ledger.journal.journal import Journal
 
 KEY = bytes(range(16))
 WINDOW, TINY_WINDOW = 1 << 17, 1 << 13  # transfers
@@ -53,7 +54,7 @@ def core_of(events: int, accounts: int = workload.ACCOUNTS, flags: int = 0) -> D
         windows_kept = 1
 
     driver = Windowed()
-    driver.core.start(NOW, NOW, config.RELEASE)
+    driver.core.start(NOW, NOW, limits.RELEASE)
     for rows in workload.accounts(flags, accounts):
         driver.execute(Operation.CREATE_ACCOUNTS, [rows.tobytes()], NOW)
     return driver
@@ -61,7 +62,7 @@ def core_of(events: int, accounts: int = workload.ACCOUNTS, flags: int = 0) -> D
 
 @pytest.mark.parametrize("flags", [0, schema.AccountFlags.HISTORY], ids=["plain", "with balances"])
 def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: int) -> None:
-    driver = core_of(TINY_WINDOW if tiny else config.WINDOW_EVENTS, flags=flags)
+    driver = core_of(TINY_WINDOW if tiny else limits.WINDOW_EVENTS, flags=flags)
     requests = 0
     while not driver.core.memtables:
         rows = payments(requests)
@@ -98,7 +99,7 @@ def test_seal_of_a_window(measure: Measure, tiny: bool, tmp_path: Path, flags: i
 @pytest.mark.parametrize("accounts", [10_000, 1_000_000], ids="of {:,}".format)
 def test_snapshot_is_copied(measure: Measure, tiny: bool, accounts: int) -> None:
     core = core_of(WINDOW, 100 if tiny else accounts).core
-    buffer = np.empty(config.CHECKPOINT_STEP_BYTES, np.uint8)
+    buffer = np.empty(limits.CHECKPOINT_STEP_BYTES, np.uint8)
     copied = [0]
 
     def copy() -> None:
@@ -145,7 +146,7 @@ def _sealed(folder: Path, windows: int, tiny: bool) -> Sealed:
     requests = windows * -(-window // EVENTS)
     book = folder / "book"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "WINDOW_EVENTS", window)
+        patch.setattr(limits, "WINDOW_EVENTS", window)
         patch.setattr(segments, "MERGED_AT_ONCE", windows + 1)
         with ledger.open(book) as one:
             for rows in workload.accounts():

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bench.conftest import Measure
-from ledger.group import Group
-from ledger.journal import Journal
+from ledger.journal.group import Group
+from ledger.journal.journal import Journal
 
 CLUSTER = 7
 KIB = 1024

@@ -13,8 +13,9 @@ import pytest
 
 from bench.conftest import Measure
 from bench.parts import FULL, SINGLES, Desk, Judges, Shape
-from ledger import _core, config, schema
-from ledger.schema import Operation, Verdict
+from ledger import _core
+from ledger.facts import limits, schema
+from ledger.facts.schema import Operation, Verdict
 
 REGISTERS = 1_000
 
@@ -26,15 +27,15 @@ def test_registers(measure: Measure) -> None:
     def prepare() -> tuple[_core.Core, Any]:
         desk = Desk(Shape(1, 1))
         core = _core.Core(
-            config.GROUP_BYTES_MAX, REGISTERS, b"k" * 16,
+            limits.GROUP_BYTES_MAX, REGISTERS, b"k" * 16,
             desk.buffers.records, desk.buffers.payload, desk.buffers.counts,
         )  # fmt: skip
-        core.start(desk.now_ns, desk.now_ns, config.RELEASE)
+        core.start(desk.now_ns, desk.now_ns, limits.RELEASE)
         desks[:] = [core]
         arrivals = np.zeros(REGISTERS, schema.ARRIVAL)
         arrivals["operation"], arrivals["verdict"] = Operation.REGISTER, Verdict.REPLY
         arrivals["client"][:, 0] = np.arange(1, REGISTERS + 1)
-        arrivals["release"] = config.RELEASE
+        arrivals["release"] = limits.RELEASE
         return core, arrivals
 
     def register(core: _core.Core, arrivals: Any) -> None:

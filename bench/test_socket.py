@@ -19,8 +19,8 @@ from bench import workload
 from bench.conftest import Measure
 from bench.workload import ACCOUNTS, CREATED, EVENTS
 from chaos.process import Server
-from ledger import load
-from ledger.client import AsyncClient, Client, new_loop
+from ledger.client.client import AsyncClient, Client, new_loop
+from ledger.load import run
 
 Start = Callable[..., Server]
 
@@ -87,10 +87,10 @@ def test_singles_of_the_load_generator(
     transfers = sessions if tiny else min(200_000, sessions * 1_000)
     address = server().address
     seeds = iter(range(1_000))
-    reports: list[load.Report] = []
+    reports: list[run.Report] = []
 
-    def prepare() -> tuple[load.Options]:
-        options = load.Options(
+    def prepare() -> tuple[run.Options]:
+        options = run.Options(
             address=address,
             accounts=min(ACCOUNTS, 10 * sessions),
             transfers=transfers,
@@ -101,8 +101,8 @@ def test_singles_of_the_load_generator(
         )
         return (options,)
 
-    def pay(options: load.Options) -> None:
-        reports.append(load.run(options))
+    def pay(options: run.Options) -> None:
+        reports.append(run.run(options))
         assert reports[-1].ok and reports[-1].accepted == transfers, reports[-1]
 
     def rate() -> float:

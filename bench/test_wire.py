@@ -12,14 +12,15 @@ import pytest
 from bench import workload
 from bench.conftest import Measure
 from bench.workload import EVENTS
-from ledger import _check, config, schema
-from ledger._wire import ClientCodec, Codec
-from ledger.schema import Operation, Verdict
+from ledger.facts import limits, schema
+from ledger.facts.schema import Operation, Verdict
+from ledger.journal import _check
+from ledger.wire._codec import ClientCodec, Codec
 
 CLIENT = 7
 SINGLES = 2_000
-SERVER = Codec(0, config.RELEASE, config.RELEASE_MIN)
-PEER = ClientCodec(0, config.RELEASE)
+SERVER = Codec(0, limits.RELEASE, limits.RELEASE_MIN)
+PEER = ClientCodec(0, limits.RELEASE)
 
 
 def request(number: int, events: int) -> bytes:
@@ -34,7 +35,7 @@ def answers(count: int, events: int) -> tuple[np.ndarray, int, np.ndarray, np.nd
     rows["verdict"], rows["operation"] = Verdict.REPLY, Operation.CREATE_TRANSFERS
     rows["client"][:, 0] = CLIENT
     rows["position"] = rows["timestamp"] = rows["number"] = rows["batch_count"] = 1
-    rows["release"] = config.RELEASE
+    rows["release"] = limits.RELEASE
     rows["payload_bytes"] = events * schema.CREATE_RESULT.itemsize
     counts = np.array([events], np.uint16)
     return rows, count, np.zeros(events * schema.CREATE_RESULT.itemsize, np.uint8), counts
@@ -82,6 +83,6 @@ def test_write_a_request(measure: Measure, events: int) -> None:
 
 @pytest.mark.parametrize("check", [_check.aegis, _check.aegis_portable], ids=["fast", "portable"])
 def test_check_of_a_mebibyte(measure: Measure, check: object) -> None:
-    body = np.random.default_rng(1).bytes(config.MESSAGE_BYTES_MAX)
+    body = np.random.default_rng(1).bytes(limits.MESSAGE_BYTES_MAX)
     measure(check, lambda: (body,), count=1, unit="MiB", rounds=50)
     assert _check.aegis(body) == _check.aegis_portable(body)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import config, schema
+from ledger.facts import limits, schema
 
 Rows = NDArray[np.void]
 
 ACCOUNTS = 10_000
-EVENTS = config.EVENTS_MAX
+EVENTS = limits.EVENTS_MAX
 CREATED = schema.TransferStatus.CREATED
 _RANDOM = np.random.default_rng(1)
 

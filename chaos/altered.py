@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import ledger
-from ledger import config, segments
+from ledger.facts import limits
+from ledger.history import segments
 
 
 def altered(directory: Path, **constants: object) -> dict[str, str]:
@@ -34,7 +35,7 @@ def lines(constants: Mapping[str, Any]) -> str:
 
 def _owner(name: str) -> ModuleType:
     """The module whose constant that is."""
-    return segments if name == "MERGED_AT_ONCE" else config
+    return segments if name == "MERGED_AT_ONCE" else limits
 
 
 def _typed(name: str, value: Any) -> Any:

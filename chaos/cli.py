@@ -26,7 +26,7 @@ from chaos import batch, catalog, disk, failure, scenario
 from chaos.catalog import Entry
 from chaos.coverage import Coverage
 from chaos.scenario import Refused
-from ledger import schema
+from ledger.facts import schema
 
 CODES = len(schema.AccountStatus) + len(schema.TransferStatus)
 

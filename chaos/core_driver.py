@@ -13,7 +13,8 @@ import numpy as np
 
 from chaos.model import EVENT_BYTES
 from chaos.sealed_past import IDS, KEY, SealedPast
-from ledger import _core, config, schema
+from ledger import _core
+from ledger.facts import limits, schema
 
 NOW = 1_700_000_000 * 10**9
 RESULT_BYTES = {140: 128, 141: 128, 142: 128, 143: 128, 144: 128, 145: 128, 146: 16, 147: 16}
@@ -26,7 +27,7 @@ def new_core(
     payload = np.zeros(payload_bytes, np.uint8)
     counts = np.zeros(1 << 17, np.uint16)
     core = _core.Core(
-        config.GROUP_BYTES_MAX, sessions_max, b"\x01" * 16, answers, payload, counts, window_events
+        limits.GROUP_BYTES_MAX, sessions_max, b"\x01" * 16, answers, payload, counts, window_events
     )
     BUFFERS[id(core)] = (answers, payload, counts)
     return core

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ledger import _columns, _core, config, recovery
-from ledger.errors import ColumnDamaged
-from ledger.journal import Journal
-from ledger.sealing import decode_numbers
-from ledger.segments import History
+from ledger import _core
+from ledger.engine import recovery
+from ledger.engine.sealing import decode_numbers
+from ledger.facts import limits
+from ledger.facts.errors import ColumnDamaged
+from ledger.history import _columns
+from ledger.history.segments import History
+from ledger.journal.journal import Journal
 
 MEMORY = Path("/dev/shm")
 
@@ -110,7 +113,7 @@ def _checkpoint_fault(core: _core.Core, checkpoint: _columns.ColumnFile) -> str 
     few, numbers = core.open_snapshot()
     expected = {_columns.ACCOUNTS: b"", _columns.HOLDS: b""}
     expected |= {column: records.tobytes() for column, records in few.items()}
-    buffer = np.empty(config.MESSAGE_BYTES_MAX, np.uint8)
+    buffer = np.empty(limits.MESSAGE_BYTES_MAX, np.uint8)
     while True:
         column, count = core.copy_snapshot(buffer)
         if column == 0:

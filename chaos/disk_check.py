@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from chaos import derived
 from chaos.disk_life import Mark, Script, digest, recover, tell_recovered, work
-from ledger import config
-from ledger.errors import LedgerError
-from ledger.journal import Journal
-from ledger.recovery import Parts
+from ledger.engine.recovery import Parts
+from ledger.facts import limits
+from ledger.facts.errors import LedgerError
+from ledger.journal.journal import Journal
 
 
 class Promise(NamedTuple):
@@ -150,5 +150,5 @@ def _derived(parts: Parts, promise: Promise, is_last: bool) -> str | None:
         pass
     if not is_last:
         return None
-    why = derived.difference(parts.journal, history, parts.core, config.WINDOW_EVENTS)
+    why = derived.difference(parts.journal, history, parts.core, limits.WINDOW_EVENTS)
     return None if why is None else f"derived: {why}"

@@ -22,13 +22,14 @@ import numpy as np
 
 from chaos.generate import Generator
 from chaos.model import EVENT_BYTES
-from ledger import config, recovery, schema
-from ledger._columns import ColumnFile
-from ledger.engine import Engine
-from ledger.engine_ports import Answers
-from ledger.group import Group
-from ledger.recovery import Parts
-from ledger.segments import History
+from ledger.engine import recovery
+from ledger.engine.engine import Engine
+from ledger.engine.ports import Answers
+from ledger.engine.recovery import Parts
+from ledger.facts import limits, schema
+from ledger.history._columns import ColumnFile
+from ledger.history.segments import History
+from ledger.journal.group import Group
 
 Mark = Callable[[dict[str, Any]], None]
 Done = Callable[[BaseException | None], None]
@@ -277,7 +278,7 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
     engine = Engine(
         parts.core, parts.buffers, log, clock, runner, stamp=stamp, keeper=parts.sealer
     )
-    engine.start(START_NS, config.RELEASE, random.getrandbits(64))
+    engine.start(START_NS, limits.RELEASE, random.getrandbits(64))
     runner.turn()
     base_ns = clock.ns
     requests = itertools.islice(Generator(script.seed), script.first, None)
@@ -287,7 +288,7 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
             requests, random.randint(1, REQUESTS_MAX)
         ):
             clock.ns = max(clock.ns, base_ns + min(now_ns, AHEAD_NS_MAX))
-            clock.ns += config.HEAD_NS if script.stamps else 1
+            clock.ns += limits.HEAD_NS if script.stamps else 1
             turn.append((int(operation), batches))
         for operation, batches in turn:
             _ask(engine, runner, submitter, *arrival(operation, batches))

@@ -14,14 +14,16 @@ from typing import Any, cast
 import lmdb
 import numpy as np
 
-from ledger import creation, files, journal, new_file, segments
-from ledger._columns import ColumnFile
-from ledger.checkpoint import Checkpoint
-from ledger.checkpoints import CheckpointWriter
-from ledger.config import GROUP_VALUE_BYTES_MAX
-from ledger.engine import Engine
-from ledger.group import Group, digest_group, write_group
-from ledger.journal import Journal
+from ledger.base import files
+from ledger.engine.engine import Engine
+from ledger.facts.limits import GROUP_VALUE_BYTES_MAX
+from ledger.history import new_file, segments
+from ledger.history._columns import ColumnFile
+from ledger.history.checkpoints import CheckpointWriter
+from ledger.journal import creation, journal
+from ledger.journal.group import Group, digest_group, write_group
+from ledger.journal.head_stamp import Checkpoint
+from ledger.journal.journal import Journal
 
 
 def _nothing(*arguments: object, **named: object) -> None:

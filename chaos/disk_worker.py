@@ -28,7 +28,7 @@ from chaos.disk_check import Promise, at_first, check
 from chaos.disk_life import Script, live
 from chaos.disk_model import Disk, Image, Plan, moments, plans
 from chaos.shim import Op, Record
-from ledger.errors import LedgerError
+from ledger.facts.errors import LedgerError
 
 BATCH_IMAGES = 64  # in one fork
 IMAGE_SECONDS_MAX = 60

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from chaos.model import AccountFilter, Operation, QueryFilter, Transfer, decode_all
-from ledger import schema
+from ledger.facts import schema
 
 KEY = bytes(range(16))
 PENDING, POST_OR_VOID, VOID = 2, 4 | 8, 8

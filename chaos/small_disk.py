@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 
 from chaos.altered import before
-from ledger import config
+from ledger.facts import limits
 
 MIB = 1 << 20
-CREATES_WAIT = (config.DISK_RESERVE_BYTES + config.DISK_RESERVE_READS_BYTES) // 2  # bytes left
-NOTHING_STARTS = config.DISK_RESERVE_READS_BYTES // 2
+CREATES_WAIT = (limits.DISK_RESERVE_BYTES + limits.DISK_RESERVE_READS_BYTES) // 2  # bytes left
+NOTHING_STARTS = limits.DISK_RESERVE_READS_BYTES // 2
 
 
 class SmallDisk:

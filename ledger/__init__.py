@@ -13,11 +13,7 @@ dtypes given here, or the structs of the same names, or plain bytes. `from ledge
 
 from __future__ import annotations
 
-from ledger.book import AsyncBook, Book, open_async
-from ledger.book import open as open
-from ledger.client import AsyncClient, Client
-from ledger.config import VERSION
-from ledger.convert import (
+from ledger.api.convert import (
     AMOUNT_MAX,
     columns,
     decimal,
@@ -29,7 +25,11 @@ from ledger.convert import (
     total,
     units,
 )
-from ledger.errors import (
+from ledger.api.ids import id as id
+from ledger.api.ids import ids as ids
+from ledger.api.results import describe, raise_for_status, refusals
+from ledger.client.client import AsyncClient, Client
+from ledger.facts.errors import (
     Busy,
     ClockRefused,
     DataRefused,
@@ -46,10 +46,8 @@ from ledger.errors import (
     SystemLimit,
     WrongProcess,
 )
-from ledger.ids import id as id
-from ledger.ids import ids as ids
-from ledger.results import describe, raise_for_status, refusals
-from ledger.schema import (
+from ledger.facts.limits import VERSION
+from ledger.facts.schema import (
     ACCOUNT,
     ACCOUNT_BALANCE,
     ACCOUNT_FILTER,
@@ -70,7 +68,9 @@ from ledger.schema import (
     int_of,
     u128,
 )
-from ledger.temporary import open_temporary, open_temporary_async
+from ledger.host.book import AsyncBook, Book, open_async
+from ledger.host.book import open as open
+from ledger.host.temporary import open_temporary, open_temporary_async
 
 __version__ = VERSION
 

@@ -1,6 +1,6 @@
 """Commands: `python -m ledger` is `ledger`."""
 
-from ledger.cli import main
+from ledger.commands.cli import main
 
 if __name__ == "__main__":
     main()

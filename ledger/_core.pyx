@@ -16,44 +16,44 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from ledger.columns cimport *
-from ledger.leaves cimport *
-from ledger.record cimport *
+from ledger.history.column_format cimport *
+from ledger.base.leaves cimport *
+from ledger.facts.record cimport *
 
 import hashlib
 
 import numpy
 
-from ledger.config import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
-from ledger.errors import DataRefused
+from ledger.facts.limits import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
+from ledger.facts.errors import DataRefused
 
-include "status.pxi"
-include "lookups.pxi"
-include "read_cache.pxi"
-include "state.pxi"
-include "group.pxi"
-include "holds.pxi"
-include "retained.pxi"
-include "kept_holds.pxi"
-include "lookup_cache.pxi"
-include "store.pxi"
-include "memtable.pxi"
-include "prefetch.pxi"
-include "snapshot.pxi"
-include "undo.pxi"
-include "accounts.pxi"
-include "resolutions.pxi"
-include "expiry.pxi"
-include "transfers.pxi"
-include "batch.pxi"
-include "filters.pxi"
-include "query.pxi"
-include "starts.pxi"
-include "session.pxi"
-include "segment_columns.pxi"
-include "restore.pxi"
-include "request.pxi"
-include "replay.pxi"
+include "core/status.pxi"
+include "core/lookups.pxi"
+include "core/read_cache.pxi"
+include "core/state.pxi"
+include "core/group.pxi"
+include "core/holds.pxi"
+include "core/retained.pxi"
+include "core/kept_holds.pxi"
+include "core/lookup_cache.pxi"
+include "core/store.pxi"
+include "core/memtable.pxi"
+include "core/prefetch.pxi"
+include "core/snapshot.pxi"
+include "core/undo.pxi"
+include "core/accounts.pxi"
+include "core/resolutions.pxi"
+include "core/expiry.pxi"
+include "core/transfers.pxi"
+include "core/batch.pxi"
+include "facts/filters.pxi"
+include "core/query.pxi"
+include "core/starts.pxi"
+include "core/session.pxi"
+include "core/segment_columns.pxi"
+include "core/restore.pxi"
+include "core/request.pxi"
+include "core/replay.pxi"
 
 DONE = REQUEST_DONE
 GROUP_FULL = REQUEST_GROUP_FULL

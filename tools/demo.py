@@ -20,8 +20,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from ledger import load
-from ledger.load_report import view
+from ledger.load import run
+from ledger.load.report import view
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "demo" / "book"
@@ -71,7 +71,7 @@ class Show:
         self.killed_at_seconds = 0.0
         self.accepted_before = 0
 
-    def step(self, progress: load.Progress) -> None:
+    def step(self, progress: run.Progress) -> None:
         paying = progress.phase == "transfers" and progress.seconds >= self._kill_after_seconds
         if paying and not self.killed_at_seconds:
             self._server.end(signal.SIGKILL)
@@ -87,8 +87,8 @@ class Show:
         self._live.update(Group(*lines), refresh=True)
 
 
-def pay(server: Server, console: Console, seconds: float) -> tuple[load.Report, Show]:
-    options = load.Options(
+def pay(server: Server, console: Console, seconds: float) -> tuple[run.Report, Show]:
+    options = run.Options(
         address=server.address,
         accounts=10_000,
         duration_seconds=seconds,
@@ -103,7 +103,7 @@ def pay(server: Server, console: Console, seconds: float) -> tuple[load.Report, 
     )
     with Live(console=console, auto_refresh=False, transient=True) as live:
         show = Show(server, live, seconds * KILL_AFTER)
-        return load.run(options, show.step), show
+        return run.run(options, show.step), show
 
 
 def verify(book: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def verify(book: Path) -> dict[str, Any]:
     return facts
 
 
-def summary(report: load.Report, facts: dict[str, Any], book: Path) -> Table:
+def summary(report: run.Report, facts: dict[str, Any], book: Path) -> Table:
     table = Table.grid(padding=(0, 2))
     lost = report.accepted - report.found
     p50, p99 = report.latency.p50_ns / 1e6, report.latency.p99_ns / 1e6

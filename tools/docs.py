@@ -4,7 +4,7 @@
     python tools/docs.py --check    name what is stale, and end with 1
 
 The data model and the blocks between the marks of the wire protocol come from the tables that the
-compiled modules hold and from config.py; the API page from docstrings; the page of the command line
+compiled modules hold and from limits.py; the API page from docstrings; the page of the command line
 from click; the picture from the table of rooms in docs/internals/architecture.md. Here are the
 order of each page and the sentences between. This file knows how those sources are laid out and
 nothing of what becomes of a record.
@@ -33,8 +33,8 @@ OPENING = """\
 # Data model
 
 Every record, code, flag and limit of the ledger. `tools/docs.py` writes this page from the lists in
-`ledger/record.h`, `status.h` and `config.py`: change the lists, not the page. The frames that carry
-the records over a socket are in [Wire protocol](wire-protocol.md).
+`ledger/facts/record.h`, `status.h` and `limits.py`: change the lists, not the page. The frames that
+carry the records over a socket are in [Wire protocol](wire-protocol.md).
 
 Numbers are unsigned and little-endian, and records have no padding. Times are nanoseconds since
 1970 by the ledger's clock, and amounts are in the smallest unit of their ledger. Fields named
@@ -91,7 +91,7 @@ MEMORY = ("arrival", "answer", "reply")
 
 def facts() -> Any:
     """The compiled module that holds the tables of facts."""
-    from ledger import _facts
+    from ledger.facts import _facts
 
     return _facts
 
@@ -164,12 +164,12 @@ def kinds() -> str:
 
 
 def limits() -> str:
-    """The limits of config.py, under its own headings."""
-    from ledger import config
+    """The limits of limits.py, under its own headings."""
+    from ledger.facts import limits as config
 
     text = f"\n## Limits\n\n{LIMITS_PROSE}"
     rows: list[tuple[str, str, str]] = []
-    source = (ROOT / "ledger" / "config.py").read_text().partition("class Exit")[0]
+    source = (ROOT / "ledger" / "facts" / "limits.py").read_text().partition("class Exit")[0]
     for paragraph in source.split("\n\n"):
         if heading := re.match(r"# ([^.:]+)[.:]", paragraph):
             text += table("name|value:|note", rows) if rows else ""
@@ -183,8 +183,8 @@ def limits() -> str:
 
 
 def exit_codes() -> str:
-    """The exit codes of `ledger`, from config.py."""
-    exits = (ROOT / "ledger" / "config.py").read_text().partition("class Exit")[2]
+    """The exit codes of `ledger`, from limits.py."""
+    exits = (ROOT / "ledger" / "facts" / "limits.py").read_text().partition("class Exit")[2]
     codes = re.findall(r"    ([A-Z_]+) = (\d+)(?:  # (.*))?\n", exits)
     rows = [(code, f"`{name.lower()}`", note) for name, code, note in codes]
     return table("code:|name|note", rows)
@@ -362,7 +362,7 @@ def records_section() -> str:
 def api() -> str:
     """The text of the page of the Python API. ValueError for a public name without a place."""
     import ledger
-    from ledger import calls, paging
+    from ledger.api import calls, paging
 
     shared = (calls.Calls, paging.Pages, paging.AsyncPages)
     text = API_OPENING + "\n## Opening a book\n"
@@ -431,7 +431,7 @@ def kind_of(kind: Any) -> str:
 def cli() -> str:
     """The text of the page of the command line."""
     from chaos.cli import main as chaos
-    from ledger.cli import cli as ledger
+    from ledger.commands.cli import cli as ledger
 
     text = CLI_OPENING + "\n## ledger\n"
     text += "".join(command(f"ledger {name}", one) for name, one in ledger.commands.items())

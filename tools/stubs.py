@@ -19,15 +19,15 @@ import msgspec
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-STUB = ROOT / "ledger" / "schema.pyi"
-STATUS = ROOT / "ledger" / "status.pxi"
+STUB = ROOT / "ledger" / "facts" / "schema.pyi"
+STATUS = ROOT / "ledger" / "core" / "status.pxi"
 STATUS_HEAD = """\
 # Status: the names of status.h that the state machine answers with.
 #
 # Needs: status.h. Gives: the result codes. The numbers and their order stay in the header. Written
 # by tools/stubs.py: do not edit.
 
-cdef extern from "status.h" nogil:
+cdef extern from "facts/status.h" nogil:
     u32 STATUS_CREATED
     bint transfer_status_transient(u32)
     enum:
@@ -73,7 +73,7 @@ def _function(name: str, function: object) -> str:
 
 def render() -> str:
     """The text of schema.pyi. Every public name of schema.py must be of a kind known here."""
-    from ledger import schema
+    from ledger.facts import schema
 
     blocks = []
     for name, value in vars(schema).items():
@@ -103,7 +103,7 @@ def render_status() -> str:
     """The text of status.pxi."""
     names = []
     record = ""
-    for line in (ROOT / "ledger" / "status.h").read_text().splitlines():
+    for line in (ROOT / "ledger" / "facts" / "status.h").read_text().splitlines():
         if define := re.match(r"#define (\w+)_STATUSES\(S\)", line):
             record = define[1]
         elif row := re.match(r"\s+S\((\w+),", line):

@@ -13,8 +13,9 @@ import msgspec
 
 from chaos.control.arm import DEADLINE_SECONDS, Arm
 from chaos.process import Server
-from ledger import load, load_report
-from ledger.verify import verify
+from ledger.audit.verify import verify
+from ledger.load import report as load_report
+from ledger.load import run
 
 SESSIONS, CONNECTIONS = 20, 50  # each session has one payment under way
 NS = 1_000_000_000
@@ -38,8 +39,8 @@ def pay(
     server = Server(book)
     try:
         server.start()
-        report = load.run(
-            load.Options(
+        report = run.run(
+            run.Options(
                 address=server.address,
                 accounts=accounts,
                 transfers=max(1, int(rate * seconds)) if rate else None,
@@ -72,7 +73,7 @@ def pay(
     return ours
 
 
-def _arm(name: str, report: load.Report, seconds: float) -> Arm:
+def _arm(name: str, report: run.Report, seconds: float) -> Arm:
     options = report.options
     return Arm(
         system="ledger",

@@ -17,8 +17,8 @@ import ledger
 from chaos.host import payments
 from chaos.host.diary import Told
 from chaos.host.payments import Numbers, Rows
-from ledger import verify
-from ledger.config import EVENTS_MAX
+from ledger.audit import verify
+from ledger.facts.limits import EVENTS_MAX
 
 Finding = tuple[str, str]
 COMPARED = [name for name in ledger.TRANSFER.names or () if name != "timestamp"]

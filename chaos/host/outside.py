@@ -18,8 +18,8 @@ from threading import Event
 
 import lmdb
 
-from ledger.errors import LedgerError
-from ledger.inspect import inspect
+from ledger.commands.inspect import inspect
+from ledger.facts.errors import LedgerError
 
 REST_SECONDS = 0.001
 HELD_SECONDS = 0.3

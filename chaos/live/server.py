@@ -23,10 +23,10 @@ from chaos.live.network import Network
 from chaos.live.world import World
 from chaos.sim.server import CLUSTER, memory
 from chaos.sim.world import MS
-from ledger import verify
-from ledger.config import Exit
-from ledger.errors import LedgerError
-from ledger.failpoint import VARIABLE
+from ledger.audit import verify
+from ledger.base.failpoint import VARIABLE
+from ledger.facts.errors import LedgerError
+from ledger.facts.limits import Exit
 
 BACK_AFTER_NS = 20 * MS
 LOOK_NS = 10 * MS

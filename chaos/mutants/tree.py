@@ -25,7 +25,7 @@ MEMORY = Path("/dev/shm")
 FOLDERS = ("ledger", "chaos", "tests")
 SOURCES = {".pyx", ".pxi", ".pxd", ".h"}
 COMMAND_SECONDS_MAX = 600
-INCLUDED = re.compile(r"""include\s+["'](\w+\.\w+)["']|extern from\s+["'](\w+\.h)["']""")
+INCLUDED = re.compile(r"""include\s+["'](\w+/\w+\.\w+)["']|extern from\s+["'](\w+/\w+\.h)["']""")
 WHOSE = """
 import chaos, ledger, ledger._core
 print(chaos.__file__, ledger.__file__, ledger._core.__file__, sep="\\n")
@@ -87,7 +87,7 @@ class Tree:
 
     def build(self, changed: Iterable[str]) -> None:
         """Compile again what the changed files go into, and nothing else."""
-        names = {Path(file).name for file in changed if Path(file).suffix in SOURCES}
+        names = {file.removeprefix("ledger/") for file in changed if Path(file).suffix in SOURCES}
         wanted = {path for path in self._extensions() if names & self._parts(path)}
         if not wanted:
             return
@@ -105,19 +105,19 @@ class Tree:
         """Sources newer than what is built of them."""
         found = []
         for path in self._extensions():
-            built = [one.stat().st_mtime for one in self.root.glob(f"ledger/{path.stem}.*.so")]
+            built = [one.stat().st_mtime for one in path.parent.glob(f"{path.stem}.*.so")]
             for name in self._parts(path):
                 if not built or (self.root / "ledger" / name).stat().st_mtime > max(built):
                     found.append(name)
         return found
 
     def _extensions(self) -> set[Path]:
-        return set(self.root.glob("ledger/_*.pyx"))
+        return set(self.root.glob("ledger/**/_*.pyx"))
 
     def _parts(self, path: Path) -> set[str]:
-        """The names of an extension's own files: itself and what it includes, to the last."""
+        """An extension's own files, by their names in ledger/: itself and all that it includes."""
         found: set[str] = set()
-        left = [path.name]
+        left = [path.relative_to(self.root / "ledger").as_posix()]
         while left:
             name = left.pop()
             place = self.root / "ledger" / name
@@ -126,7 +126,8 @@ class Tree:
             found.add(name)
             text = place.read_text(encoding="utf-8")
             left += [one for pair in INCLUDED.findall(text) for one in pair if one]
-            left += [f"{one}.pxd" for one in re.findall(r"from ledger\.(\w+) cimport", text)]
+            imported = re.findall(r"from ledger\.([\w.]+) cimport", text)
+            left += [f"{one.replace('.', '/')}.pxd" for one in imported]
         return found
 
 

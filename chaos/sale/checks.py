@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ledger.config import Exit
-from ledger.load_report import Report
+from ledger.facts.limits import Exit
+from ledger.load.report import Report
 
 Finding = tuple[str, str]
 BY_FAULT = {

@@ -16,19 +16,19 @@ import numpy as np
 import ledger
 from chaos.sale.stage import Stage
 from chaos.sale.trouble import Trouble
-from ledger import schema
-from ledger._wire import ClientCodec
-from ledger.client import new_loop
-from ledger.config import (
+from ledger.client.client import new_loop
+from ledger.client.connection import parse_address
+from ledger.facts import schema
+from ledger.facts.limits import (
     EVENTS_MAX,
     MESSAGE_BYTES_MAX,
     RELEASE,
     REPLY_BYTES_IN_FLIGHT_MAX,
     UNREAD_BYTES_MAX,
 )
-from ledger.link import parse_address
-from ledger.load_report import BUCKETS
-from ledger.schema import Operation
+from ledger.facts.schema import Operation
+from ledger.load.report import BUCKETS
+from ledger.wire._codec import ClientCodec
 
 RECEIVE_BYTES = 4096
 REGISTER_SECONDS_MAX = 60.0

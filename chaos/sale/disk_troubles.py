@@ -10,7 +10,7 @@ from chaos.machine import ext4
 from chaos.sale.stage import Stage
 from chaos.sale.trouble import Trouble
 from chaos.small_disk import CREATES_WAIT, SmallDisk
-from ledger.config import Exit
+from ledger.facts.limits import Exit
 
 STOP_SECONDS_MAX = 5.0
 START_SECONDS_MAX = 30.0

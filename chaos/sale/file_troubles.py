@@ -20,9 +20,9 @@ from chaos.host.beside import Beside
 from chaos.sale.paying import Payer
 from chaos.sale.stage import COMMAND_SECONDS_MAX, LEDGER, Stage
 from chaos.sale.trouble import Trouble
-from ledger.config import Exit
-from ledger.link import parse_address
-from ledger.load_report import Options
+from ledger.client.connection import parse_address
+from ledger.facts.limits import Exit
+from ledger.load.report import Options
 
 STOP_SECONDS_MAX = 3.0
 SETTLE_SECONDS = 0.5  # for what was answered before the server died to be told

@@ -13,10 +13,10 @@ import msgspec
 from chaos.machine import tunlink
 from chaos.sale.stage import Stage
 from chaos.sale.trouble import Trouble
-from ledger._wire import ClientCodec
-from ledger.config import MESSAGE_HEADER_BYTES, RELEASE
-from ledger.link import parse_address
-from ledger.load_report import BUCKETS, Options
+from ledger.client.connection import parse_address
+from ledger.facts.limits import MESSAGE_HEADER_BYTES, RELEASE
+from ledger.load.report import BUCKETS, Options
+from ledger.wire._codec import ClientCodec
 
 CLOSED_SECONDS_MAX = 10.0
 PINGS = 256  # in one write of a client that does not read

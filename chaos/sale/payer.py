@@ -15,8 +15,8 @@ import time
 import msgspec
 import numpy as np
 
-from ledger import load
-from ledger.errors import LedgerError
+from ledger.facts.errors import LedgerError
+from ledger.load import run
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -40,14 +40,14 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One line of output: a step, the report, or why there is none."""
 
     step: Step | None = None
-    report: load.Report | None = None
+    report: run.Report | None = None
     error: str = ""
 
 
 class Asked(msgspec.Struct, kw_only=True):
     """What is asked of a payer, on its standard input."""
 
-    options: load.Options
+    options: run.Options
     step_seconds: float
 
 
@@ -56,7 +56,7 @@ def _say(line: Line) -> None:
     sys.stdout.buffer.flush()
 
 
-def _step(progress: load.Progress) -> None:
+def _step(progress: run.Progress) -> None:
     counts = progress.recent_counts
     where = np.flatnonzero(counts)
     step = Step(
@@ -76,7 +76,7 @@ def main() -> int:
     """Pay as asked; 0 when there is a report, whatever it says."""
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Asked)
     try:
-        report = load.run(
+        report = run.run(
             asked.options, _step, interruptible=True, progress_seconds=asked.step_seconds
         )
     except LedgerError as error:

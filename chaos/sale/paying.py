@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from chaos.sale.payer import Asked, Line, Step
-from ledger.load_report import Options, Report
+from ledger.load.report import Options, Report
 
 STEP_SECONDS = 0.1
 WAIT_SECONDS_MAX = 60.0

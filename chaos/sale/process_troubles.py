@@ -14,9 +14,9 @@ from pathlib import Path
 from chaos.machine import cgroup, faketime
 from chaos.sale.stage import SECOND, Stage
 from chaos.sale.trouble import Trouble
-from ledger.config import DESCRIPTORS_KEPT, Exit
-from ledger.link import parse_address
-from ledger.load_report import Options
+from ledger.client.connection import parse_address
+from ledger.facts.limits import DESCRIPTORS_KEPT, Exit
+from ledger.load.report import Options
 
 END_SECONDS_MAX = 10.0
 KILLED_SECONDS_MAX = 20.0

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import cast
 
-from ledger.client import new_loop
-from ledger.config import MESSAGE_HEADER_BYTES
-from ledger.link import parse_address, prepare
+from ledger.client.client import new_loop
+from ledger.client.connection import parse_address, prepare
+from ledger.facts.limits import MESSAGE_HEADER_BYTES
 
 SIZE_AT, COMMAND_AT, OP_AT = 96, 114, 208
 REPLY = 8

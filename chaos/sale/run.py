@@ -29,8 +29,8 @@ from chaos.sale.stage import Mark, Stage
 from chaos.sale.trouble import Trouble
 from chaos.scenario import FORMAT, Refused
 from chaos.verdict import Verdict
-from ledger.config import Exit
-from ledger.load_report import LATE_NS
+from ledger.facts.limits import Exit
+from ledger.load.report import LATE_NS
 
 TOLD_SECONDS = 1.0
 POLL_SECONDS = 0.005

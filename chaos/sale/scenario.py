@@ -21,7 +21,7 @@ from chaos.sale import (
 )
 from chaos.sale.trouble import Trouble
 from chaos.scenario import Refused, Strict
-from ledger.load_report import Options
+from ledger.load.report import Options
 
 FORMAT = 1
 PEAK = "peak"

@@ -27,8 +27,8 @@ from chaos.process import LISTENING, Server
 from chaos.sale.paying import Payer
 from chaos.sale.relay import Relay
 from chaos.small_disk import SmallDisk
-from ledger.config import Exit
-from ledger.load_report import Options
+from ledger.facts.limits import Exit
+from ledger.load.report import Options
 
 LEDGER = [sys.executable, "-m", "ledger"]
 COMMAND_SECONDS_MAX = 120.0
@@ -90,8 +90,8 @@ class Stage:
     # ---- before the start -----------------------------------------------------------------------
 
     def alter(self, **constants: object) -> None:
-        """Other values for constants of ledger.config in the server's process."""
-        self.lines.append("from ledger import config")
+        """Other values for constants of ledger.facts.limits in the server's process."""
+        self.lines.append("from ledger.facts import limits as config")
         self.lines += [f"config.{name} = {value!r}" for name, value in constants.items()]
 
     def watch_disk(self) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chaos.sale.payer import Step
 from chaos.sale.paying import STEP_SECONDS, TRANSFERS, Payer
 from chaos.sale.stage import Mark
-from ledger.load_report import BUCKETS, Counts, Latency, latency
+from ledger.load.report import BUCKETS, Counts, Latency, latency
 
 POINT_SECONDS = 0.25
 POINT_NS = POINT_SECONDS * 1e9

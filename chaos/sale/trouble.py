@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from chaos.sale.stage import Stage
 from chaos.scenario import Strict
-from ledger.load_report import Options
+from ledger.load.report import Options
 
 
 class Trouble(Strict, tag_field="do", dict=True, kw_only=True):

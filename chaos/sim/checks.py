@@ -19,10 +19,11 @@ import numpy as np
 from chaos import model
 from chaos.sim.client import Request
 from chaos.sim.server import CLUSTER, SimJournal, new_core
-from ledger import recovery, schema
-from ledger.errors import LedgerError
-from ledger.runs import Runs, read_runs
-from ledger.schema import HoldOutcome, JournalKind, TransferFlags, int_of
+from ledger.engine import recovery
+from ledger.facts import schema
+from ledger.facts.errors import LedgerError
+from ledger.facts.schema import HoldOutcome, JournalKind, TransferFlags, int_of
+from ledger.journal.body import Runs, read_runs
 
 Breaks = Callable[[str, str], None]
 NEVER = 1 << 62

@@ -20,9 +20,10 @@ from chaos import model
 from chaos.sim.network import Connection, Network
 from chaos.sim.server import CLUSTER, RELEASE, Server
 from chaos.sim.world import MS, World
-from ledger import _wire, schema
-from ledger.config import MESSAGE_HEADER_BYTES
-from ledger.schema import SHAPES, EvictionReason, Operation, Verdict
+from ledger.facts import schema
+from ledger.facts.limits import MESSAGE_HEADER_BYTES
+from ledger.facts.schema import SHAPES, EvictionReason, Operation, Verdict
+from ledger.wire import _codec
 
 RESEND_NS = 600 * MS
 RESEND_NS_MAX = 8 * RESEND_NS
@@ -108,7 +109,7 @@ class Client:
 
     def __init__(self, world: World, network: Network, server: Server, index: int) -> None:
         self.world, self.network, self.server, self.index = world, network, server, index
-        self.codec = _wire.ClientCodec(CLUSTER, RELEASE)
+        self.codec = _codec.ClientCodec(CLUSTER, RELEASE)
         self.by_client: dict[int, Session] = {}
         self.sessions: list[Session] = []
         self.history: list[Request] = []

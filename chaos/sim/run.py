@@ -24,7 +24,7 @@ from chaos.sim.sealed import told_by
 from chaos.sim.server import CLUSTER, Server, empty_book, memory, virtual_door
 from chaos.sim.world import World
 from chaos.workload import records
-from ledger.errors import LedgerError
+from ledger.facts.errors import LedgerError
 
 HEAL_NS_MAX = 120 * SECOND  # the longest that service may take to return after the last fault
 QUIET_NS_MAX = 2 * SECOND  # the longest that an answer may take where nothing is wrong

@@ -18,9 +18,10 @@ from typing import Any
 from chaos import derived
 from chaos.scenario import COLD_LANES
 from chaos.sim.world import World
-from ledger import _columns, new_file, recovery, segments
-from ledger._columns import ColumnFile
-from ledger.segments import History
+from ledger.engine import recovery
+from ledger.history import _columns, new_file, segments
+from ledger.history._columns import ColumnFile
+from ledger.history.segments import History
 
 STAGES = ("before", "within", "after")  # of a file that fails to be made
 ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC}

@@ -23,20 +23,22 @@ from chaos.sim.network import Network, Transport
 from chaos.sim.runner import Runner
 from chaos.sim.sealed import Sealed
 from chaos.sim.world import MS, SECOND, World
-from ledger import _core, config, recovery
-from ledger.checkpoint import Checkpoint
-from ledger.clock import Clock
-from ledger.doors import binary
-from ledger.engine import Engine
-from ledger.engine_ports import Answers
-from ledger.errors import ColumnDamaged, LedgerError, LedgerStopped
-from ledger.group import Group
-from ledger.journal import Journal
-from ledger.journal_ports import Room
-from ledger.segments import History
+from ledger import _core
+from ledger.doors.binary import door as binary
+from ledger.engine import recovery
+from ledger.engine.clock import Clock
+from ledger.engine.engine import Engine
+from ledger.engine.ports import Answers
+from ledger.facts import limits
+from ledger.facts.errors import ColumnDamaged, LedgerError, LedgerStopped
+from ledger.history.segments import History
+from ledger.journal.group import Group
+from ledger.journal.head_stamp import Checkpoint
+from ledger.journal.journal import Journal
+from ledger.journal.ports import Room
 
 CLUSTER = 7
-RELEASE = config.RELEASE
+RELEASE = limits.RELEASE
 CLOCK_SLACK_NS = 10 * MS  # each event takes a nanosecond of its own
 
 
@@ -79,7 +81,7 @@ class SimDoor(binary.Door):
         self._schedule_sweep()
 
     def _schedule_sweep(self) -> None:
-        delay = int(config.SWEEP_SECONDS * SECOND)
+        delay = int(limits.SWEEP_SECONDS * SECOND)
         self._world.after(delay, self._runner._post, self._look_around)
 
     def connect(self) -> binary.Connection:
@@ -123,7 +125,7 @@ def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
     """As recovery.new_core(), with a known key: it changes no result, but must not vary."""
     buffers = Answers()
     core = _core.Core(
-        config.GROUP_BYTES_MAX, config.SESSIONS_MAX, b"chaos sim tables",
+        limits.GROUP_BYTES_MAX, limits.SESSIONS_MAX, b"chaos sim tables",
         buffers.records, buffers.payload, buffers.counts, window_events,
     )  # fmt: skip
     return core, buffers
@@ -198,7 +200,7 @@ class Server:
             self._checkpoint.verify_against(journal)
             self.sealed.begin_start()
             self.core, buffers, self._history, sealer = recovery.bring_back(
-                self.directory, journal, lambda: new_core(config.WINDOW_EVENTS)
+                self.directory, journal, lambda: new_core(limits.WINDOW_EVENTS)
             )
             self.sealed.end_start()
             clock = Clock(self.wall_ns, lambda: world.now_ns)

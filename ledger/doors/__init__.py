@@ -1,1 +1,4 @@
-"""Doors: what lets requests in from outside; each knows one protocol and no rule of the books."""
+"""The ways in from outside: a folder for each protocol that is spoken.
+
+Knows no disk: what it reads becomes requests of the engine, what it writes are their results.
+"""

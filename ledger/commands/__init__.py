@@ -1,0 +1,4 @@
+"""The `ledger` command: arguments, words on the terminal, exit codes.
+
+Decides nothing about money.
+"""
