@@ -32,11 +32,11 @@ chaos-long: .venv/built  ## an hour of new seeds on every tier, then the sale's 
 mutants: .venv/built  ## faults put into the ledger on purpose: each must be caught
 	$(BIN)/python -m chaos.mutants --jobs 2
 
-lint: .venv/built  ## types, style, layers
+lint: .venv/built  ## types, style, the order of the rooms
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(filter %.pyx %.pxi %.pxd,$(SOURCES))
-	$(BIN)/python tools/tidy.py
+	$(BIN)/python -m tools.tidy
 
 bench: .venv/built  ## core, journal, codec and socket path; about a minute
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-sort=fullname \

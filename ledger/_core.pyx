@@ -16,9 +16,13 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from ledger.history.column_format cimport *
-from ledger.base.leaves cimport *
+from ledger.base.bloom cimport *
+from ledger.base.hash_table cimport *
+from ledger.base.slab cimport *
+from ledger.base.sort cimport *
+from ledger.base.u128 cimport *
 from ledger.facts.record cimport *
+from ledger.history.column_format cimport *
 
 import hashlib
 

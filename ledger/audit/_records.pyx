@@ -470,7 +470,7 @@ cdef object number_of(u128 low, int64_t high):
 
 
 cdef class Fold:
-    """The fold over a journal's groups, from group 1 on; _records.pyi says what each method does."""
+    """The fold over a journal's groups from group 1 on; _records.pyi says what each method does."""
 
     cdef fold_t f
     cdef bint ended  # a fault was found

@@ -3,8 +3,8 @@
 A book may be looked at while it is served: what is told is how it stood when it was opened, up to
 the last group then. To know its accounts and counts the whole journal is replayed, which takes the
 memory of a start and more time. Only reading is needed: no lock is taken and nothing is written.
-Facts are dicts of plain values, the same for people and for --json, where json_values.py makes strings of
-what readers of JSON would round.
+Facts are dicts of plain values, the same for people and for --json, where json_values.py makes
+strings of what readers of JSON would round.
 """
 
 from __future__ import annotations

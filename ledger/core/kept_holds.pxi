@@ -1,7 +1,7 @@
 # Kept holds: pending transfers that outlive their memtable, until their end is in a segment.
 #
-# Needs: state.pxi, hash_table.h, retained.pxi. Gives: kept_holds_*. The end of a hold names the position
-# of the transfer that opened it, so kept holds are found by position as well as by id.
+# Needs: state.pxi, hash_table.h, retained.pxi. Gives: kept_holds_*. The end of a hold names the
+# position of the transfer that opened it, so kept holds are found by position as well as by id.
 
 cdef u32 kept_holds_at(const state_t *s, u64 position) noexcept nogil:
     """Reference of the kept hold whose transfer took the position, or NONE."""

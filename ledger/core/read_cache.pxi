@@ -1,8 +1,8 @@
 # Read cache: results that the history on disk gave, by operation and filter.
 #
-# Needs: lookups.pxi, record.h, hash_table.h, u128.h. Gives: read_cache_*. A ring bounded by entries and
-# by bytes: the oldest make room. What is cached is true for the memtables that were in memory when
-# it was looked up: who evicts one clears the cache. It knows no state and no journal.
+# Needs: lookups.pxi, record.h, hash_table.h, u128.h. Gives: read_cache_*. A ring bounded by entries
+# and by bytes: the oldest make room. What is cached is true for the memtables that were in memory
+# when it was looked up: who evicts one clears the cache. It knows no state and no journal.
 
 cdef enum:
     READ_CACHE_MAX = 4 * EVENTS_MAX

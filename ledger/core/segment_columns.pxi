@@ -1,10 +1,10 @@
 # Segment columns: what a segment says of a closed memtable.
 #
-# Needs: state.pxi, column_format.h. Gives: segment_columns_*. Reads only what a closed memtable does not
-# change any more, so it may run beside everything else; a transfer's place says, in the bits of its
-# kind, which of its accounts have a history. Such an account also has a row for each expiry that
-# changed it, and its balances after one row in 2^SEGMENT_HEADS_BITS, drawn by place: its balances
-# after any row are these and the rows from there on.
+# Needs: state.pxi, column_format.h. Gives: segment_columns_*. Reads only what a closed memtable
+# does not change any more, so it may run beside everything else; a transfer's place says, in the
+# bits of its kind, which of its accounts have a history. Such an account also has a row for each
+# expiry that changed it, and its balances after one row in 2^SEGMENT_HEADS_BITS, drawn by place:
+# its balances after any row are these and the rows from there on.
 
 cdef enum:
     SEGMENT_HEADS_BITS = 8

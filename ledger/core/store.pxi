@@ -1,10 +1,10 @@
 # Store: accounts, transfers and burned ids in memory, and the postings of each account.
 #
-# Needs: state.pxi, retained.pxi, kept_holds.pxi, lookup_cache.pxi, u128.h, hash_table.h. Gives: store_*.
-# All accounts are here; of transfers those of the memtables, and the retained ones. Accounts and
-# transfers are stored in order of creation, which is the order of their timestamps, so time ranges
-# are found by bisection. What is only on disk is not here: prefetch.pxi notes what a request needs
-# of that before the request is judged.
+# Needs: state.pxi, retained.pxi, kept_holds.pxi, lookup_cache.pxi, u128.h, hash_table.h. Gives:
+# store_*. All accounts are here; of transfers those of the memtables, and the retained ones.
+# Accounts and transfers are stored in order of creation, which is the order of their timestamps, so
+# time ranges are found by bisection. What is only on disk is not here: prefetch.pxi notes what a
+# request needs of that before the request is judged.
 
 cdef struct postings_cursor_t:
     u32 at, ends[MEMTABLES_MAX]  # last postings of the memtables to come, the next one last

@@ -1,4 +1,4 @@
-/* Fact tables: the lists of record.h, status.h and frame_fields.h as arrays, to be read at run time.
+/* Fact tables: the lists of record.h, status.h and frame_fields.h as arrays, for run time.
  *
  * Each list ends with a row without a name. Offsets are not stored: the records have no padding, so
  * a field begins where the one before it ends. Nothing is typed here that a list says.

@@ -2,10 +2,10 @@
 """Column files: sorted records on disk, written once, searched and merged; every page is checked.
 
 A file is made by one ColumnWriter and read by any number of threads through a ColumnFile. Layout
-and searches are in column_format.h, reads and writes in column_file.h; here they meet Python: arguments
-are judged, memory is handed over, faults become errors. No thread holds the interpreter while it
-reads, writes, checks, sorts or merges. Nothing here knows what a key or a value stands for, where
-records come from, or which files there are.
+and searches are in column_format.h, reads and writes in column_file.h; here they meet Python:
+arguments are judged, memory is handed over, faults become errors. No thread holds the interpreter
+while it reads, writes, checks, sorts or merges. Nothing here knows what a key or a value stands
+for, where records come from, or which files there are.
 """
 
 from cpython.buffer cimport (
@@ -17,8 +17,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_descriptor
 
-from ledger.history.column_format cimport *
+from ledger.base.bloom cimport *
+from ledger.base.merge cimport *
+from ledger.base.sort cimport *
 from ledger.facts.record cimport u8, u16, u32, u64, u128
+from ledger.history.column_file cimport *
+from ledger.history.column_format cimport *
 
 import os
 import stat

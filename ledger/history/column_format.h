@@ -8,9 +8,9 @@
  * search reads one page in 254 before it knows where to look. Everything is little-endian; what a
  * page does not use is 0.
  *
- * Here are the checks and the searches; sort and merge are in sort.h and merge.h. This file opens nothing, reads and
- * writes no disk, and knows neither journal nor accounts: whose keys and values these are is its
- * callers' business.
+ * Here are the checks and the searches; sort and merge are in sort.h and merge.h. This file opens
+ * nothing, reads and writes no disk, and knows neither journal nor accounts: whose keys and values
+ * these are is its callers' business.
  */
 #ifndef LEDGER_COLUMNS_H
 #define LEDGER_COLUMNS_H

@@ -2,9 +2,9 @@
 """Records at addresses in the journal, each block checked before anything is read from it.
 
 A record is taken from its group's body, which lies in memory, or from the journal's file without a
-mapping, there of many groups in one call. How an address is read is said in record_reader.h. Nothing here
-knows what led to an address, what a record means or where a scan begins: whoever scans a body gets
-it as a Body. Records in a body may lie at any address, so they are copied.
+mapping, there of many groups in one call. How an address is read is said in record_reader.h.
+Nothing here knows what led to an address, what a record means or where a scan begins: whoever scans
+a body gets it as a Body. Records in a body may lie at any address, so they are copied.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -12,8 +12,9 @@ from libc cimport errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from ledger.journal.record_reader cimport *
 from ledger.facts.record cimport *
+from ledger.journal.lmdb_pages cimport *
+from ledger.journal.record_reader cimport *
 
 import os
 

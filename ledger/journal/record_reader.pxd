@@ -1,19 +1,10 @@
-# What Cython sees of record_reader.h: records at addresses in the journal, and a body that is read while a
-# call looks into it. Nothing is decided here.
+# What Cython sees of record_reader.h: records at addresses in the journal, and a body that is read
+# while a call looks into it. Nothing is decided here.
 
 from libc.stdint cimport int64_t
 
-from ledger.facts.record cimport u8, u64, u128
-
-cdef extern from "journal/lmdb_pages.h" nogil:
-    ctypedef struct lmdb_file_t:
-        pass
-    ctypedef struct lmdb_value_t:
-        u64 at, bytes
-    bint lmdb_read(int descriptor, void *to, u64 bytes, u64 at, int flags)
-    bint lmdb_begin(lmdb_file_t *file, int descriptor, u64 snapshot)
-    bint lmdb_find(lmdb_file_t *file, const u8 *key, u64 key_bytes, lmdb_value_t *value)
-    bint lmdb_begins(const lmdb_file_t *file, const lmdb_value_t *value, const void *before)
+from ledger.base.types cimport u8, u64, u128
+from ledger.journal.lmdb_pages cimport lmdb_file_t
 
 cdef extern from "journal/record_reader.h" nogil:
     enum:

@@ -20,24 +20,11 @@ from ledger.facts.record cimport (
     OPERATION_REGISTER, VERDICT_EVICT, VERDICT_REPLY,
     account_t, reply_t, transfer_t, u8, u16, u32, u64, u128, invariant,
 )
-
-cdef extern from "wire/frame.h" nogil:
-    ctypedef struct frame_header_t:
-        pass
-    ctypedef struct frame_client_t:
-        u128 cluster, client
-        u32 release
-    u32 frame_open(const u8 *frame, size_t count, u128 cluster, frame_header_t *header,
-                   u32 *needed)
-    u32 frame_read_reply(u32 release, const u8 *buffer, u32 offset, const frame_header_t *header,
-                         reply_t *reply)
-    u32 frame_trailer_bytes(u32 batch_count, u32 element_bytes)
-    void frame_write_trailer(u8 *trailer, u32 element_bytes, const u8 *counts, u32 batch_count)
-    void frame_write_register(const frame_client_t *client, u8 *frame)
-    void frame_write_request(const frame_client_t *client, u64 session, u32 number, u128 parent,
-                             u8 operation, u32 body_bytes, u8 *frame)
-    enum:
-        REGISTER_SIZE, EVICTION_REASON_MAX
+from ledger.wire.frame cimport (
+    EVICTION_REASON_MAX, REGISTER_SIZE, frame_client_t, frame_header_t, frame_open,
+    frame_read_reply, frame_trailer_bytes, frame_write_register, frame_write_request,
+    frame_write_trailer,
+)
 
 cdef extern from "load/population.h" nogil:
     ctypedef struct load_random_t:

@@ -1,6 +1,7 @@
 /* Frames: the messages of the client protocol, read and written in place.
  *
- * Here live the rules a frame must keep, whose fields are in frame_fields.h, and the code that verifies, judges and seals one frame. Plain pointers in, plain records out; every pointer to
+ * Here live the rules a frame must keep, whose fields are in frame_fields.h, and the code that
+ * verifies, judges and seals one frame. Plain pointers in, plain records out; every pointer to
  * bytes may be unaligned. A frame is never trusted before its check: the header's before its length
  * is used, the body's before the body is read. The server's codec and the load generator share this
  * file. It knows records and checks; it knows no session, no account, no buffer but the one it is

@@ -49,7 +49,9 @@ def test_a_setting_that_is_none_is_refused(setting):
 
 
 def test_it_kills_the_process_that_passes():
-    program = "from ledger.base.failpoint import failpoint; r = failpoint(); r('a'); print(1); r('a')"
+    program = (
+        "from ledger.base.failpoint import failpoint; r = failpoint(); r('a'); print(1); r('a')"
+    )
     environment = dict(os.environ) | {VARIABLE: "a:kill:2"}
     done = subprocess.run([sys.executable, "-uc", program], env=environment, capture_output=True)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"1\n")

@@ -24,7 +24,10 @@ from ledger.facts.limits import CONNECTIONS_MIN, DESCRIPTORS_KEPT, Exit
 from tests.support import books
 
 # Not `-m`, which lets Python itself look into the directory where it is called.
-CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ledger.commands.cli import main; main()"
+CODE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    " from ledger.commands.cli import main; main()"
+)
 LEDGER = [sys.executable, "-P", "-c", CODE, str(books.ROOT)]
 WAIT_SECONDS = 60
 

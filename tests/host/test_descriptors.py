@@ -84,8 +84,10 @@ def test_without_descriptors_the_error_names_them(tmp_path: Path, how: str) -> N
 def test_a_command_without_descriptors_ends_with_71(tmp_path: Path, command: str) -> None:
     ledger.open(tmp_path / "book").close()
     code = (
-        "import os, resource, sys; import ledger.commands.inspect, ledger.audit.verify, rich.progress;"
-        " from ledger.commands.cli import main; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60));"
+        "import os, resource, sys, rich.progress;"
+        " import ledger.commands.inspect, ledger.audit.verify;"
+        " from ledger.commands.cli import main;"
+        " resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60));"
         " [os.open(os.devnull, 0) for _ in range(60 - len(os.listdir('/proc/self/fd')) + 1)];"
         f" main(['{command}', {str(tmp_path / 'book')!r}])"
     )

@@ -370,7 +370,10 @@ def test_the_same_pid_in_two_namespaces(book: Path) -> None:
 def test_readers_share_the_lock_and_a_writer_is_told_who_reads(book: Path) -> None:
     one, other = SharedLock(book), SharedLock(book)
     assert (one.warning, other.warning) == (None, None)
-    code = "import pathlib, sys; from ledger.journal.lock import Lock; Lock(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, sys; from ledger.journal.lock import Lock;"
+        " Lock(pathlib.Path(sys.argv[1]))"
+    )
     done = subprocess.run([sys.executable, "-c", code, book], capture_output=True, text=True)
     assert f"is in use by pid {os.getpid()}: " in done.stderr.splitlines()[-1]
     one.release()

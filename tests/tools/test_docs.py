@@ -52,7 +52,7 @@ def check(words: list[str]) -> None:
     command = cli.commands.get(words[1])
     assert command is not None, f"no such command: {words}"
     command.make_context(words[1], list(words[2:]))
-    tests = (path.read_text() for path in (ROOT / "tests").glob("*.py") if path != Path(__file__))
+    tests = (path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__))
     assert any(f'"{words[1]}"' in text for text in tests), f"no test runs {words[1]}"
 
 
