@@ -8,9 +8,7 @@ pasted in order of dependency; each opens with what it needs and gives. Everythi
 C without the interpreter; this file alone touches Python objects, once per run of requests.
 """
 
-from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport size_t
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -28,8 +26,8 @@ import hashlib
 
 import numpy
 
-from ledger.facts.limits import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
 from ledger.facts.errors import DataRefused
+from ledger.facts.limits import GROUPS_IN_FLIGHT_MAX, STARTS_MAX
 
 include "core/status.pxi"
 include "core/lookups.pxi"
@@ -597,7 +595,6 @@ cdef class Core:
         s.transfer_timestamp_max = s.sealed_timestamp_max = numbers["transfer_timestamp_max"]
         s.transfer_count, s.burned_count = numbers["transfer_count"], numbers["burned_count"]
         memcpy(&s.burned_hash, <const char *><bytes>numbers["burned_hash"], 16)
-        s.durable_group = numbers["group"]
-        s.group_number = s.durable_group + 1
+        s.durable_group, s.group_number = numbers["group"], numbers["group"] + 1
         state_open_memtable(s).group_first = s.group_number
         group_begin(s, self._group_buffer(s.group_number))

@@ -2,7 +2,7 @@
 
 What a command does lives elsewhere and is imported when it is called, so that --help is quick.
 Results go to standard output; progress, warnings and errors to standard error, and how is said in
-output.py. The exit codes are those of config.Exit.
+output.py. The exit codes are those of limits.Exit.
 """
 
 from __future__ import annotations

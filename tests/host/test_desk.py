@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import os
 import random
 import signal
 import threading
@@ -21,12 +20,10 @@ import numpy as np
 import pytest
 
 import ledger
-from ledger.engine import recovery
 from ledger.facts import limits
 from tests.support.book_calls import (
     CREATED,
     account,
-    appending,
     call,
     fill,
     held,
@@ -35,15 +32,10 @@ from tests.support.book_calls import (
     rows,
     until,
 )
+from tests.support.interrupts import COUNT, SEED, Interrupted, handling, interrupt, interrupted
 
-COUNT = int(os.environ.get("LEDGER_INTERRUPTS", "300"))
-SEED = int(os.environ.get("LEDGER_SEED", "13"))
 pytestmark = pytest.mark.timeout(300 + COUNT // 5, method="thread")  # the alarm is taken
 EXISTS = ledger.TransferStatus.EXISTS
-
-
-class Interrupted(Exception):
-    """What the host's handler raises."""
 
 
 @pytest.fixture
@@ -51,33 +43,6 @@ def book(tmp_path):
     with ledger.open(tmp_path / "book") as one:
         one.create_accounts([account(1), account(2)])
         yield one
-
-
-@contextmanager
-def handling(handler):
-    """Alarms call `handler`; none comes later."""
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def interrupt(*_):
-    raise Interrupted
-
-
-def interrupted(seconds, ask):
-    """What `ask` returned, or None when an alarm after so many seconds ended it."""
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            return ask()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    except Interrupted:
-        return None
 
 
 def settle(book, requests, acknowledged):
@@ -458,155 +423,3 @@ def test_pieces_come_one_after_the_other_and_none_after_one_that_is_refused(book
     assert (np.diff(there) <= 0).all(), "no piece was executed after one that was not"
     assert set(book.create_many(made)["status"].tolist()) <= {CREATED, EXISTS}
     assert posted(book) == len(made)
-
-
-# ---- opening and closing -------------------------------------------------------------------------
-
-
-def free(directory):
-    """Whether the book can be opened at once, and nothing of another is left."""
-    with ledger.open(directory) as book:
-        return posted(book)
-
-
-def test_an_interrupted_opening_leaves_nothing_open(tmp_path):
-    chance, threads = random.Random(SEED), threading.active_count()
-    directory = tmp_path / "book"
-    with ledger.open(directory) as book:
-        book.create_accounts([account(1), account(2)])
-        book.create_many(rows(range(1, 20_001)))
-    count = 0
-    with handling(interrupt):
-        for _ in range(COUNT // 10):
-            book = interrupted(chance.uniform(0.0001, 0.05), lambda: ledger.open(directory))
-            count += book is None
-            if book is not None:
-                book.close()
-            del book
-            assert free(directory) == 20_000
-    assert count and threading.active_count() == threads
-
-
-@pytest.fixture
-def endless(monkeypatch):
-    """Replays that end only when they are told to; the event says that one has begun."""
-    begun = threading.Event()
-
-    def replay(journal, core, progress=None, from_group=1, after_group=None):
-        while True:
-            begun.set()
-            time.sleep(0.001)
-            progress(from_group, journal.group)
-
-    yield begun, lambda: monkeypatch.setattr(recovery, "replay", replay), monkeypatch.undo
-
-
-def test_an_opening_that_takes_long_can_be_interrupted(tmp_path, endless):
-    begun, begin, end = endless
-    threads = threading.active_count()
-    with ledger.open(tmp_path / "book") as book:
-        book.create_accounts([account(1)])
-    begin()
-    with handling(interrupt):
-        assert interrupted(0.2, lambda: ledger.open(tmp_path / "book")) is None
-    assert begun.is_set() and threading.active_count() == threads
-    end()
-    assert free(tmp_path / "book") == 0
-
-
-def test_a_cancelled_opening_leaves_nothing_open(tmp_path, endless):
-    begun, begin, end = endless
-    threads = threading.active_count()
-    with ledger.open(tmp_path / "book") as book:
-        book.create_accounts([account(1)])
-
-    async def opened():
-        async with ledger.open_async(tmp_path / "book"):
-            pass
-
-    async def run():
-        task = asyncio.ensure_future(opened())
-        while not begun.is_set():
-            await asyncio.sleep(0)
-        assert task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert threading.active_count() == threads
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await opened()
-
-    begin()
-    asyncio.run(run())
-    end()
-    assert threading.active_count() == threads
-    assert free(tmp_path / "book") == 0
-
-
-def test_an_interrupted_closing_closes(tmp_path):
-    threads = threading.active_count()
-    book = ledger.open(tmp_path / "book")
-    book.create_accounts([account(1), account(2)])
-    with held(book) as event, handling(interrupt):
-        payer, got = call(book.create_transfers, [pay(1)])
-        appending(book)
-        threading.Timer(0.3, event.set).start()
-        assert interrupted(0.05, book.close) is None
-    payer.join()
-    assert got[0]["status"].tolist() == [CREATED]
-    book.close()
-    with pytest.raises(ValueError, match="the book is closed"):
-        book.lookup_accounts([1])
-    assert free(tmp_path / "book") == 10
-    assert threading.active_count() <= threads + 1, "but for the timer"
-
-
-def test_a_cancelled_closing_closes(tmp_path):
-    async def run():
-        async with ledger.open_async(tmp_path / "book") as book:
-            await book.create_accounts([account(1), account(2)])
-            with held(book) as event:
-                payer = asyncio.ensure_future(book.create_transfers([pay(1)]))
-                while not book._engine._appending:
-                    await asyncio.sleep(0)
-                closer = asyncio.ensure_future(book.close())
-                await asyncio.sleep(0.01)
-                asyncio.get_running_loop().call_later(0.1, event.set)
-                closer.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await closer
-            assert (await payer)["status"].tolist() == [CREATED]
-            assert free(tmp_path / "book") == 10
-
-    asyncio.run(run())
-
-
-def test_a_dropped_book_is_released_with_a_warning(tmp_path):
-    threads = threading.active_count()
-    book = ledger.open(tmp_path / "book")
-    book.create_accounts([account(1), account(2)])
-    book.create_transfers([pay(1)])
-    with pytest.warns(ResourceWarning, match="dropped and not closed"):
-        del book
-        gc.collect()
-    assert threading.active_count() == threads
-    assert free(tmp_path / "book") == 10
-
-
-def test_a_dropped_async_book_is_released(tmp_path):
-    threads = threading.active_count()
-
-    async def run():
-        opening = ledger.open_async(tmp_path / "book")
-        book = await opening.__aenter__()
-        await book.create_accounts([account(1), account(2)])
-        assert (await book.create_transfers([pay(1)]))["status"].tolist() == [CREATED]
-        accepted = asyncio.ensure_future(book.create_transfers([pay(2)]))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        accepted.cancel()
-
-    asyncio.run(run())
-    gc.collect()
-    assert threading.active_count() == threads
-    assert free(tmp_path / "book") in (10, 20)

@@ -13,7 +13,7 @@ from ledger.facts import schema
 
 FRAMES = {
     path.stem: bytes.fromhex(path.read_text().replace("\n", ""))
-    for path in sorted((Path(__file__).resolve().parents[2] / "frames").glob("*.hex"))
+    for path in sorted((Path(__file__).resolve().parents[1] / "frames").glob("*.hex"))
 }
 REQUESTS = {name: frame for name, frame in FRAMES.items() if frame[114] == 5}
 REPLIES = {name: frame for name, frame in FRAMES.items() if frame[114] == 8}

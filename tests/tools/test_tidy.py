@@ -245,9 +245,9 @@ BAD: list[tuple[Check, dict[str, str], str, str]] = [
     ),
     (
         rooms.mirrored,
-        {"ledger/base/slab.h": "", "tests/base/test_slabs.py": "", "tests/core/test_slab.py": ""},
-        "ledger/base/slab.h:1",
-        "tests/base/test_slab.py does not exist",
+        {"ledger/base/a.h": "", "tests/base/test_as.py": "", "tests/core/test_a.py": ""},
+        "ledger/base/a.h:1",
+        "tests/base/test_a.py does not exist",
     ),
     (
         rooms.mirrored,
