@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find ledger -name '*.pyx' -o -name '*.px[di]' -o -name '*.h') setup.py pyproject.toml
 
-.PHONY: demo test verify-build chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
+.PHONY: demo test verify-build dist chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
 
 # The package is installed in place: what is tested and served is this tree.
 .venv/built: $(SOURCES)
@@ -21,6 +21,9 @@ test: .venv/built  ## the whole suite
 
 verify-build: .venv/built  ## the core's tests and seeds with every verify() checked; two minutes
 	$(BIN)/python tools/verify_build.py
+
+dist:  ## the source distribution and a wheel, installed where nothing else is; four minutes
+	$(PYTHON) -m tools.dist
 
 chaos: .venv/built  ## the quick scenarios of every tier; about six minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos
