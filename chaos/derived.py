@@ -15,7 +15,7 @@ import numpy as np
 
 from ledger import _core
 from ledger.engine import recovery
-from ledger.engine.sealing import decode_numbers
+from ledger.engine.checkpointer import decode_numbers
 from ledger.facts import limits
 from ledger.facts.errors import ColumnDamaged
 from ledger.history import _columns

@@ -276,7 +276,7 @@ def work(parts: Parts, script: Script, mark: Mark) -> None:
     clock, runner, submitter = _Clock(parts.core.clock_ns + 1), _Runner(random), _Submitter(mark)
     stamp, log = _Stamp(parts, mark), cast(Any, _Log(parts, mark))
     engine = Engine(
-        parts.core, parts.buffers, log, clock, runner, stamp=stamp, keeper=parts.sealer
+        parts.core, parts.buffers, log, clock, runner, stamp=stamp, keeper=parts.keeper
     )
     engine.start(START_NS, limits.RELEASE, random.getrandbits(64))
     runner.turn()

@@ -64,9 +64,10 @@ TESTED_BY: dict[str, str] = {
         "core/group.pxi core/replay.pxi core/request.pxi core/state.pxi core/status.pxi "
         "core/store.pxi core/undo.pxi"
     ),
-    "engine/test_sealing.py": (
-        "core/lookup_cache.pxi core/lookups.pxi core/memtable.pxi core/prefetch.pxi "
-        "core/read_cache.pxi"
+    "engine/test_keeper.py": (
+        "core/lookup_cache.pxi core/lookups.pxi core/memtable.pxi core/prefetch.pxi"
+        " core/read_cache.pxi engine/background.py engine/checkpointer.py"
+        " engine/history_requests.py engine/memtables.py"
     ),
     "core/test_snapshot.py": "core/restore.pxi",
     "core/test_query.py": "facts/filters.pxi",

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("ledger", "tests", "chaos", "bench", "tools")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-TESTS = ("tests/core", "tests/engine/test_sealing.py")
+TESTS = ("tests/core", "tests/engine/test_keeper.py")
 SCENARIOS = ("swarm", "seals")
 SEEDS = 20
 

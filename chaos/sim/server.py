@@ -199,7 +199,7 @@ class Server:
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
             self.sealed.begin_start()
-            self.core, buffers, self._history, sealer = recovery.bring_back(
+            self.core, buffers, self._history, keeper = recovery.bring_back(
                 self.directory, journal, lambda: new_core(limits.WINDOW_EVENTS)
             )
             self.sealed.end_start()
@@ -232,7 +232,7 @@ class Server:
         )
         self.engine = Engine(
             self.core, buffers, journal, clock, self._runner,
-            stamp=self._checkpoint, keeper=sealer, on_stopped=self._stopped,
+            stamp=self._checkpoint, keeper=keeper, on_stopped=self._stopped,
         )  # fmt: skip
         self.engine.start(self.wall_ns(), RELEASE, world.draw.bits("start", self.starts))
         self._door = SimDoor(self.engine, self._runner, world)

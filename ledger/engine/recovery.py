@@ -25,10 +25,12 @@ from ledger import _core
 from ledger.base import files
 from ledger.base.failpoint import failpoint
 from ledger.base.worker import Worker
+from ledger.engine.checkpointer import decode_numbers
 from ledger.engine.clock import Clock
 from ledger.engine.engine import Engine
+from ledger.engine.keeper import HistoryKeeper
+from ledger.engine.memtables import WindowsDiffer
 from ledger.engine.ports import Answers, Runner
-from ledger.engine.sealing import Sealer, WindowsDiffer, decode_numbers
 from ledger.facts import limits
 from ledger.facts.errors import (
     ColumnDamaged,
@@ -57,7 +59,7 @@ class Parts:
     checkpoint: Checkpoint | None
     clock: Clock
     history: History
-    sealer: Sealer
+    keeper: HistoryKeeper
     warnings: list[str] = field(default_factory=list)
 
     def engine(
@@ -71,7 +73,7 @@ class Parts:
             self.clock,
             runner,
             stamp=self.checkpoint,
-            keeper=self.sealer,
+            keeper=self.keeper,
             failpoint=failpoint(),
             on_stopped=on_stopped,
         )
@@ -198,7 +200,7 @@ def bring_back(
     journal: Journal,
     make_core: Callable[[], tuple[_core.Core, Answers]],
     progress: Progress | None = None,
-) -> tuple[_core.Core, Answers, History, Sealer]:
+) -> tuple[_core.Core, Answers, History, HistoryKeeper]:
     """The state that the journal ends with, in a core of `make_core`, and its sealed past.
 
     What is derived and damaged is removed, and made again while all is replayed; the warnings of
@@ -215,11 +217,11 @@ def bring_back(
         history.warnings[:0] = warnings
         try:
             core, buffers = make_core()
-            sealer = Sealer(core, history, journal)
+            keeper = HistoryKeeper(core, history, journal)
             from_group = restore(history, core, begun) + 1
-            replay(journal, core, progress, from_group, sealer.replayed)
-            sealer.check_replayed()
-            return core, buffers, history, sealer
+            replay(journal, core, progress, from_group, keeper.replayed)
+            keeper.check_replayed()
+            return core, buffers, history, keeper
         except ColumnDamaged as error:
             history.damaged(error)
             history.close()
@@ -263,10 +265,10 @@ def recover(
             checkpoint.write(journal.cluster, journal.group, journal.position, journal.digest())
         warnings = [journal.warning, checkpoint.warning, files.open_to_all(directory)]
         warnings += [checkpoint.verify_against(journal), room_warning(journal)]
-        core, buffers, history, sealer = bring_back(
+        core, buffers, history, keeper = bring_back(
             directory, journal, lambda: new_core(limits.WINDOW_EVENTS), progress
         )
-        parts = Parts(core, buffers, journal, checkpoint, Clock(), history, sealer)
+        parts = Parts(core, buffers, journal, checkpoint, Clock(), history, keeper)
         parts.warnings += [warning for warning in warnings if warning is not None]
         parts.warnings += history.warnings
         if core.position != journal.position:

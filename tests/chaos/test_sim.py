@@ -27,7 +27,7 @@ from chaos.sim.run import Outcome, Runs
 from chaos.sim.server import SimJournal
 from ledger.engine import recovery
 from ledger.engine.engine import Engine
-from ledger.engine.sealing import Sealer
+from ledger.engine.memtables import Memtables
 from ledger.facts import schema
 from ledger.facts.errors import ColumnDamaged, LedgerStopped
 from ledger.facts.schema import JournalKind, Operation, Verdict
@@ -272,11 +272,11 @@ def lose_the_last_group_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_a_sealed_id_for_a_new_one(patch: pytest.MonkeyPatch) -> None:
-    def write_window(self: Sealer, first: int, last: int) -> Any:
-        columns = self._core.memtable_columns(self._past.hash_key, first)
-        return self._past.write(columns, first, last, *self._ends.end_of(last))
+    def write(self: Memtables, first: int, last: int) -> Any:
+        columns = self._core.memtable_columns(self._history.hash_key, first)
+        return self._history.write(columns, first, last, *self._ends.end_of(last))
 
-    patch.setattr(Sealer, "_write_window", write_window)
+    patch.setattr(Memtables, "_write", write)
 
 
 def serve_a_page_that_rots(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from chaos.core_driver import Driver
 from chaos.model import encode
 from ledger import _core
 from ledger.engine import recovery
-from ledger.engine.sealing import encode_numbers
+from ledger.engine.checkpointer import encode_numbers
 from ledger.facts import limits, schema
 from ledger.history import _columns
 from tests.support.core_book import Book, account, hold, linked, pay, post, void

@@ -10,7 +10,7 @@ import pytest
 
 from chaos.core_driver import Driver
 from ledger import _core
-from ledger.engine import recovery, sealing
+from ledger.engine import checkpointer, recovery
 from ledger.engine.ports import Answers
 from ledger.facts import limits, schema
 from ledger.facts.errors import DataRefused
@@ -222,13 +222,13 @@ def test_a_start_from_a_checkpoint_knows_the_starts_before_it(bench: Sealing) ->
 def test_a_checkpoint_of_software_without_starts_is_made_again(
     bench: Sealing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def before(self: sealing._Snapshot, *arguments: object) -> None:
+    def before(self: checkpointer.Snapshot, *arguments: object) -> None:
         self.few.pop(_columns.STARTS, None)
         write(self, *arguments)
 
-    write = sealing._Snapshot.write
+    write = checkpointer.Snapshot.write
     with monkeypatch.context() as patch:
-        patch.setattr(sealing._Snapshot, "write", before)
+        patch.setattr(checkpointer.Snapshot, "write", before)
         bench.windows(100)
     bench.close()
     live, segments = bench.core.state_hash(), segments_of(bench)

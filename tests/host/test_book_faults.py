@@ -264,10 +264,10 @@ def test_a_call_is_tried_where_its_answer_is_attached(sealed):
         thread, got = call(book.lookup_transfers, [1, 14])
         until(book, lambda: asked)
         book.create_transfers(rows(range(21, 25)))
-        until(book, lambda: book._engine._keeper._written)
+        until(book, lambda: book._engine._keeper.memtables.waiting)
         answer.set()
         thread.join()
-        until(book, lambda: not book._engine._keeper._written)
+        until(book, lambda: not book._engine._keeper.memtables.waiting)
     assert got[0]["id"][:, 0].tolist() == [1, 14]
     assert len(asked) == 1
 
@@ -302,7 +302,7 @@ def test_an_awaited_call_is_tried_where_its_answer_is_attached(tmp_path, monkeyp
     async def main():
         async with ledger.open_async(tmp_path / "sealed") as book:
             await book.create_accounts([account(1), account(2)])
-            sealer = book._engine._keeper
+            keeper = book._engine._keeper
             for first in (1, 11):
                 await book.create_transfers(rows(range(first, first + 4)))
             while not book._parts.history.segments or book._engine.core.memtables:
@@ -312,7 +312,7 @@ def test_an_awaited_call_is_tried_where_its_answer_is_attached(tmp_path, monkeyp
                 while not asked:
                     await asyncio.sleep(0)
                 await book.create_transfers(rows(range(21, 25)))
-                while not sealer._written:
+                while not keeper.memtables.waiting:
                     await asyncio.sleep(0)
                 answer.set()
                 assert (await found)["id"][:, 0].tolist() == [1, 14]

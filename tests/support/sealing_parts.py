@@ -1,6 +1,6 @@
-"""Test tool: an engine with a sealer over real files, moved by hand, and a disk that can fail.
+"""Test tool: an engine with its history on real files, moved by hand, and a disk that can fail.
 
-What lives here: the bench of test_sealing.py and how its clients ask. It knows nothing of what a
+What lives here: the bench of test_keeper.py and how its clients ask. It knows nothing of what a
 test expects.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from chaos.model import AccountFilter
 from ledger.engine import recovery
 from ledger.engine.engine import Engine
-from ledger.engine.sealing import Sealer
+from ledger.engine.keeper import HistoryKeeper
 from ledger.facts import limits, schema
 from ledger.facts.schema import Operation
 from ledger.history.segments import History
@@ -78,7 +78,7 @@ class DiskWriter:
 
 
 class Sealing(Bench):
-    """An engine with a sealer over the book in `directory`, which is made when there is none."""
+    """An engine over the book in `directory` with its history; it is made when there is none."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -89,16 +89,16 @@ class Sealing(Bench):
         self.journal = Journal.open(directory)
         self.history = Disk(directory, self.journal)
         self.core, self.buffers = recovery.new_core(limits.WINDOW_EVENTS)
-        self.sealer = Sealer(self.core, self.history, self.journal)
+        self.keeper = HistoryKeeper(self.core, self.history, self.journal)
         self.restored = recovery.restore(self.history, self.core)
-        recovery.replay(self.journal, self.core, None, self.restored + 1, self.sealer.replayed)
-        self.sealer.check_replayed()
+        recovery.replay(self.journal, self.core, None, self.restored + 1, self.keeper.replayed)
+        self.keeper.check_replayed()
         self.found = self.core.state_hash()  # what was brought back
         self.clock, self.runner = Clock(), Runner()
         self.told: list[Any] = []
         self.engine = Engine(
             self.core, self.buffers, self.journal, self.clock, self.runner,
-            keeper=self.sealer, on_stopped=self.told.append,
+            keeper=self.keeper, on_stopped=self.told.append,
         )  # fmt: skip
         self.buffers.turnstile = self.runner.turnstile
         self.engine.start(NOW, limits.RELEASE, recovery.start_id())

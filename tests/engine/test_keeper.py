@@ -17,7 +17,7 @@ from chaos.altered import altered
 from chaos.model import NS_PER_S
 from chaos.process import Server
 from ledger.engine import recovery
-from ledger.engine.sealing import decode_numbers, encode_numbers
+from ledger.engine.checkpointer import decode_numbers, encode_numbers
 from ledger.facts import limits, schema
 from ledger.facts.errors import ColumnDamaged, DataRefused, LedgerStopped
 from ledger.facts.schema import Operation
@@ -77,9 +77,9 @@ def test_a_full_window_behind_three_closed_ones_waits_for_a_drop(bench: Sealing)
     bench.transfers(Submitter(), hold(50, timeout=1))
     for first in (100, 200, 300):
         bench.window(first)
-        assert not bench.sealer.full
+        assert not bench.keeper.full
     bench.window(400)
-    assert bench.sealer.full and len(bench.core.memtables) == 3
+    assert bench.keeper.full and len(bench.core.memtables) == 3
     group = bench.journal.group
     payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(500)]))
     reader = Client(bench, (Operation.LOOKUP_ACCOUNTS, [1]))
@@ -90,7 +90,7 @@ def test_a_full_window_behind_three_closed_ones_waits_for_a_drop(bench: Sealing)
     assert (bench.journal.group, payer.resumed) == (group, 0)
     assert bench.runner.wakes[-1] == (limits.REFUSED_RETRY_NS, bench.engine.tick)
     bench.runner.finish("seal")
-    assert payer.taken and reader.taken and not bench.sealer.full
+    assert payer.taken and reader.taken and not bench.keeper.full
     bench.settle()
     assert statuses(payer) == [CREATED] and len(bench.core.open_holds()) == 0
     assert bench.waiting("seal") == 1, "the next is being sealed"
@@ -114,7 +114,7 @@ def test_more_than_memory_takes_goes_on_window_after_window(
     )
     for _ in range(20):
         bench.settle()
-    assert bench.sealer.full and not client.taken and bench.engine.idle
+    assert bench.keeper.full and not client.taken and bench.engine.idle
     bench.rest()
     assert client.taken and statuses(client) == [CREATED] * 400
     read = statement(bench)
@@ -239,19 +239,19 @@ def test_payments_wait_for_a_slow_answer_once_at_the_most(bench: Sealing) -> Non
     for first in (200, 300, 400, 500):
         bench.window(first)
     payer = Client(bench, (Operation.CREATE_TRANSFERS, [pay(600)]))
-    assert bench.sealer.full and not payer.taken
+    assert bench.keeper.full and not payer.taken
     bench.runner.finish("seal")
     assert payer.taken and read.resumed == 0
     bench.settle()
     answered()
     assert read.resumed == 1 and read.got == [] and bench.waiting("reads") == 1
     bench.window(700)
-    assert bench.sealer.full and len(bench.core.memtables) == 3
+    assert bench.keeper.full and len(bench.core.memtables) == 3
     behind = Client(bench, (Operation.CREATE_TRANSFERS, [pay(800)]))
     bench.runner.finish("seal")
-    assert bench.sealer.full and not behind.taken
+    assert bench.keeper.full and not behind.taken
     bench.runner.finish("reads")
-    assert behind.taken and not bench.sealer.full
+    assert behind.taken and not bench.keeper.full
     bench.settle()
     assert read.ids() == [*paid(100, 200, 300, 400, 500), 600, *paid(700)]
     again = statement(bench)
