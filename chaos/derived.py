@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ledger import _core
-from ledger.engine import recovery
+from ledger.engine import assembly, recovery
 from ledger.engine.checkpointer import decode_numbers
 from ledger.facts import limits
 from ledger.facts.errors import ColumnDamaged
@@ -34,7 +34,7 @@ def fault_of(directory: Path, cluster: int, window_events: int, rotten: bool = F
     with Journal.open(directory, cluster) as journal:
         while True:
             core, _, history, _ = recovery.bring_back(
-                directory, journal, lambda: recovery.new_core(window_events)
+                directory, journal, lambda: assembly.new_core(window_events)
             )
             try:
                 for _ in history.verify():
@@ -65,7 +65,7 @@ def difference(
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as place:
         (Path(place) / "state").mkdir()
         other, _, rebuilt, _ = recovery.bring_back(
-            Path(place), journal, lambda: recovery.new_core(window_events)
+            Path(place), journal, lambda: assembly.new_core(window_events)
         )
         try:
             return _compare(history, rebuilt, core, other, merged)
@@ -95,7 +95,7 @@ def _names(history: History) -> list[str]:
 
 def _straight(journal: Journal, history: History) -> tuple[bytes, str | None]:
     """The state hash after a replay without windows, and how the checkpoint differs on the way."""
-    core, _ = recovery.new_core()
+    core, _ = assembly.new_core()
     wrong = None
     checkpoint = history.checkpoint
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from chaos import derived
 from chaos.disk_life import Mark, Script, digest, recover, tell_recovered, work
-from ledger.engine.recovery import Parts
+from ledger.engine.assembly import Parts
 from ledger.facts import limits
 from ledger.facts.errors import LedgerError
 from ledger.journal.journal import Journal

@@ -23,9 +23,9 @@ import numpy as np
 from chaos.generate import Generator
 from chaos.model import EVENT_BYTES
 from ledger.engine import recovery
+from ledger.engine.assembly import Parts
 from ledger.engine.engine import Engine
 from ledger.engine.ports import Answers
-from ledger.engine.recovery import Parts
 from ledger.facts import limits, schema
 from ledger.history._columns import ColumnFile
 from ledger.history.segments import History

@@ -122,7 +122,7 @@ def empty_book(directory: Path, wall_ns: int) -> None:
 
 
 def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
-    """As recovery.new_core(), with a known key: it changes no result, but must not vary."""
+    """As assembly.new_core(), with a known key: it changes no result, but must not vary."""
     buffers = Answers()
     core = _core.Core(
         limits.GROUP_BYTES_MAX, limits.SESSIONS_MAX, b"chaos sim tables",

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from ledger import _core
 from ledger.audit.audit import Audit, LedgerTotals
-from ledger.engine import recovery
+from ledger.engine import assembly
 from ledger.facts import errors
 from ledger.facts.limits import GROUP_BYTES_MAX
 from ledger.facts.schema import ACCOUNT, int_of
@@ -268,7 +268,7 @@ class _Reader:
     def __init__(
         self, journal: Onlooker, page: mmap.mmap, replaying: Executor, auditing: Executor
     ) -> None:
-        self.core, self.buffers = recovery.new_core(WINDOW_EVENTS)
+        self.core, self.buffers = assembly.new_core(WINDOW_EVENTS)
         self.audit = Audit(os.urandom(16))
         self._journal = journal
         self._page = page
@@ -349,15 +349,8 @@ class _Reader:
     def _replay(self, chunk: _Chunk) -> Fault | None:
         for header, body in chunk.groups():
             try:
-                self.core.replay(
-                    body,
-                    header.group,
-                    header.position_first,
-                    header.position_count,
-                    header.clock_before,
-                    header.clock_after,
-                )
-                recovery.forget_window(self.core)
+                assembly.replay_group(self.core, header, body)
+                assembly.forget_window(self.core)
             except errors.DataRefused as error:
                 position = self.core.position + 1
                 why = str(error).removeprefix(f"group {header.group}, position {position}: ")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ledger import _core
-from ledger.engine import recovery
+from ledger.engine import assembly
 from ledger.facts import limits
 from ledger.facts.errors import LedgerError, naming_limits
 from ledger.facts.limits import Exit
@@ -56,7 +56,7 @@ class NotInBook(LedgerError):
 def inspect(directory: Path, progress: Progress | None = None) -> Facts:
     """The head, the counts, the sizes and the newest start records. Errors as Onlooker's."""
     with Onlooker(directory) as journal:
-        core, _ = recovery.new_core(limits.WINDOW_EVENTS)
+        core, _ = assembly.new_core(limits.WINDOW_EVENTS)
         counts = dict.fromkeys(JournalKind, 0)
         starts: list[Facts] = []
         for header, body, by_kind in _replayed(journal, core, progress):
@@ -89,7 +89,7 @@ def inspect_account(directory: Path, id: int, progress: Progress | None = None) 
     """One account: its fields and balances now, and where it was created. NotInBook."""
     wanted = np.array(u128(id), np.uint64)
     with Onlooker(directory) as journal:
-        core, _ = recovery.new_core(limits.WINDOW_EVENTS)
+        core, _ = assembly.new_core(limits.WINDOW_EVENTS)
         created: Facts = {}
         for header, body, by_kind in _replayed(journal, core, progress):
             if not by_kind[JournalKind.ACCOUNT]:
@@ -208,15 +208,8 @@ def _replayed(
 ) -> Iterator[tuple[Header, memoryview, list[int]]]:
     """Each group once the core has applied it, with its counts of records by kind."""
     for header, body in _groups(journal, progress):
-        by_kind = core.replay(
-            body,
-            header.group,
-            header.position_first,
-            header.position_count,
-            header.clock_before,
-            header.clock_after,
-        )
-        recovery.forget_window(core)
+        by_kind = assembly.replay_group(core, header, body)
+        assembly.forget_window(core)
         yield header, body, by_kind
 
 

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,19 @@ from numpy.typing import NDArray
 
 from ledger import _core
 from ledger.base import files
-from ledger.base.failpoint import failpoint
 from ledger.base.worker import Worker
+from ledger.engine.assembly import Parts, new_core, replay_group
 from ledger.engine.checkpointer import decode_numbers
 from ledger.engine.clock import Clock
-from ledger.engine.engine import Engine
 from ledger.engine.keeper import HistoryKeeper
 from ledger.engine.memtables import WindowsDiffer
-from ledger.engine.ports import Answers, Runner
+from ledger.engine.ports import Answers
 from ledger.facts import limits
 from ledger.facts.errors import (
     ColumnDamaged,
     DataRefused,
     DirectoryNotWritable,
     DiskFull,
-    LedgerStopped,
 )
 from ledger.history import _columns
 from ledger.history._columns import ColumnFile
@@ -47,57 +45,6 @@ from ledger.journal.head_stamp import Checkpoint
 from ledger.journal.journal import Journal
 
 Progress = Callable[[int, int], None]  # groups done, groups in all; what it raises ends the work
-
-
-@dataclass
-class Parts:
-    """What an engine is built from. Whoever opened them closes them."""
-
-    core: _core.Core
-    buffers: Answers
-    journal: Journal
-    checkpoint: Checkpoint | None
-    clock: Clock
-    history: History
-    keeper: HistoryKeeper
-    warnings: list[str] = field(default_factory=list)
-
-    def engine(
-        self, runner: Runner, on_stopped: Callable[[LedgerStopped], None] | None = None
-    ) -> Engine:
-        """An engine of these parts, with the failpoint that the environment sets."""
-        return Engine(
-            self.core,
-            self.buffers,
-            self.journal,
-            self.clock,
-            runner,
-            stamp=self.checkpoint,
-            keeper=self.keeper,
-            failpoint=failpoint(),
-            on_stopped=on_stopped,
-        )
-
-    def close(self) -> None:
-        self.history.close()
-        if self.checkpoint is not None:
-            self.checkpoint.close()
-        self.journal.close()
-
-
-def new_core(window_events: int = 0) -> tuple[_core.Core, Answers]:
-    """An empty state machine and the buffers it answers to; window_events as Core has it."""
-    buffers = Answers()
-    core = _core.Core(
-        limits.GROUP_BYTES_MAX,
-        limits.SESSIONS_MAX,
-        os.urandom(16),
-        buffers.records,
-        buffers.payload,
-        buffers.counts,
-        window_events,
-    )
-    return core, buffers
 
 
 def start_id() -> int:
@@ -127,25 +74,11 @@ def replay(
     after_group is called after each. DataRefused names the first wrong group.
     """
     for header, body in journal.read(from_group, chain=True):
-        core.replay(
-            body,
-            header.group,
-            header.position_first,
-            header.position_count,
-            header.clock_before,
-            header.clock_after,
-        )
+        replay_group(core, header, body)
         if after_group is not None:
             after_group()
         if progress is not None:
             progress(header.group, journal.group)
-
-
-def forget_window(core: _core.Core) -> None:
-    """After a replayed group, for who reads a journal once: keep no more than a window."""
-    if core.memtable_full:
-        core.rotate()
-        core.evict()
 
 
 def restore(

@@ -23,9 +23,10 @@ import numpy as np
 
 from ledger.api.calls import Rows
 from ledger.base.worker import Own, check_outside
+from ledger.engine.assembly import Parts
 from ledger.engine.engine import Engine
 from ledger.engine.ports import Answers
-from ledger.engine.recovery import Parts, recover, start_id
+from ledger.engine.recovery import recover, start_id
 from ledger.facts import limits, schema
 from ledger.facts.errors import (
     Busy,

@@ -24,8 +24,9 @@ from pathlib import Path
 import uvloop
 
 from ledger.doors.binary.door import Door
+from ledger.engine.assembly import Parts
 from ledger.engine.engine import Engine
-from ledger.engine.recovery import Parts, Progress, recover, start_id
+from ledger.engine.recovery import Progress, recover, start_id
 from ledger.facts import limits
 from ledger.facts.errors import LedgerError, LedgerStopped, SystemLimit
 from ledger.facts.limits import Exit

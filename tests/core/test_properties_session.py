@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chaos.model import Result, TransferStatus, decode_all, encode
 from chaos.sim.server import configured, memory
-from ledger.engine import recovery
+from ledger.engine import assembly, recovery
 from ledger.engine.ports import Answers
 from ledger.facts import limits, schema
 from ledger.facts.schema import EvictionReason, JournalKind, Operation, Verdict
@@ -203,7 +203,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.model = Sessions()
         self.sent: dict[int, list[bytes]] = {}
         self.numbers: dict[int, tuple[int, int]] = {}  # client: session and last number it used
-        self.parts: recovery.Parts | None = None
+        self.parts: assembly.Parts | None = None
 
     # ---- the process ----------------------------------------------------------------------------
 

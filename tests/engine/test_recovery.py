@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ledger
-from ledger.engine import recovery
+from ledger.engine import assembly, recovery
 from ledger.engine.clock import Clock
 from ledger.facts import limits, schema
 from ledger.facts.errors import ClockRefused, DataRefused, DirectoryInUse
@@ -156,7 +156,7 @@ def test_a_creation_that_was_cut_short_leaves_nothing_in_the_way(tmp_path, monke
 
 
 def test_the_hash_key_differs_from_one_opening_to_the_next_and_nothing_else(tmp_path):
-    cores = [recovery.new_core()[0] for _ in range(2)]
+    cores = [assembly.new_core()[0] for _ in range(2)]
     assert cores[0].state_hash() == cores[1].state_hash()
     assert np.array_equal(cores[0].open_holds(), cores[1].open_holds())
 

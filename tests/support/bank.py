@@ -16,7 +16,7 @@ import numpy as np
 
 from chaos.process import Server
 from ledger.audit.verify import verify
-from ledger.engine import recovery
+from ledger.engine import assembly, recovery
 from ledger.facts import schema
 from ledger.facts.schema import AccountFlags, Operation, TransferFlags, TransferStatus
 from ledger.journal.journal import Journal
@@ -238,7 +238,7 @@ class Bank:
 
 def state_hash(directory: Path) -> bytes:
     """Each time with another hash key: the state must not depend on it."""
-    core, _ = recovery.new_core()
+    core, _ = assembly.new_core()
     with Journal.open(directory, readonly=True) as journal:
         recovery.replay(journal, core)
     return core.state_hash()

@@ -193,7 +193,7 @@ def at_group(directory: Path, number: int, name: str) -> dict[str, str]:
     """An environment whose processes send themselves a signal when they read a group."""
     hook = f"""
 import os, signal
-from ledger.journal.journal import reader as reading
+from ledger.journal import reader as reading
 read = reading.Reading.read
 def hooked(self, *arguments, **named):
     for header, body in read(self, *arguments, **named):

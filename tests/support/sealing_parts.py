@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from chaos.model import AccountFilter
-from ledger.engine import recovery
+from ledger.engine import assembly, recovery
 from ledger.engine.engine import Engine
 from ledger.engine.keeper import HistoryKeeper
 from ledger.facts import limits, schema
@@ -88,7 +88,7 @@ class Sealing(Bench):
                 books.stamp(directory, journal)
         self.journal = Journal.open(directory)
         self.history = Disk(directory, self.journal)
-        self.core, self.buffers = recovery.new_core(limits.WINDOW_EVENTS)
+        self.core, self.buffers = assembly.new_core(limits.WINDOW_EVENTS)
         self.keeper = HistoryKeeper(self.core, self.history, self.journal)
         self.restored = recovery.restore(self.history, self.core)
         recovery.replay(self.journal, self.core, None, self.restored + 1, self.keeper.replayed)
