@@ -31,7 +31,7 @@ def test_a_column_is_its_numbers(numbers):
     assert ledger.ints(rows["amount"]) == numbers
     assert ledger.total(rows["amount"]) == sum(numbers)
     assert [one.amount for one in ledger.structs(rows)] == numbers
-    assert ledger.history.column_format(rows)["amount"].tolist() == numbers
+    assert ledger.columns(rows)["amount"].tolist() == numbers
 
 
 def test_order_keeps_equals_as_they_are():
@@ -87,7 +87,7 @@ def test_what_is_no_record_is_refused():
             ledger.structs(wrong)
     for wrong in ([1], np.zeros(2), None, np.zeros((2, 2), ledger.TRANSFER)):
         with pytest.raises(ValueError, match="is no array of records"):
-            ledger.history.column_format(wrong)
+            ledger.columns(wrong)
     for wrong, why in (
         ([], r"structs: an empty list says neither ACCOUNT nor TRANSFER: give numpy\.empty"),
         ([1], r"structs\[0\]: an int, neither an Account nor a Transfer"),
@@ -106,34 +106,34 @@ def test_what_is_no_record_is_refused():
 )
 def test_columns_are_every_field_but_reserved_each_as_asked(dtype):
     rows = np.zeros(3, dtype)
-    columns = ledger.history.column_format(rows)
+    columns = ledger.columns(rows)
     assert list(columns) == [name for name in dtype.names if name != "reserved"]
     wide = {name for name in columns if dtype[name].subdtype}
     for name, column in columns.items():
         assert column.shape == (3,)
         assert column.dtype == (object if name in wide else dtype[name])
         assert set(map(type, column.tolist())) == {int}
-    texts = ledger.history.column_format(rows, str)
+    texts = ledger.columns(rows, str)
     assert all(texts[name].tolist() == ["0"] * 3 for name in wide)
 
 
 def test_one_field_may_be_of_another_kind():
     rows = ledger.rows([ledger.Transfer(id=uuid.UUID(int=9).int, amount=1234)])
-    columns = ledger.history.column_format(rows, str, id=lambda n: uuid.UUID(int=n),
+    columns = ledger.columns(rows, str, id=lambda n: uuid.UUID(int=n),
                              amount=lambda n: ledger.decimal(n, 2))  # fmt: skip
     assert columns["id"].tolist() == [uuid.UUID(int=9)]
     assert columns["amount"].tolist() == [Decimal("12.34")]
     assert columns["pending_id"].tolist() == ["0"]
     for name in ("reserved", "code", "amounts"):
         with pytest.raises(ValueError, match=f"{name}: no 128-bit field"):
-            ledger.history.column_format(rows, **{name: str})
+            ledger.columns(rows, **{name: str})
 
 
 def test_columns_of_numbers_compute_exactly():
     rows = ledger.rows(
         [ledger.Account(id=1, debits_posted=2**70, credits_posted=2**100)] * 2
     )
-    columns = ledger.history.column_format(rows)
+    columns = ledger.columns(rows)
     balances = columns["credits_posted"] - columns["debits_posted"]
     assert balances.tolist() == [2**100 - 2**70] * 2
     assert balances.sum() == 2 * (2**100 - 2**70)
