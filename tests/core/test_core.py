@@ -512,7 +512,7 @@ def test_a_core_that_gets_no_memory_says_so():
     said = run(
         """if True:
         import resource
-        from tests.test_core import core
+        from tests.core.test_core import core
         used = int(open("/proc/self/statm").read().split()[0]) * 4096
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), resource.RLIM_INFINITY))
         try:
