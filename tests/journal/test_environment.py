@@ -495,7 +495,7 @@ def test_a_server_whose_file_is_cut_says_so_before_it_dies(server: Start, tmp_pa
 
 DIES = """
 import mmap, os, sys
-from ledger.journal.journal import _check
+from ledger.journal import _check
 _check.on_sigbus(b"ledger: it was cut short\\n")
 file = open(sys.argv[1], "r+b")
 seen = mmap.mmap(file.fileno(), 8192)
