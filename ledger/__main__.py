@@ -1,4 +1,4 @@
-"""Commands: `python -m ledger` is `ledger`."""
+"""`python -m ledger` is the command `ledger`: there is nothing else here."""
 
 from ledger.commands.cli import main
 

@@ -1,4 +1,4 @@
-"""View: what every ledger can be asked, embedded or served, from a thread or a loop.
+"""What every ledger can be asked, embedded or served, from a thread or a loop.
 
 One list of calls for `Book`, `AsyncBook`, `Client` and `AsyncClient`: their names, what they take,
 what comes back. A class that inherits says how one request is answered, and what a timeout ends.

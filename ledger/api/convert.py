@@ -1,4 +1,4 @@
-"""View: records and their 128-bit numbers as whatever else people compute with, and back.
+"""Records and their 128-bit numbers as whatever else people compute with, and back.
 
 A 128-bit column of an array is two limbs of 64 bits, and numpy's `-`, `sum` and `sort` treat them
 as two numbers: what is computed so is wrong without an error. The functions here know the limbs.

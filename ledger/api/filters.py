@@ -1,4 +1,4 @@
-"""View: whether a filter can mean anything, before it is asked.
+"""Whether a filter can mean anything, before it is asked.
 
 To the protocol a filter that makes no sense selects nothing, or silently everything; to somebody
 who wrote it by hand that is a balance sheet of zeros. Here each such filter has one clear error.

@@ -1,4 +1,4 @@
-"""Edge: ids that sort by the time they were made.
+"""Ids that sort by the time they were made.
 
 48 bits of milliseconds since 1970, then 80 random bits that count up within a millisecond: unique
 without coordination, and neighbours in time are neighbours in every index. Never 0 nor 2^128-1.

@@ -1,4 +1,4 @@
-"""View: answers longer than one call gives, page after page, by the timestamps of their records.
+"""Answers longer than one call gives, page after page, by the timestamps of their records.
 
 A timestamp names one record of its kind, and none is ever made behind one that exists, so a page
 goes on right after the last record of the one before, in both directions. `Pages` is for threads

@@ -1,4 +1,4 @@
-"""View: what became of a request's events, for who must not overlook a refusal.
+"""What became of a request's events, for who must not overlook a refusal.
 
 A refusal is a result, not an error: each event of a request has its own. Here results become an
 error for who wants one, and text for who reads them. Nothing here asks or repeats anything.

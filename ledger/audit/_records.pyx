@@ -2,9 +2,9 @@
 
 Every record is held to the rules it must obey by itself, to the group and the records around it,
 and to the accounts and holds as they stood; balances are added up from nothing but the records. It
-goes once through them in order and stops at the first fault. What must be remembered is in audit.h.
-With the core it shares the layout of records and nothing else. It knows no disk, and not what a
-request announces.
+goes once through them in order and stops at the first fault. What must be remembered is in
+totals.h. With the core it shares the layout of records and nothing else. It knows no disk, and not
+what a request announces.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

@@ -1,4 +1,4 @@
-"""Order: the audit: a journal judged and added up again, not as the core does it.
+"""The audit: a journal judged and added up again, not as the core does it.
 
 Two kernels do the work, a chunk of groups at a time: one holds every record to the rules and adds
 up balances, the other holds each request's effects to what it announces. Here their findings are

@@ -1,4 +1,4 @@
-/* Leaf: what an audit remembers of a book, and its arithmetic; written apart from the core's.
+/* What an audit remembers of a book, and its arithmetic; written apart from the core's.
  *
  * Exact sums, the accounts with their balances, the open holds, what each ledger held, one bit for
  * each hold that has ended, and eight bytes for each transfer id: whatever else is past is

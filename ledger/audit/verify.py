@@ -1,4 +1,4 @@
-"""Commands: `ledger verify`: is this book what it says it is, from its first byte to its last.
+"""`ledger verify`: is this book what it says it is, from its first byte to its last.
 
 Every group is read and checked (checks of blocks, digest chain, order), replayed into a core, and
 judged and added up a second time by the audit, which shares nothing with the core; at the end both

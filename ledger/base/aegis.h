@@ -1,4 +1,4 @@
-/* Leaf: the AEGIS-128L check of frames and of journal blocks, 16 bytes.
+/* The AEGIS-128L check of frames and of journal blocks, 16 bytes.
  *
  * Key and nonce are zero: this finds damage, it keeps nothing secret, so tables indexed by data
  * are no leak. The input is absorbed as associated data and the state after the ten rounds of

@@ -1,4 +1,4 @@
-/* Leaf: a growing set of 64-bit hashes in memory that answers "certainly not" or "perhaps".
+/* A growing set of 64-bit hashes in memory that answers "certainly not" or "perhaps".
  *
  * Split-block Bloom filters: a hash sets one bit in each of the eight 32-bit words of one block of
  * 32 bytes, so a question costs one cache line a level. The hash's high bits choose the block:

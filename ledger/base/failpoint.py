@@ -1,4 +1,4 @@
-"""Leaf: named failpoints: places in a group's way where a test can make the process die or raise.
+"""Named failpoints: places in a group's way where a test can make the process die or raise.
 
 LEDGER_FAILPOINT="stage:action:nth" in the environment turns one on: at the nth pass of the stage
 the action is done, `kill` (SIGKILL to itself) or `raise`. Without it failpoint() is None and

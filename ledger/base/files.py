@@ -1,4 +1,4 @@
-"""Leaf: what the LMDB environments of a book need of files beside LMDB: syncs, a lock file, and
+"""What the LMDB environments of a book need of files beside LMDB: syncs, a lock file, and
 descriptors that nobody writes to by habit.
 
 Errors are the system's own, OSError with the path. It knows no journal and no record.

@@ -1,4 +1,4 @@
-/* Leaf: a hash table from a 32-bit tag to a 32-bit reference, 8 bytes a slot.
+/* A hash table from a 32-bit tag to a 32-bit reference, 8 bytes a slot.
  *
  * Extendible hashing: a directory of parts of 4,096 slots; a part that fills up is split in two,
  * so growing never stops the world: a split moves 4,096 neighbouring entries and reads no record,

@@ -1,4 +1,4 @@
-"""Edge: what a command says: lines to people, results to whoever asked, and where neither can go.
+"""What a command says: lines to people, results to whoever asked, and where neither can go.
 
 A line of a log or an error never ends or stops who says it: a full disk under standard error, a
 closed descriptor or a reader that does not read costs the line and nothing else. Results are

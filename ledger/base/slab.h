@@ -1,4 +1,4 @@
-/* Leaf: an array that grows by chunks, so that no record ever moves and no growth copies.
+/* An array that grows by chunks, so that no record ever moves and no growth copies.
  *
  * Chunks are mapped, zeroed by the kernel and cost nothing until touched; those of a scattered
  * slab, whose records are looked up at random, are huge pages, but for the first: a small slab

@@ -1,4 +1,4 @@
-/* Leaf: 128-bit arithmetic and the hash of a 128-bit id.
+/* 128-bit arithmetic and the hash of a 128-bit id.
  *
  * Cython believes that a u128 is 64 bits wide, so whatever needs a literal, an overflow test or the
  * halves of one lives here. Knows nothing of accounts or transfers.

@@ -1,4 +1,4 @@
-"""Leaf: threads of the ledger's own, started early and kept to the end.
+"""Threads of the ledger's own, started early and kept to the end.
 
 The standard pool refuses work once the main thread has returned, and newer interpreters then start
 no thread at all, while a host's other threads and its handlers of the exit still pay. So whoever

@@ -1,4 +1,4 @@
-"""Edge: our own client of the binary door, for asyncio (`AsyncClient`) and for threads (`Client`).
+"""Our own client of the binary door, for asyncio (`AsyncClient`) and for threads (`Client`).
 
 Here live many requests at once and the thread that serves programs without an event loop. The calls
 are those of calls.py, how requests travel is connection.py's. This file knows nothing of frames,

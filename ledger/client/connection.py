@@ -1,4 +1,4 @@
-"""Edge: one connection to a server, and the sessions that share it. The client's lower half.
+"""One connection to a server, and the sessions that share it. The client's lower half.
 
 Each session has one request under way, so a link has as many as it has sessions, and each happens
 once. A request is resent with the same bytes, over a new connection too, until its reply comes or

@@ -1,4 +1,4 @@
-"""Commands: `ledger`: arguments in, the right call, and one line and one exit code for each error.
+"""`ledger`: arguments in, the right call, and one line and one exit code for each error.
 
 What a command does lives elsewhere and is imported when it is called, so that --help is quick.
 Results go to standard output; progress, warnings and errors to standard error, and how is said in

@@ -1,4 +1,4 @@
-"""Commands: `ledger inspect`: what a book holds, told as facts; it changes nothing.
+"""`ledger inspect`: what a book holds, told as facts; it changes nothing.
 
 A book may be looked at while it is served: what is told is how it stood when it was opened, up to
 the last group then. To know its accounts and counts the whole journal is replayed, which takes the

@@ -1,4 +1,4 @@
-"""Order: the parts of an engine, put together; and a core that applies a journal's groups.
+"""The parts of an engine, put together; and a core that applies a journal's groups.
 
 Who starts a book recovers the parts first; who only reads a journal makes a core here and applies
 its groups. This file opens nothing: whoever opened the parts closes them.

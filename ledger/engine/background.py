@@ -1,4 +1,4 @@
-"""Order: the jobs beside the order, and what becomes of the engine when one of them fails.
+"""The jobs beside the order, and what becomes of the engine when one of them fails.
 
 A job blocks on a lane of the runner; what it leads to happens while the engine's turnstile is held.
 An error of derived data stops the engine: the next start makes again what is damaged. This file

@@ -1,4 +1,4 @@
-"""Order: checkpoints: the state at the end of a group, copied in small steps beside the work.
+"""Checkpoints: the state at the end of a group, copied in small steps beside the work.
 
 A snapshot keeps the numbers, sessions and starts of one moment; accounts and holds are copied from
 the core a little at a time, and written on a lane. A checkpoint becomes valid when all before it

@@ -1,4 +1,4 @@
-"""Part: the engine's clock, nanoseconds since 1970, that runs on when the wall clock jumps.
+"""The engine's clock, nanoseconds since 1970, that runs on when the wall clock jumps.
 
 It is monotonic time, anchored to the wall clock at start and slewed toward it by at most
 CLOCK_SLEW_MAX of the time that passes: a step of the wall clock never enters as a step, it raises

@@ -1,4 +1,4 @@
-"""Order: the engine: requests in, groups out, and nothing leaves before its group is durable.
+"""The engine: requests in, groups out, and nothing leaves before its group is durable.
 
 Arrivals are executed at once into the open group while the group before is being made durable;
 answers wait beside the group they saw. It is built from parts handed to it (core, log, clock,

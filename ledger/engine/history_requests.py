@@ -1,4 +1,4 @@
-"""Order: requests that need history: they wait outside of the order until it is in memory.
+"""Requests that need history: they wait outside of the order until it is in memory.
 
 What such a request wants is looked up on a lane and installed in the core, and then it is submitted
 again. So many are looked up at a time; the others wait in a queue. An eviction makes what was found

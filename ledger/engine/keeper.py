@@ -1,4 +1,4 @@
-"""Order: the keeper of history: it bounds memory, keeps restarts short and answers old requests.
+"""The keeper of history: it bounds memory, keeps restarts short and answers old requests.
 
 It ties together the memtables, the checkpointer and the requests that need history, and decides
 when a memtable may be evicted. All of it is derived from the journal behind its durable line: a

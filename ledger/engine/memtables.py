@@ -1,4 +1,4 @@
-"""Order: the memtables of one core: rotated, flushed to segments, evicted; and segments merged.
+"""The memtables of one core: rotated, flushed to segments, evicted; and segments merged.
 
 A full memtable is rotated at the end of a group and flushed once that group is durable; its segment
 is shown in the same step in which it is evicted, so that a transfer is found either here or there.

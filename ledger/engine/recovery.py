@@ -1,4 +1,4 @@
-"""Order: a book is brought back: created when new, verified and replayed when not.
+"""A book is brought back: created when new, verified and replayed when not.
 
 What comes out are the parts an engine is built from, in the state the journal ends with: the newest
 checkpoint put back and the groups after it replayed. Recovery judges nothing again: it checks

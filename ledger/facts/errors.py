@@ -1,4 +1,4 @@
-"""Facts: every error the ledger raises on purpose, with the exit code it ends a command with.
+"""Every error the ledger raises on purpose, with the exit code it ends a command with.
 
 A message says what was found, where, and what can be done; whoever raises writes it. Nothing here
 knows who raises or who catches. Wrong arguments are plain ValueErrors and not listed.

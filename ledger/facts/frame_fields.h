@@ -1,4 +1,4 @@
-/* Facts: the fields of every frame of the client protocol, its commands and its errors.
+/* The fields of every frame of the client protocol, its commands and its errors.
  *
  * The lists are written as those of record.h are, and other views are built from them in the same
  * way. This file knows nothing of how a frame is checked, read or written.

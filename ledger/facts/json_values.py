@@ -1,4 +1,4 @@
-"""View: what is told as JSON: which values are strings of digits, because readers round numbers.
+"""What is told as JSON: which values are strings of digits, because readers round numbers.
 
 The rule, for every command and for ever: a value that a record keeps in 64 or 128 bits, and a sum
 of such values, is a string of decimal digits (ids, amounts, balances, user data, positions, numbers

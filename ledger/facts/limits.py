@@ -1,4 +1,4 @@
-"""Facts: every limit, default and exit code, with its unit in its name.
+"""Every limit, default and exit code, with its unit in its name.
 
 What two limits owe each other is asserted at the bottom, so that a change that breaks the relation
 does not import. Sizes that records give (a message, a request's events) come from `record.h`; this

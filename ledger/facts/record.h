@@ -1,4 +1,4 @@
-/* Facts: every fixed-size record of the ledger, field by field, each written once.
+/* Every fixed-size record of the ledger, field by field, each written once.
  *
  * Here live the records a client sends and receives, the records the journal holds, and the two
  * records that doors and core exchange in memory. Other languages' views (numpy dtypes, enums,

@@ -1,4 +1,4 @@
-/* Facts: every result code of an event, once, in order of precedence.
+/* Every result code of an event, once, in order of precedence.
  *
  * S(name, value, transient): when an event breaks several rules, the first in the list is its
  * answer. A transient failure of a transfer uses up ("burns") its id, because the same transfer

@@ -1,4 +1,4 @@
-"""Part: checkpoints: what is needed to go on from the end of a group, as a column file.
+"""Checkpoints: what is needed to go on from the end of a group, as a column file.
 
 A checkpoint is written column by column and becomes the book's own at its commit. At a start the
 newest one that segments cover is used. This file does not know what the columns hold or when a

@@ -1,4 +1,4 @@
-/* Leaf: a column file on a descriptor: written in steps, read page by page, searched, merged.
+/* A column file on a descriptor: written in steps, read page by page, searched, merged.
  *
  * Pages go out in writes of 1 MiB and are made durable every 8 MiB, so that no sync grows with the
  * file; the header is written last, over durable pages. Reads are preads, never a mapping: a bad

@@ -1,4 +1,4 @@
-/* Leaf: the layout of a column file, and what is done to its pages and records in memory.
+/* The layout of a column file, and what is done to its pages and records in memory.
  *
  * A file is pages of 4,096 bytes: payload, the page's number, the identity of the file, a check. So
  * a damaged page is found, and so is an intact one in the wrong place or of another file. Page 0 is

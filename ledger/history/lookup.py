@@ -1,4 +1,4 @@
-"""Part: what a request needs of the sealed past, found by way of columns in the journal.
+"""What a request needs of the sealed past, found by way of columns in the journal.
 
 Ids, statements, queries and timestamps are looked up in the column files of segments; the columns
 say where records lie and the journal gives them, so what is answered is always the journal's. All

@@ -1,4 +1,4 @@
-"""Part: a column file that is written, and the names of column files in DIR/state.
+"""A column file that is written, and the names of column files in DIR/state.
 
 A file is written under a temporary name, synced and renamed, which is its commit. Names say which
 groups a file is of. This file knows no journal and not what the columns hold.

@@ -1,4 +1,4 @@
-"""Part: the sealed past: column files in DIR/state that say where records lie in the journal.
+"""The sealed past: column files in DIR/state that say where records lie in the journal.
 
 Two kinds of files, each written under a temporary name, synced and renamed, which is its commit:
 segment-<first group>-<last group>, the index of the transfers of these groups, and

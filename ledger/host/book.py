@@ -1,4 +1,4 @@
-"""Edge: the in-process door: one book, embedded, without a socket.
+"""The in-process door: one book, embedded, without a socket.
 
 Book is for threads, AsyncBook for an asyncio loop; both ask the same engine the same things, and
 thousands of callers share a group. One call is one request of at most 8,189 events. A call either

@@ -1,4 +1,4 @@
-"""Edge: an open book's engine in a thread of its own, and the desk where callers ask.
+"""An open book's engine in a thread of its own, and the desk where callers ask.
 
 No caller works in the engine. What interrupts a caller (a signal's handler that raises, a time-out,
 a cancellation, another call from a handler or a finalizer) can therefore only meet its wait: the

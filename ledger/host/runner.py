@@ -1,4 +1,4 @@
-"""Edge: where an engine's work happens: one thread appends, everything else has one place.
+"""Where an engine's work happens: one thread appends, everything else has one place.
 
 LoopRunner's place is an asyncio loop (the server); ThreadRunner's is the thread that calls `turn`
 (a book in a host's process). Who works there holds `place`, so that the thread that appends can

@@ -1,4 +1,4 @@
-"""Edge: one book served: recovery, the binary door, and the way down.
+"""One book served: recovery, the binary door, and the way down.
 
 The loop belongs to the door and the engine; the journal has a thread of its own. SIGTERM and SIGINT
 drain: no more is read, what was accepted becomes durable and is answered, then the server ends. An

@@ -1,4 +1,4 @@
-"""Edge: a real book in a directory of its own that is gone with it, for tests.
+"""A real book in a directory of its own that is gone with it, for tests.
 
 Gone when it is closed, when it is dropped, and when the interpreter ends; a kill leaves it.
 Everything else is as in any other book, the disk too. This file knows how a book is opened and

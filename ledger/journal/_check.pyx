@@ -1,4 +1,4 @@
-"""Leaf: the AEGIS-128L check for Python: of one stretch, and of the blocks of a journal group; and
+"""The AEGIS-128L check for Python: of one stretch, and of the blocks of a journal group; and
 a word before the signal of mapped memory that is not there kills.
 
 What the check of a block covers is said in block_checks.h. This file knows neither what a body

@@ -1,4 +1,4 @@
-/* Leaf: the checks of a journal group's body: eight bytes for each started block of 4,096 bytes.
+/* The checks of a journal group's body: eight bytes for each started block of 4,096 bytes.
  *
  * The group's number and the block's index are absorbed after the block's bytes, so a block that is
  * intact but in the wrong place is found too, and a few blocks can be checked without the others.

@@ -1,4 +1,4 @@
-"""View: the body of a group as numpy rows, kind by kind, each row with its position.
+"""The body of a group as numpy rows, kind by kind, each row with its position.
 
 A body is runs in the order of execution; a run is a header and records of one kind. Here the run
 headers are walked and checked, and the records of each kind are gathered into one array, also over

@@ -1,4 +1,4 @@
-"""Part: the creation of a book in one step: all of it is there, or nothing.
+"""The creation of a book in one step: all of it is there, or nothing.
 
 A book is built beside its place, or in a folder inside a directory that exists, all of it synced,
 and renamed into place. What a killed creation leaves behind is removed by the next one. This file

@@ -1,4 +1,4 @@
-"""Leaf: an LMDB environment that this process writes: its lock table held, its read slots reserved,
+"""An LMDB environment that this process writes: its lock table held, its read slots reserved,
 its file watched.
 
 LMDB keeps who reads in a table in lock.mdb, and guards the table with POSIX locks. The system drops

@@ -1,4 +1,4 @@
-"""View: the bytes of a group: how one is written, checked, read and digested.
+"""The bytes of a group: how one is written, checked, read and digested.
 
 A group is header, body and the checks of the body's blocks, laid out as GROUP_HEADER says. Any log
 that holds groups uses these functions; they know no disk, no LMDB, and not what a body's records

@@ -1,4 +1,4 @@
-"""Part: the head stamp: how far the journal was known to be durable, kept beside the journal.
+"""The head stamp: how far the journal was known to be durable, kept beside the journal.
 
 DIR/state holds what is derived from the journal, in an LMDB environment of its own; now that is
 one record, the stamp (a group's number, digest and last position). A journal that ends before its

@@ -1,4 +1,4 @@
-"""Part: the journal: every group in order, durable in LMDB, the only truth of a book.
+"""The journal: every group in order, durable in LMDB, the only truth of a book.
 
 Here live the durable append, the lock that makes one process the writer, and what is refused at
 open; a book is created in creation.py and read in reader.py. Strategy: LMDB in its default mode

@@ -1,4 +1,4 @@
-/* Leaf: where LMDB keeps the value of a key in its file, found by reading pages.
+/* Where LMDB keeps the value of a key in its file, found by reading pages.
  *
  * The library maps the file and touches every page of a value that it gives; whoever needs a little
  * of many values reads just that, from where a search says. The format is that of LMDB 0.9 (data

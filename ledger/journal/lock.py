@@ -1,4 +1,4 @@
-"""Leaf: the one lock of a book: a flock on DIR/lock, which says who holds it; readers share it.
+"""The one lock of a book: a flock on DIR/lock, which says who holds it; readers share it.
 
 The text is taken out again by a clean close, so a text without a holder tells of a crash. A process
 that the holder forked keeps the lock of a holder that was killed as long as it lives; it must not

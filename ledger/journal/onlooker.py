@@ -1,4 +1,4 @@
-"""Part: a journal that is only looked at: LMDB's file read without the library.
+"""A journal that is only looked at: LMDB's file read without the library.
 
 An onlooker needs no more than to read DIR/journal/data.mdb: it opens no environment, takes no
 reader's slot and no lock of LMDB's, maps nothing and writes nothing. So it works on read-only

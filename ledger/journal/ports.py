@@ -1,4 +1,4 @@
-"""View: what others need of a journal, as protocols: its end, its groups and records, a log.
+"""What others need of a journal, as protocols: its end, its groups and records, a log.
 
 The engine, the history, the head stamp and the scrub are written against these, so that a simulated
 or a replicated log may take the journal's place. How a group is kept is not seen through them: no

@@ -1,4 +1,4 @@
-"""Part: the journal's groups read again: in order, by number, whole or to look into.
+"""The journal's groups read again: in order, by number, whole or to look into.
 
 The file is read, not mapped, from where a search of our own says that LMDB keeps a value: a map is
 filled page by page, from a disk at half its speed, and a sector that cannot be read kills who

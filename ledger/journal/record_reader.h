@@ -1,4 +1,4 @@
-/* Leaf: records at places: from a group's body where it lies, or from the journal's file.
+/* Records at places: from a group's body where it lies, or from the journal's file.
  *
  * A block of 4,096 bytes is checked when something is read from it, once a body, so that a few
  * records cost a few blocks and not a whole group. From the file just those blocks are read, their

@@ -1,4 +1,4 @@
-/* Leaf: the body of a group as runs of records, walked in place.
+/* The body of a group as runs of records, walked in place.
  *
  * A body is runs in the order of execution; a run is a header and records of one kind, padded to 16
  * bytes. Whoever walks has seen to it that the runs are good, or asks of each whether it is. What

@@ -1,4 +1,4 @@
-"""Part: the slow scrub: the journal's groups read again, so that rot is found before it is needed.
+"""The slow scrub: the journal's groups read again, so that rot is found before it is needed.
 
 A step reads a few groups from where the last one ended: headers, block checks, and the digest that
 each next group holds of the one before. They are read by place, not from mapped memory: a sector

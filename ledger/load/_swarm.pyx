@@ -4,8 +4,8 @@
 A `Swarm` makes frames and judges replies without a Python object for a transfer or a request: bytes
 that were read go in with the time, bytes to write come out. It keeps each frame until it is
 answered, so that it can be sent again as it was, and a bit for each transfer that was acknowledged,
-so that every one of them can be asked for later. What the transfers look like is in load.h. It
-knows no socket and no clock; who drives it says when, and when a connection is new.
+so that every one of them can be asked for later. What the transfers look like is in population.h.
+It knows no socket and no clock; who drives it says when, and when a connection is new.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

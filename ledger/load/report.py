@@ -1,4 +1,4 @@
-"""Edge: what can be asked of the load generator, and what it reports: options, figures, tables.
+"""What can be asked of the load generator, and what it reports: options, figures, tables.
 
 Latencies are read from histograms whose buckets are _swarm.pyx's. This file opens no socket and
 reads no clock.

@@ -1,4 +1,4 @@
-"""Edge: the load generator: drives swarms of sessions against a server and reports what it saw.
+"""The load generator: drives swarms of sessions against a server and reports what it saw.
 
 The phases are: register, create accounts, send transfers, and, when asked to check, look up every
 acknowledged transfer and add up the accounts. Requests and replies are _swarm.pyx's; here are the

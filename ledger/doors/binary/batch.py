@@ -1,4 +1,4 @@
-"""Edge: what all connections sent in one turn of the loop, executed in one call of the engine.
+"""What all connections sent in one turn of the loop, executed in one call of the engine.
 
 A read of one small request costs more in steps of the interpreter than in work. So small reads lie
 one behind the other in one buffer until the loop has read whoever had something, and then they are

@@ -1,4 +1,4 @@
-"""Edge: the binary door: connections of the client protocol, over plain streams.
+"""The binary door: connections of the client protocol, over plain streams.
 
 A connection reads into one buffer that all share (batch.py), and gets memory of its own only while
 a frame is half arrived or waits for room, as much as has arrived, so ten thousand idle clients cost
