@@ -5,6 +5,7 @@ Whatever a test leaves running is killed when it ends.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """start(directory=None, cluster=0, env=None, **options) -> a Server that listens."""
     with servers(tmp_path) as start:
         yield start
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_given_back() -> Iterator[None]:
+    """Cores and closed books that only the collector finds would fill a worker of the suite."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(params=[(0, 0), (1, 0), (7, 2)], ids=lambda p: f"window-{p[0]}-{p[1]}")

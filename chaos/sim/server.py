@@ -28,6 +28,7 @@ from ledger.doors.binary import door as binary
 from ledger.engine import recovery
 from ledger.engine.clock import Clock
 from ledger.engine.engine import Engine
+from ledger.engine.keeper import HistoryKeeper
 from ledger.engine.ports import Answers
 from ledger.facts import limits
 from ledger.facts.errors import ColumnDamaged, LedgerError, LedgerStopped
@@ -165,6 +166,7 @@ class Server:
         self._began_ns = self._clock_first_ns = 0  # of this incarnation
         self._checkpoint: Checkpoint | None = None
         self._history: History | None = None
+        self._keeper: HistoryKeeper | None = None
         self._runner: Runner | None = None
         self._door: SimDoor | None = None
         network.accept = self._accept
@@ -199,7 +201,7 @@ class Server:
             self._checkpoint = Checkpoint(self.directory)
             self._checkpoint.verify_against(journal)
             self.sealed.begin_start()
-            self.core, buffers, self._history, keeper = recovery.bring_back(
+            self.core, buffers, self._history, self._keeper = recovery.bring_back(
                 self.directory, journal, lambda: new_core(limits.WINDOW_EVENTS)
             )
             self.sealed.end_start()
@@ -232,7 +234,7 @@ class Server:
         )
         self.engine = Engine(
             self.core, buffers, journal, clock, self._runner,
-            stamp=self._checkpoint, keeper=keeper, on_stopped=self._stopped,
+            stamp=self._checkpoint, keeper=self._keeper, on_stopped=self._stopped,
         )  # fmt: skip
         self.engine.start(self.wall_ns(), RELEASE, world.draw.bits("start", self.starts))
         self._door = SimDoor(self.engine, self._runner, world)
@@ -320,6 +322,8 @@ class Server:
     def _close(self, clean: bool) -> None:
         if self._runner is not None:
             self._runner.alive = False
+        if self._keeper is not None:
+            self._keeper.release()
         if self._history is not None:
             self._history.close()
         if self._checkpoint is not None:
@@ -330,7 +334,7 @@ class Server:
             else:
                 self.journal.crash()
         self.engine = self.core = self._runner = self._door = None
-        self.journal = self._checkpoint = self._history = None
+        self.journal = self._checkpoint = self._history = self._keeper = None
 
     def stop(self) -> bytes:
         """End in good order; the hash of the live state."""

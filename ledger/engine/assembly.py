@@ -55,6 +55,7 @@ class Parts:
         )
 
     def close(self) -> None:
+        self.keeper.release()
         self.history.close()
         if self.checkpoint is not None:
             self.checkpoint.close()

@@ -36,6 +36,11 @@ class Background:
         """From now on work goes on lanes of `runner`."""
         self._runner, self._host = runner, host
 
+    def release(self) -> None:
+        """Begin nothing more, and let go of what it was bound to."""
+        self.stopped = True
+        self._runner = self._host = None
+
     def run(self, lane: str, job: Callable[[], None], done: Done) -> None:
         """A job on a lane; what `done` raises stops the engine."""
         assert self._runner is not None

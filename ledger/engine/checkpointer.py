@@ -56,18 +56,13 @@ class Snapshot:
 
 
 class Checkpointer:
-    """Writes the checkpoints of one core. `copied` is called after each step."""
+    """Writes the checkpoints of one core."""
 
     def __init__(
-        self,
-        core: _core.Core,
-        history: History,
-        ends: Ends,
-        background: Background,
-        copied: Callable[[], None],
+        self, core: _core.Core, history: History, ends: Ends, background: Background
     ) -> None:
         self._core, self._history, self._ends = core, history, ends
-        self._background, self._copied = background, copied
+        self._background = background
         self._snapshot: Snapshot | None = None
         self._copying = False
         self._memtables_since = 0  # rotated since the last checkpoint
@@ -106,8 +101,9 @@ class Checkpointer:
         self._memtables_since = 0
         return Snapshot(*self._core.open_snapshot())
 
-    def copy_some(self) -> None:
-        """Copy a little of the snapshot here and write it on its lane, when it may be written."""
+    def copy_some(self, copied: Callable[[], None]) -> None:
+        """Copy a little of the snapshot here and write it on its lane, when it may be written;
+        then `copied` is called."""
         snapshot = self._snapshot
         if self._copying or snapshot is None or self._history.group < snapshot.group:
             return
@@ -121,7 +117,7 @@ class Checkpointer:
             elif not self._background.failed(error):
                 if column == 0:
                     self._snapshot = None
-                self._copied()
+                copied()
 
         self._background.run(
             "checkpoint",

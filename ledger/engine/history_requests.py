@@ -21,20 +21,10 @@ from ledger.history.segments import History
 
 
 class HistoryRequests:
-    """Who waits for history. `installed` is called when something was put into the core, and
-    `answered` after each look-up; while `held()` nobody begins one."""
+    """Who waits for history."""
 
-    def __init__(
-        self,
-        core: _core.Core,
-        history: History,
-        background: Background,
-        held: Callable[[], bool],
-        installed: Callable[[], None],
-        answered: Callable[[], None],
-    ) -> None:
+    def __init__(self, core: _core.Core, history: History, background: Background) -> None:
         self._core, self._history, self._background = core, history, background
-        self._held, self._installed, self._answered = held, installed, answered
         # Those that are looked up for, whether they still want it (what they asked is under way
         # until then), and those behind them.
         self._asking: dict[Submitter, bool] = {}
@@ -51,12 +41,22 @@ class HistoryRequests:
         """Whether something is being looked up, which an eviction would make stale."""
         return bool(self._asking)
 
-    def ask(self, submitter: Submitter) -> None:
-        """The submitter's request ended with COLD: it is resumed when what it wants is there."""
+    def ask(
+        self,
+        submitter: Submitter,
+        held: bool,
+        installed: Callable[[], None],
+        answered: Callable[[], None],
+    ) -> None:
+        """The submitter's request ended with COLD: it is resumed when what it wants is there.
+
+        While they are `held` nobody begins. `installed` is called when something was put into the
+        core, `answered` after a look-up.
+        """
         if submitter in self._asking:
             self._asking[submitter] = True
             return
-        if self._held() or len(self._asking) >= limits.COLD_REQUESTS_MAX:
+        if held or len(self._asking) >= limits.COLD_REQUESTS_MAX:
             self._queue[submitter] = None
             return
         self._asking[submitter] = True
@@ -64,43 +64,44 @@ class HistoryRequests:
         found: list[Any] = []
 
         def done(error: BaseException | None) -> None:
-            self._answer(submitter, generation, found[0] if error is None else None, error)
+            if self._background.stopped:
+                return
+            # Of a journal that is damaged there who asked is told, and others are served.
+            if error is not None and not of_the_journal(error):
+                self._background.failed(error)
+                return
+            if error is None and generation == self._core.generation:
+                self._core.attach(*found[0])
+                installed()
+                self._answer(submitter, error, stale=False)
+            else:
+                self._answer(submitter, error, stale=error is None)
+            answered()
 
         # An id that the filter could not rule out must not wait behind a long statement.
         lane = "past" if wanted.little else "reads"
         self._background.run(lane, lambda: found.append(self._history.resolve(wanted)), done)
 
-    def _answer(
-        self, submitter: Submitter, generation: int, found: Any, error: BaseException | None
-    ) -> None:
-        if self._background.stopped:
-            return
-        # Of a journal that is damaged there who asked is told, and others are served.
-        if error is not None and not of_the_journal(error):
-            self._background.failed(error)
-            return
+    def _answer(self, submitter: Submitter, error: BaseException | None, stale: bool) -> None:
         wanted = self._asking.pop(submitter)
         self._disappointed.pop(submitter, None)
-        if error is None and generation == self._core.generation:
-            self._core.attach(*found)
-            self._installed()
-        elif error is None and wanted:
+        if stale and wanted:
             self._disappointed[submitter] = None
         if wanted:
             if isinstance(error, DataRefused):
                 submitter.refused(error)
             else:
                 submitter.resume()
-        self._answered()
 
-    def resume_queue(self) -> None:
-        """Let those ask again who found too many before them, until as many are asking as may.
+    def resume_queue(self, held: Callable[[], bool]) -> None:
+        """Let those ask again who found too many before them, until as many are asking as may, or
+        they are `held`.
 
         Whoever finds what it wants installed goes on without asking, and leaves its room to the
         next. Each comes once: who queues itself again meanwhile is behind all of them.
         """
         for submitter in list(self._queue):
-            full = self._held() or len(self._asking) >= limits.COLD_REQUESTS_MAX
+            full = held() or len(self._asking) >= limits.COLD_REQUESTS_MAX
             if self._background.stopped or full:
                 return
             if self._queue.pop(submitter, submitter) is None:

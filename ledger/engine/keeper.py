@@ -25,18 +25,9 @@ class HistoryKeeper:
     def __init__(self, core: _core.Core, history: History, ends: Ends) -> None:
         self._core, self._history = core, history
         self._background = Background(history)
-        self.memtables = Memtables(
-            core, history, ends, self._background, self._flushed, self._next
-        )
-        self._checkpointer = Checkpointer(core, history, ends, self._background, self._next)
-        self._requests = HistoryRequests(
-            core,
-            history,
-            self._background,
-            held=lambda: bool(self.memtables.waiting),
-            installed=self._installed,
-            answered=self._answered,
-        )
+        self.memtables = Memtables(core, history, ends, self._background)
+        self._checkpointer = Checkpointer(core, history, ends, self._background)
+        self._requests = HistoryRequests(core, history, self._background)
         self._durable = 0
         core.use_hash_key(history.hash_key)
 
@@ -80,7 +71,7 @@ class HistoryKeeper:
 
     def ask(self, submitter: Submitter) -> None:
         """The submitter's request needs history: it is resumed when that is in memory."""
-        self._requests.ask(submitter)
+        self._requests.ask(submitter, self._held(), self._installed, self._answered)
 
     def forget(self, submitter: Submitter) -> None:
         """The submitter does not want to be resumed any more."""
@@ -91,6 +82,11 @@ class HistoryKeeper:
         self._background.stopped = True
         return self._requests.stop()
 
+    def release(self) -> None:
+        """The book is closed: nothing is begun any more, and the engine is let go, so that its
+        memory is given back without the collector."""
+        self._background.release()
+
     # ---- what follows from what -----------------------------------------------------------------
 
     def _next(self) -> None:
@@ -99,9 +95,13 @@ class HistoryKeeper:
             return
         if self.memtables.crowded:
             self._evict()
-        self.memtables.flush(self._durable)
-        self._checkpointer.copy_some()
-        self.memtables.merge()
+        self.memtables.flush(self._durable, self._flushed, self._next)
+        self._checkpointer.copy_some(self._next)
+        self.memtables.merge(self._next)
+
+    def _held(self) -> bool:
+        """Whether look-ups wait for an eviction."""
+        return bool(self.memtables.waiting)
 
     def _flushed(self) -> None:
         self._evict()
@@ -118,7 +118,7 @@ class HistoryKeeper:
 
     def _answered(self) -> None:
         self._evict()
-        self._requests.resume_queue()
+        self._requests.resume_queue(self._held)
 
     def _evict(self) -> None:
         """Evict what is flushed, once nothing is being looked up: what is found must stay true
@@ -137,5 +137,5 @@ class HistoryKeeper:
         if self._core.group_records == 0:
             self.group_taken()
         self._background.resume_refused()
-        self._requests.resume_queue()
+        self._requests.resume_queue(self._held)
         self._next()

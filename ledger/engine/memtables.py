@@ -25,20 +25,13 @@ class WindowsDiffer(LedgerError):
 
 
 class Memtables:
-    """Flushes the memtables of one core. `flushed` is called when one is, and `next_one` when
-    something else may be begun."""
+    """Flushes the memtables of one core."""
 
     def __init__(
-        self,
-        core: _core.Core,
-        history: History,
-        ends: Ends,
-        background: Background,
-        flushed: Callable[[], None],
-        next_one: Callable[[], None],
+        self, core: _core.Core, history: History, ends: Ends, background: Background
     ) -> None:
         self._core, self._history, self._ends = core, history, ends
-        self._background, self._flushed, self._next = background, flushed, next_one
+        self._background = background
         self._flushing = self._merging = False
         self.waiting: list[Any] = []  # segments of the first memtables, which are not evicted yet
         self._merge_due = True  # whether there may be something to merge
@@ -61,17 +54,26 @@ class Memtables:
         core.rotate()
         return True
 
-    def flush(self, durable: int) -> None:
-        """Begin to flush the next one, if its last group is durable."""
-        closed, flushed = self._core.memtables, len(self.waiting)
-        if self._flushing or len(closed) <= flushed or closed[flushed][1] > durable:
+    def flush(
+        self, durable: int, flushed: Callable[[], None], again: Callable[[], None]
+    ) -> None:
+        """Begin to flush the next one, if its last group is durable. Then `flushed` is called, or
+        `again` later, when there was no space."""
+        closed = self._core.memtables[len(self.waiting) :]
+        if self._flushing or not closed or closed[0][1] > durable:
             return
         self._flushing = True
-        first, last = closed[flushed]
+        first, last = closed[0]
         written: list[Any] = []
 
         def done(error: BaseException | None) -> None:
-            self._done(written, error)
+            self._flushing = False
+            if no_space(error):
+                # The memtable stays; when too many do, nothing more is taken.
+                self._background.later(again)
+            elif not self._background.failed(error):
+                self.waiting += written
+                flushed()
 
         self._background.run("seal", lambda: written.append(self._write(first, last)), done)
 
@@ -82,15 +84,6 @@ class Memtables:
         self._core.filter_insert(columns[_columns.IDS][:, 0])
         return segment
 
-    def _done(self, written: list[Any], error: BaseException | None) -> None:
-        self._flushing = False
-        if no_space(error):
-            # The memtable stays; when too many do, nothing more is taken.
-            self._background.later(self._next)
-        elif not self._background.failed(error):
-            self.waiting += written
-            self._flushed()
-
     def evict(self) -> None:
         """Evict those that are flushed, and show their segments, in one step."""
         segments, self.waiting = self.waiting, []
@@ -99,23 +92,25 @@ class Memtables:
             self._core.evict()
         self._merge_due = True
 
-    def merge(self) -> None:
-        """Begin to merge segments, if there may be something to merge."""
-        if self._merge_due and not self._merging:
-            self._merging = True
-            self._background.run("merge", self._merge, self._merged)
+    def merge(self, again: Callable[[], None]) -> None:
+        """Begin to merge segments, if there may be something to merge; then `again` is called."""
+        if not self._merge_due or self._merging:
+            return
+        self._merging = True
+
+        def merged(error: BaseException | None) -> None:
+            self._merging = False
+            if no_space(error):
+                return  # segments are as good unmerged: the next flush tries again
+            if not self._background.failed(error):
+                again()
+
+        self._background.run("merge", self._merge, merged)
 
     def _merge(self) -> None:
         self._merge_due = False  # first: one that is flushed meanwhile may make more due
         if self._history.merge():
             self._merge_due = True
-
-    def _merged(self, error: BaseException | None) -> None:
-        self._merging = False
-        if no_space(error):
-            return  # segments are as good unmerged: the next flush tries again
-        if not self._background.failed(error):
-            self._next()
 
     # ---- replay: everything in turn -------------------------------------------------------------
 

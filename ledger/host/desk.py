@@ -436,9 +436,11 @@ class Desk:
         for call in list(self.unaccepted):  # that came after _close and before `closed` was set
             call.give_up(ValueError(CLOSED))
         self.runner.finish()
-        for closing in self._closing:
-            closing.settle(error=error)
-        for ask, _ in self._at_rest:
+        closing, at_rest = self._closing, self._at_rest
+        self._closing, self._at_rest = [], []  # they hold this desk
+        for ask in closing:
+            ask.settle(error=error)
+        for ask, _ in at_rest:
             ask.settle(error=ValueError(CLOSED))
         self._tell_settled()
 

@@ -167,6 +167,9 @@ class _Runner(ABC):
             self._thread.join()
         for worker in self._workers.values():
             worker.shutdown()
+        # What is not called back any more holds the engine.
+        self._wake = None
+        self._alarms.clear()
 
 
 def _yield_to_others() -> None:

@@ -10,6 +10,7 @@ import gc
 import random
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -158,6 +159,21 @@ def test_a_dropped_book_is_released_with_a_warning(tmp_path):
         gc.collect()
     assert threading.active_count() == threads
     assert free(tmp_path / "book") == 10
+
+
+def test_a_closed_book_gives_its_memory_back_without_the_collector(tmp_path):
+    """What refers to itself waits for a collector that counts objects of Python, not bytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with ledger.open(tmp_path / "book") as book:
+            book.create_accounts([account(1), account(2)])
+            book.create_transfers([pay(1)])
+            parts = [weakref.ref(one) for one in (book._desk, book._engine, book._engine._keeper)]
+        del book
+        assert [one() for one in parts] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_a_dropped_async_book_is_released(tmp_path):
