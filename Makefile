@@ -25,7 +25,7 @@ verify-build: .venv/built  ## the core's tests and seeds with every verify() che
 dist:  ## the source distribution and a wheel, installed where nothing else is; four minutes
 	$(PYTHON) -m tools.dist
 
-chaos: .venv/built  ## the quick scenarios of every tier; about six minutes
+chaos: .venv/built  ## the quick scenarios of every tier; about five minutes
 	$(BIN)/python -m chaos run fast --jobs 2 --coverage --out build/chaos
 
 chaos-long: .venv/built  ## an hour of new seeds on every tier, then the sale's scenarios

@@ -40,7 +40,7 @@ def test_no_image_of_a_book_is_broken() -> None:
     ("mutant", "kind", "images"),
     [
         ("the journal is opened with metasync=False", "durable", 150),
-        ("no sync at start", "durable", 240),
+        ("no sync at start", "durable", 150),
         ("a book is created in its place", "refused", 150),
         ("a column file has its name before it is synced", "derived", 150),
         ("a folder of column files is not synced", "sealed", 150),

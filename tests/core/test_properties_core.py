@@ -362,4 +362,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = bounded(250, 40)
+TestCore.settings = bounded(150, 40)

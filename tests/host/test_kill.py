@@ -11,7 +11,7 @@ from tests.support.bank import BURNED, CREATED, Bank
 from tests.support.raw import serves
 
 Start = Callable[..., Server]
-ROUNDS = 30
+ROUNDS = 15
 
 
 @pytest.mark.parametrize("refused_only", [False, True], ids=["all kinds", "only refusals"])
@@ -19,7 +19,7 @@ def test_killed_at_random_moments(server: Start, refused_only: bool) -> None:
     bank = Bank(server(), 1 + refused_only, refused_only)
     for number in range(ROUNDS):
         bank.work_until(bank.kill_at_some_moment)
-        if number % 10 == 9:
+        if number % 5 == 4:
             bank.check_offline()
         bank.server.restart()
         bank.check()
