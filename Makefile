@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# One more than cores, 8 at most: many tests wait for a process or a disk.
+WORKERS := $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 SOURCES := $(shell find ledger -name '*.pyx' -o -name '*.px[di]' -o -name '*.h') setup.py pyproject.toml
 
 .PHONY: demo test verify-build dist chaos chaos-long mutants lint bench bench-full bench-scale budget docs site clean
@@ -17,7 +19,7 @@ demo: .venv/built  ## a server, ten seconds of load, kill -9 in the middle, the 
 	$(BIN)/python tools/demo.py
 
 test: .venv/built  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 verify-build: .venv/built  ## the core's tests and seeds with every verify() checked; two minutes
 	$(BIN)/python tools/verify_build.py

@@ -20,12 +20,12 @@ PROGRAM = """
 import ledger
 
 with ledger.open("book") as book:
-    made = book.create_accounts([ledger.Account(id=n, ledger=978, code=1) for n in (1, 2)])
-    ledger.raise_for_status(made)
+    accounts = [ledger.Account(id=n, ledger=978, code=1) for n in (1, 2)]
+    ledger.raise_for_status(book.create_accounts(accounts), accounts)
     payment = ledger.Transfer(
         id=ledger.id(), debit_account_id=1, credit_account_id=2, amount=5, ledger=978, code=1
     )
-    ledger.raise_for_status(book.create_transfers([payment]))
+    ledger.raise_for_status(book.create_transfers([payment]), [payment])
     assert ledger.ints(book.lookup_accounts([1])["debits_posted"]) == [5]
 print("ledger", ledger.__version__, "from", ledger.__file__)
 """

@@ -162,12 +162,12 @@ def files(filled: Filled) -> list[Path]:
     return [filled.directory / "state" / name for name in derived.file_names(filled.directory)]
 
 
-def test_a_bit_of_any_page_is_noticed_and_nothing_wrong_is_said(
+def test_a_bit_of_every_other_page_is_noticed_and_nothing_wrong_is_said(
     filled: Filled, tmp_path: Path
 ) -> None:
     chance, unread = random.Random(5), 0
-    for file in files(filled):
-        for page in range(file.stat().st_size // PAGE_BYTES):
+    for number, file in enumerate(files(filled)):
+        for page in range(number % 2, file.stat().st_size // PAGE_BYTES, 2):
             directory = tmp_path / f"{file.name}-{page}"
             shutil.copytree(filled.directory, directory)
             bit = 8 * PAGE_BYTES * page + chance.randrange(8 * PAGE_BYTES)
